@@ -1,0 +1,422 @@
+"""Access tokens: verified, minted, inspected, and read from where stdio finds them.
+
+The signature is PyJWT's work. Everything a claim may be is decided here, because PyJWT lets through what
+this server must not: a missing `exp`, an `exp` that is text, a key that is there twice (the last wins), an
+audience nobody asked about.
+"""
+
+import json
+import re
+import time
+from base64 import urlsafe_b64decode
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from subscription_mcp.auth.keys import VerificationKey, verification_key
+from subscription_mcp.auth.principal import ROLES, Principal, Role
+from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.identifiers import ID_RULE, is_id
+from subscription_mcp.domain.instants import SECOND, format_instant
+from subscription_mcp.settings import PREFIX, ClaimNames, Settings
+
+if TYPE_CHECKING:
+    from jwt import PyJWS
+
+LEEWAY_SECONDS = 30
+MAXIMUM_BYTES = 8 * 1024
+MAXIMUM_NESTING = 16
+LATEST_SECONDS = 2**53
+DEFAULT_TENANT = "default"
+
+HOW_TO_GET_ONE = f"`subscription-mcp token mint --user YOU` makes one; set it as {PREFIX}TOKEN in the env block of your client."
+_UNREADABLE = (
+    "The access token cannot be read: it must be a signed JWT in its compact form, exactly as it was issued."
+)
+_UNEXPANDED = re.compile(r"\$\{.*|\$\w+|%\w+%|\{\{.*|<.*>", re.DOTALL)
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
+_INSTANT_CLAIMS = ("exp", "iat", "nbf", "auth_time")
+
+
+def _unauthenticated(sentence: str) -> Refusal:
+    return Refusal("unauthenticated", sentence)
+
+
+class TokenVerifier:
+    """Judges access tokens by one key, one issuer and some audiences, always by the real clock."""
+
+    def __init__(
+        self, key: VerificationKey, *, issuer: str, audiences: Sequence[str], claims: ClaimNames | None = None
+    ) -> None:
+        self._key = key
+        self._issuer = issuer
+        self._audiences = frozenset(audiences)
+        self._claims = claims or ClaimNames()
+        self._jws: PyJWS | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "TokenVerifier":
+        """The verifier the settings describe. Raises SettingsError where the key is at fault."""
+        return cls(
+            verification_key(settings),
+            issuer=settings.issuer,
+            audiences=settings.audiences,
+            claims=settings.auth.claims,
+        )
+
+    def verify(self, access_token: str, now_seconds: float | None = None) -> Principal:
+        """Who the token says is calling. Raises Refusal `unauthenticated`, and nothing else."""
+        try:
+            self._refuse_what_is_no_token(access_token)
+            payload = self._signed_payload(access_token)
+            return self._principal(payload, time.time() if now_seconds is None else now_seconds)
+        except Refusal:
+            raise
+        except Exception:
+            raise _unauthenticated(_UNREADABLE) from None
+
+    def _refuse_what_is_no_token(self, text: str) -> None:
+        if not isinstance(text, str) or not text.strip():
+            raise _unauthenticated(f"There is no access token. {HOW_TO_GET_ONE}")
+        if len(text) > MAXIMUM_BYTES:
+            raise _unauthenticated(f"The access token is longer than {MAXIMUM_BYTES} bytes.")
+        if _UNEXPANDED.fullmatch(text):
+            raise _unauthenticated(
+                "The access token is a placeholder: your client did not expand the variable. "
+                "Write the token itself where the placeholder is."
+            )
+        if text[:7].lower() == "bearer ":
+            raise _unauthenticated(
+                "The access token begins with the word Bearer: leave out that word and the space."
+            )
+        if text[0] in "\"'":
+            raise _unauthenticated(
+                "The access token begins with a quotation mark: leave out the quotation marks."
+            )
+
+    def _signed_payload(self, access_token: str) -> Mapping[str, Any]:
+        """The payload, once its signature is good."""
+        segments = access_token.split(".")
+        if len(segments) != 3 or not all(map(_BASE64URL.fullmatch, segments)):
+            raise _unauthenticated(_UNREADABLE)
+        header = _json_object(_base64url(segments[0]))
+        algorithm = header.get("alg")
+        if not isinstance(algorithm, str | None):
+            raise _unauthenticated(_UNREADABLE)
+        if not algorithm or algorithm.lower() == "none":
+            raise _unauthenticated("The access token is not signed.")
+        if algorithm not in self._key.algorithms:
+            accepted = ", ".join(self._key.algorithms)
+            raise _unauthenticated(
+                f"The access token is signed in another way than this server accepts ({accepted})."
+            )
+        if "crit" in header or "b64" in header:
+            raise _unauthenticated("The access token demands an extension this server does not have.")
+        if _is_for_something_else(header.get("typ")):
+            raise _unauthenticated("This token was issued for another purpose than access.")
+        if not isinstance(header.get("kid", ""), str):
+            raise _unauthenticated(_UNREADABLE)
+
+        from jwt import InvalidSignatureError
+
+        try:
+            signed = self._verifier().decode_complete(
+                access_token, self._key.key, algorithms=self._key.algorithms
+            )
+        except InvalidSignatureError:
+            raise _unauthenticated(
+                f"The access token was not signed with the key of this server. {self._how_to_get_another()}"
+            ) from None
+        return _json_object(signed["payload"])
+
+    def _verifier(self) -> "PyJWS":
+        if self._jws is None:
+            from jwt import PyJWS
+
+            self._jws = PyJWS(algorithms=self._key.algorithms, options={"enforce_minimum_key_length": True})
+        return self._jws
+
+    def _principal(self, payload: Mapping[str, Any], now: float) -> Principal:
+        expires_at = self._expiry(payload, now)
+        for name in ("nbf", "iat"):
+            if _instant_claim(payload, name) > now + LEEWAY_SECONDS:
+                raise _unauthenticated(
+                    "The access token is not valid yet: check the clocks of issuer and server."
+                )
+        self._judge_issuer_and_audience(payload)
+        if "sub" not in payload:
+            raise _unauthenticated("The access token has no `sub`: it does not say who is calling.")
+        return Principal(
+            tenant=_optional_id(payload, self._claims.tenant) or DEFAULT_TENANT,
+            user=_id("sub", payload["sub"]),
+            group=_optional_id(payload, self._claims.group),
+            tier=_tier(payload, self._claims.tier),
+            roles=_roles(payload, self._claims.roles),
+            issuer=self._issuer,
+            expires_at=expires_at,
+            token_id=_token_id(payload),
+        )
+
+    def _expiry(self, payload: Mapping[str, Any], now: float) -> int:
+        if payload.get("exp") is None:
+            raise _unauthenticated("The access token has no `exp`: one that never expires is not accepted.")
+        expires_at = payload["exp"]
+        if type(expires_at) is not int or not 1 <= expires_at <= LATEST_SECONDS:
+            raise _unauthenticated(
+                "The `exp` of the access token must be a whole number of seconds since 1970."
+            )
+        if expires_at <= now - LEEWAY_SECONDS:
+            raise _unauthenticated(
+                f"The access token expired at {_rfc_3339(expires_at)}. {self._how_to_get_another()}"
+            )
+        return expires_at
+
+    def _judge_issuer_and_audience(self, payload: Mapping[str, Any]) -> None:
+        issuer = payload.get("iss")
+        if not isinstance(issuer, str) or issuer != self._issuer:
+            raise _unauthenticated(
+                f"The access token is from another issuer than this server's, {self._issuer}."
+            )
+        audience = payload.get("aud")
+        audiences = [audience] if isinstance(audience, str) else audience
+        if not isinstance(audiences, list) or not all(isinstance(name, str) for name in audiences):
+            raise _unauthenticated("The `aud` of the access token must be a string or a list of strings.")
+        if self._audiences.isdisjoint(audiences):
+            wanted = " or ".join(sorted(self._audiences))
+            raise _unauthenticated(f"The access token is for another audience than this server, {wanted}.")
+
+    def _how_to_get_another(self) -> str:
+        if self._key.may_mint:
+            return f"Get a new one: {HOW_TO_GET_ONE}"
+        return "Sign in again with your identity provider to get a new one."
+
+
+def mint(
+    settings_key: VerificationKey,
+    *,
+    user: str,
+    tenant: str | None = None,
+    group: str | None = None,
+    tier: str | None = None,
+    roles: Iterable[str] = (),
+    ttl_seconds: int,
+    issuer: str,
+    audience: str | Sequence[str],
+    now_seconds: int,
+    token_id: str,
+    claims: ClaimNames | None = None,
+) -> str:
+    """A token for this user, signed with a key that is both ours and secret. Raises Refusal `invalid_request`.
+
+    Where the settings name the claims differently, `claims` makes the token one this server reads.
+    """
+    if not settings_key.may_mint:
+        raise Refusal(
+            "invalid_request",
+            "This server verifies with a public key and cannot mint: get tokens from your identity provider.",
+        )
+    for what, text in (("user", user), ("tenant", tenant), ("group", group), ("token id", token_id)):
+        if text is not None and not is_id(text):
+            raise Refusal("invalid_request", f"The {what} must be {ID_RULE}.")
+    if tier is not None and not (tier and tier.isprintable()):
+        raise Refusal("invalid_request", "The tier must be the name of a plan.")
+    wanted = tuple(dict.fromkeys(roles))
+    unknown = [role for role in wanted if role not in ROLES]
+    if unknown:
+        raise Refusal("invalid_request", f"There is no such role; there are {', '.join(sorted(ROLES))}.")
+    if ttl_seconds < 1 or now_seconds + ttl_seconds > LATEST_SECONDS:
+        raise Refusal("invalid_request", "The lifetime must be at least a second.")
+
+    import jwt
+
+    names = claims or ClaimNames()
+    optional = {
+        names.tenant[0]: tenant,
+        names.group[0]: group,
+        names.tier[0]: tier,
+        names.roles[0]: list(wanted),
+    }
+    payload = {name: value for name, value in optional.items() if value} | {
+        "iss": issuer,
+        "aud": audience if isinstance(audience, str) or len(audience) > 1 else audience[0],
+        "sub": user,
+        "iat": now_seconds,
+        "exp": now_seconds + ttl_seconds,
+        "jti": token_id,
+    }
+    return jwt.encode(payload, settings_key.key, algorithm=settings_key.algorithms[0])
+
+
+def inspect(access_token: str, verifier: TokenVerifier, now_seconds: float | None = None) -> dict[str, Any]:
+    """What a token says and what this server makes of it, for the one who holds it: `header` and `claims` (null
+    where they cannot be read, instants as RFC 3339), `valid`, and `verdict` ("valid" or the refusal's sentence).
+    The signature is left out, so the answer cannot be used as the token."""
+    header = claims = None
+    if isinstance(access_token, str) and len(access_token) <= MAXIMUM_BYTES:
+        segments = access_token.split(".")
+        if len(segments) == 3:
+            header, claims = _readable(segments[0]), _readable(segments[1])
+    try:
+        verifier.verify(access_token, now_seconds)
+        verdict, valid = "valid", True
+    except Refusal as refusal:
+        verdict, valid = refusal.message, False
+    return {"header": header, "claims": claims, "valid": valid, "verdict": verdict}
+
+
+class TokenSource:
+    """Where stdio finds its access token: a value, or a file that is read again when it changes."""
+
+    def __init__(self, token: str | None = None, token_file: Path | None = None) -> None:
+        self._token = token
+        self._file = token_file
+        self._seen: tuple[int, int, int] | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "TokenSource":
+        return cls(
+            settings.token.get_secret_value() if settings.token else None,
+            Path(settings.token_file) if settings.token_file else None,
+        )
+
+    def read(self) -> str:
+        """The token as it is now, unverified. Raises Refusal `unauthenticated` with what to do."""
+        if self._file is not None:
+            try:
+                self._read_again(self._file)
+            except (OSError, ValueError):
+                self._seen = self._token = None
+                raise _unauthenticated(
+                    f"The file that {PREFIX}TOKEN_FILE names cannot be read. "
+                    "Put a token there: `subscription-mcp token mint --user YOU` makes one."
+                ) from None
+        if not self._token or not self._token.strip():
+            raise _unauthenticated(f"There is no access token. {HOW_TO_GET_ONE}")
+        return self._token.strip()
+
+    def _read_again(self, path: Path) -> None:
+        status = path.stat()
+        seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if seen != self._seen:
+            with path.open("rb") as file:
+                self._token = file.read(2 * MAXIMUM_BYTES).decode()
+            self._seen = seen
+
+
+def _is_for_something_else(typ: Any) -> bool:
+    """Whether the header's `typ` names a JWT of another trade: a logout token, a proof of possession."""
+    if typ is None:
+        return False
+    if not isinstance(typ, str):
+        return True
+    name = typ.lower().removeprefix("application/")
+    return name.endswith("+jwt") and name != "at+jwt"
+
+
+def _base64url(segment: str) -> bytes:
+    return urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+
+
+def _json_object(text: bytes) -> Mapping[str, Any]:
+    value = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    if not isinstance(value, dict) or _is_nested_beyond(value, MAXIMUM_NESTING):
+        raise _unauthenticated(_UNREADABLE)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    once = dict(pairs)
+    if len(once) != len(pairs):
+        raise _unauthenticated("The access token names something twice, so it could be read in two ways.")
+    return once
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise _unauthenticated(_UNREADABLE)
+
+
+def _is_nested_beyond(value: Any, levels: int) -> bool:
+    if isinstance(value, dict):
+        inner: Iterable[Any] = value.values()
+    elif isinstance(value, list):
+        inner = value
+    else:
+        return False
+    return levels == 0 or any(_is_nested_beyond(item, levels - 1) for item in inner)
+
+
+def _first_present(payload: Mapping[str, Any], names: Iterable[str]) -> tuple[str, Any] | None:
+    """The first of these claims that says something: null and empty are the same as absent."""
+    for name in names:
+        value = payload.get(name)
+        if value is not None and value != "" and value != []:
+            return name, value
+    return None
+
+
+def _id(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not is_id(value):
+        raise _unauthenticated(f"The `{name}` of the access token must be {ID_RULE}.")
+    return value
+
+
+def _optional_id(payload: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    present = _first_present(payload, names)
+    return None if present is None else _id(*present)
+
+
+def _tier(payload: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    present = _first_present(payload, names)
+    if present is None:
+        return None
+    name, tier = present
+    if not isinstance(tier, str) or not tier.isprintable():
+        raise _unauthenticated(f"The `{name}` of the access token must be the name of a plan.")
+    return tier
+
+
+def _roles(payload: Mapping[str, Any], names: Iterable[str]) -> frozenset[Role]:
+    present = _first_present(payload, names)
+    if present is None:
+        return frozenset({"member"})
+    name, value = present
+    words = re.split(r"[\s,]+", value) if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise _unauthenticated(f"The `{name}` of the access token must be a list of strings, or one string.")
+    return frozenset(role for role in ROLES if role == "member" or role in words)
+
+
+def _token_id(payload: Mapping[str, Any]) -> str | None:
+    token_id = payload.get("jti")
+    if token_id is None or token_id == "":
+        return None
+    if not isinstance(token_id, str) or not token_id.isprintable():
+        raise _unauthenticated("The `jti` of the access token must be a string.")
+    return token_id
+
+
+def _instant_claim(payload: Mapping[str, Any], name: str) -> float:
+    """Seconds since 1970; 0 where the claim is absent."""
+    value = payload.get(name)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise _unauthenticated(f"The `{name}` of the access token must be a number of seconds since 1970.")
+    return value
+
+
+def _rfc_3339(seconds: int) -> str:
+    return format_instant(seconds * SECOND)
+
+
+def _readable(segment: str) -> dict[str, Any] | None:
+    try:
+        read = dict(_json_object(_base64url(segment)))
+    except Exception:
+        return None
+    for name in _INSTANT_CLAIMS:
+        value = read.get(name)
+        if type(value) is int and 0 <= value < 10**11:
+            read[name] = _rfc_3339(value)
+    return read

@@ -1,0 +1,204 @@
+"""The catalog: meters, plans, limits, features, prices and tool rules, as values that never change.
+
+A plan is versioned: once subscribed to, a version stays what it was. `catalog_file.py` reads the TOML form.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, Literal
+
+from subscription_mcp.domain.windows import Window
+
+QUANTITY_MAX = 10**12
+"""The largest quantity of one event, in the meter's unit."""
+TOTAL_MAX = 2**53 - 1
+"""The largest total of a counter: the largest integer every JSON reader keeps exact."""
+
+
+class Unlimited(Enum):
+    """No maximum: a value of its own, not a big number."""
+
+    UNLIMITED = "unlimited"
+
+
+UNLIMITED = Unlimited.UNLIMITED
+Maximum = int | Unlimited
+Scope = Literal["user", "account"]
+Aggregate = Literal["sum", "count", "sum_of"]
+AttributeType = Literal["text", "integer"]
+Attributes = Mapping[str, str | int]
+FeatureValue = bool | int | str
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """A kind of event and the attributes it may carry."""
+
+    name: str
+    attributes: Mapping[str, AttributeType] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """How events become a number: the sum of their quantity, how many there were, or the sum of one of
+    their integer attributes; only events that pass the filter count."""
+
+    name: str
+    unit: str
+    event: str
+    aggregate: Aggregate = "sum"
+    attribute: str | None = None
+    where: tuple[tuple[str, tuple[str | int, ...]], ...] = ()
+
+    def gain(self, event: str, quantity: int, attributes: Attributes) -> int | None:
+        """What one event adds, or None where it does not concern this meter."""
+        if event != self.event:
+            return None
+        for name, accepted in self.where:
+            if attributes.get(name) not in accepted:
+                return None
+        if self.aggregate == "sum":
+            return quantity
+        if self.aggregate == "count":
+            return 1
+        value = attributes.get(self.attribute or "", 0)
+        return value if isinstance(value, int) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A maximum for one meter in one window, for each user or for the whole account."""
+
+    meter: str
+    window: Window
+    maximum: Maximum
+    scope: Scope = "user"
+
+    @property
+    def key(self) -> tuple[str, str, Scope]:
+        return self.meter, self.window.name, self.scope
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount in integer micro-units of an ISO 4217 currency: 29.00 USD is 29_000_000."""
+
+    micros: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a plan costs per interval; None where it is not sold that way."""
+
+    monthly: Money | None = None
+    yearly: Money | None = None
+    per_seat: Money | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return all(part is None or part.micros == 0 for part in (self.monthly, self.yearly, self.per_seat))
+
+    def of(self, interval: str) -> Money | None:
+        return self.yearly if interval == "yearly" else self.monthly
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """How many sessions may be open at once and how long one lasts."""
+
+    max_concurrent: Maximum = UNLIMITED
+    max_duration_seconds: Maximum = UNLIMITED
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One version of a plan. `definition` is the table it was read from: what is stored and compared."""
+
+    key: str
+    title: str
+    price: Price
+    limits: tuple[Limit, ...]
+    features: Mapping[str, FeatureValue]
+    sessions: Sessions
+    timezone: str
+    definition: Mapping[str, Any]
+    version: int = 0
+    seats_max: Maximum | None = None
+    rate_limit_multiplier: str = "1"
+
+    def limit_for(self, meter: str, window: str, scope: Scope | None = None) -> Limit | None:
+        return next(
+            (
+                limit
+                for limit in self.limits
+                if limit.meter == meter and limit.window.name == window and scope in (None, limit.scope)
+            ),
+            None,
+        )
+
+    def with_version(self, version: int) -> "Plan":
+        return replace(self, version=version)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRule:
+    """Tools whose name matches the pattern are withheld from plans without the feature."""
+
+    pattern: str
+    feature: str
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """One server's catalog. `plans` holds the newest version of each plan, in the order of the file."""
+
+    name: str
+    title: str
+    currency: str
+    timezone: str
+    default_plan: str | None
+    events: Mapping[str, EventType]
+    meters: Mapping[str, Meter]
+    features: Mapping[str, str]
+    plans: Mapping[str, Plan]
+    tool_rules: tuple[ToolRule, ...] = ()
+
+    def with_plans(self, plans: Mapping[str, Plan]) -> "Catalog":
+        return replace(self, plans=plans)
+
+    @cached_property
+    def plans_by_price(self) -> tuple[Plan, ...]:
+        """Cheapest first by monthly price (a yearly-only plan by a twelfth); the file's order breaks ties."""
+        return tuple(sorted(self.plans.values(), key=monthly_micros))
+
+    @cached_property
+    def meters_of_event(self) -> Mapping[str, tuple[Meter, ...]]:
+        return {name: tuple(m for m in self.meters.values() if m.event == name) for name in self.events}
+
+    @cached_property
+    def windows_of_meter(self) -> Mapping[str, tuple[Window, ...]]:
+        """Every window some plan limits the meter in. All are counted for everybody, so that a change of
+        plan finds what was used before it."""
+        windows: dict[str, dict[str, Window]] = {name: {} for name in self.meters}
+        for plan in self.plans.values():
+            for limit in plan.limits:
+                windows.setdefault(limit.meter, {}).setdefault(limit.window.key, limit.window)
+        return {name: tuple(found.values()) for name, found in windows.items()}
+
+    def feature_of_tool(self, tool: str) -> str | None:
+        """The feature a plan needs for a tool, or None where every plan has it."""
+        return next((rule.feature for rule in self.tool_rules if fnmatchcase(tool, rule.pattern)), None)
+
+    def plans_with_feature(self, feature: str) -> tuple[Plan, ...]:
+        return tuple(plan for plan in self.plans_by_price if plan.features.get(feature))
+
+
+def monthly_micros(plan: Plan) -> int:
+    """A plan's rank by price."""
+    if plan.price.monthly is not None:
+        return plan.price.monthly.micros
+    return plan.price.yearly.micros // 12 if plan.price.yearly is not None else 0

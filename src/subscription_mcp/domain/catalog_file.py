@@ -1,0 +1,551 @@
+"""The TOML form of a catalog, and the stored form of one plan.
+
+A catalog is written by a person, so everything that can be wrong with it has a sentence: which file, which
+key, what is wrong, and the nearest word that would be right. The first fault found is the one reported.
+
+A plan leaves this module with its *definition*: the whole plan as plain JSON, resolved against the catalog it
+came from. The ledger stores it and rebuilds the plan from it alone, years after the file has changed.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, get_args
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
+
+from subscription_mcp.domain.catalog import (
+    TOTAL_MAX,
+    UNLIMITED,
+    Aggregate,
+    AttributeType,
+    Catalog,
+    EventType,
+    FeatureValue,
+    Limit,
+    Maximum,
+    Meter,
+    Money,
+    Plan,
+    Price,
+    Scope,
+    Sessions,
+    ToolRule,
+)
+from subscription_mcp.domain.identifiers import NAME_RULE, is_name
+from subscription_mcp.domain.money import format_amount, format_decimal, parse_amount
+from subscription_mcp.domain.windows import WINDOWS, parse_window
+
+Path = tuple[str | int, ...]
+
+
+class CatalogError(ValueError):
+    """A catalog that cannot be used: where, what is wrong, and the nearest word that would be right.
+
+    `source` names the file, `key` the place in it (empty where the file as a whole is meant).
+    """
+
+    def __init__(self, source: str, key: str, problem: str, nearest: str | None = None) -> None:
+        hint = f"; did you mean '{nearest}'?" if nearest else ""
+        super().__init__(": ".join(part for part in (source, key, problem) if part) + hint)
+        self.source = source
+        self.key = key
+        self.problem = problem
+        self.nearest = nearest
+
+
+class _Fault(ValueError):
+    """What is wrong at a path, before the file it is in is known."""
+
+    def __init__(self, problem: str, *, at: Path = (), nearest: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.at = at
+        self.nearest = nearest
+
+
+def parse_catalog(text: str, *, source: str) -> Catalog:
+    """The catalog a TOML text describes; `source` is what errors call it. Raises CatalogError."""
+    with _faults_named(source):
+        return _catalog(CatalogTable.model_validate(_toml(text)))
+
+
+def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) -> Plan:
+    """The plan a definition describes, without its catalog. Raises CatalogError."""
+    with _faults_named(f"plan {key}, version {version}"):
+        stored = PlanDefinition.model_validate(dict(definition))
+    price = {
+        part: None if micros is None else Money(micros, stored.currency)
+        for part, micros in _parts(stored.price).items()
+    }
+    return Plan(
+        key=key,
+        title=stored.title,
+        price=Price(**price),
+        limits=tuple(
+            Limit(limit.meter, parse_window(limit.window, stored.timezone), limit.limit, limit.scope)
+            for limit in stored.limits
+        ),
+        features=stored.features,
+        sessions=Sessions(stored.sessions.max_concurrent, stored.sessions.max_duration_seconds),
+        timezone=stored.timezone,
+        definition=definition,
+        version=version,
+        seats_max=None if stored.seats is None else stored.seats.max,
+        rate_limit_multiplier=stored.rate_limit_multiplier,
+    )
+
+
+def plan_digest(definition: Mapping[str, Any]) -> str:
+    """SHA-256 of a definition's canonical JSON: equal exactly where two definitions say the same."""
+    canonical = json.dumps(definition, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+_DURATION = re.compile(r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
+_DURATION_UNITS_SECONDS = (604_800, 86_400, 3_600, 60, 1)
+
+
+def parse_duration(text: str) -> int:
+    """The seconds of an ISO 8601 duration of weeks, days, hours, minutes and seconds.
+
+    Raises ValueError with a sentence. Years and months are refused: they have no fixed length.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None or not any(match.groups()) or len(text) > 32:
+        raise ValueError(
+            'must be an ISO 8601 duration in weeks, days, hours, minutes or seconds, like "PT30M"'
+        )
+    seconds = sum(
+        int(count or 0) * unit for count, unit in zip(match.groups(), _DURATION_UNITS_SECONDS, strict=True)
+    )
+    if not 0 < seconds <= TOTAL_MAX:
+        raise ValueError("must be longer than nothing" if not seconds else "is too long")
+    return seconds
+
+
+# Single values. Each takes whatever TOML or JSON holds and returns what is stored, or raises a _Fault.
+
+
+def _name(value: str) -> str:
+    if not is_name(value):
+        raise _Fault(f"a name must be {NAME_RULE}")
+    return value
+
+
+def _title(value: str) -> str:
+    if not value.strip():
+        raise _Fault("must not be empty")
+    return value
+
+
+def _one_of(words: Iterable[str]) -> Callable[[Any], str]:
+    accepted = tuple(words)
+
+    def check(value: Any) -> str:
+        if value not in accepted:
+            raise _Fault(f"must be one of {', '.join(accepted)}", nearest=_nearest(value, accepted))
+        return str(value)
+
+    return check
+
+
+def _maximum(value: Any) -> Maximum:
+    if value == UNLIMITED.value:
+        return UNLIMITED
+    if type(value) is not int:
+        raise _Fault('must be an integer or "unlimited"', nearest=_nearest(value, [UNLIMITED.value]))
+    if value < 0:
+        raise _Fault('must not be negative; for no maximum write "unlimited"')
+    if value > TOTAL_MAX:
+        raise _Fault(f'must be at most {TOTAL_MAX} (2**53 - 1); for no maximum write "unlimited"')
+    return value
+
+
+def _seats(value: Any) -> Maximum:
+    if (seats := _maximum(value)) == 0:
+        raise _Fault("must be at least 1; leave seats out where a plan has none")
+    return seats
+
+
+def _duration(value: Any) -> Maximum:
+    if value == UNLIMITED.value:
+        return UNLIMITED
+    try:
+        return parse_duration(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise _Fault(f'{error}, or "unlimited"', nearest=_nearest(value, [UNLIMITED.value])) from None
+
+
+def _amount(value: Any) -> int:
+    if not isinstance(value, str):
+        raise _Fault('must be a decimal string in quotes, like "29.00", not a number')
+    try:
+        micros = parse_amount(value)
+    except ValueError as error:
+        raise _Fault(str(error)) from None
+    if micros < 0:
+        raise _Fault("must not be negative")
+    return micros
+
+
+def _multiplier(value: Any) -> str:
+    if not (micros := _amount(value)):
+        raise _Fault("must be more than 0")
+    return format_decimal(micros)
+
+
+def _currency(value: str) -> str:
+    if not _is_currency(value):
+        upper = value.upper()
+        nearest = upper if _is_currency(upper) else None
+        raise _Fault(
+            f"unknown currency '{value}': must be three upper-case letters (ISO 4217)", nearest=nearest
+        )
+    return value
+
+
+def _is_currency(text: str) -> bool:
+    return re.fullmatch(r"[A-Z]{3}", text, re.ASCII) is not None
+
+
+def _timezone(value: str) -> str:
+    if value != "UTC" and value not in _timezones():
+        raise _Fault(f"unknown time zone '{value}'", nearest=_nearest(value, _timezones()))
+    return value
+
+
+@cache
+def _timezones() -> frozenset[str]:
+    # "localtime" is whatever the machine says; a period must not depend on it.
+    return frozenset(available_timezones() - {"localtime"})
+
+
+def _accepted_values(value: Any) -> tuple[str | int, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise _Fault("must list at least one value")
+    if any(type(each) not in (str, int) for each in values):
+        raise _Fault("must be a text, an integer, or a list of them")
+    return tuple(values)
+
+
+def _plan_features(value: Any) -> list[str] | dict[str, FeatureValue]:
+    if isinstance(value, dict):
+        return {name: _feature_value(each, at=(name,)) for name, each in value.items()}
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return value
+    raise _Fault("must be a list of feature names, or a table from name to value")
+
+
+def _feature_value(value: Any, at: Path = ()) -> FeatureValue:
+    if type(value) not in (bool, int, str):
+        raise _Fault("must be true, false, an integer or a text", at=at)
+    return value  # type: ignore[no-any-return]
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Title = Annotated[str, AfterValidator(_title)]
+Currency = Annotated[str, AfterValidator(_currency)]
+Timezone = Annotated[str, AfterValidator(_timezone)]
+Micros = Annotated[int, PlainValidator(_amount)]
+Multiplier = Annotated[str, PlainValidator(_multiplier)]
+MaximumValue = Annotated[Maximum, PlainValidator(_maximum)]
+
+
+# The tables of the file.
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_only(cls, table: Any) -> Any:
+        # `extra="forbid"` refuses as well, but after "missing" errors and without the nearest key.
+        for key in table if isinstance(table, dict) else ():
+            if key not in cls.model_fields:
+                raise _Fault("unknown key", at=(key,), nearest=_nearest(key, cls.model_fields))
+        return table
+
+
+class EventTable(Table):
+    attributes: dict[Name, Annotated[AttributeType, PlainValidator(_one_of(get_args(AttributeType)))]] = {}
+
+
+class MeterTable(Table):
+    unit: Title
+    event: str
+    aggregate: Annotated[Aggregate, PlainValidator(_one_of(get_args(Aggregate)))] = "sum"
+    attribute: str | None = None
+    where: dict[str, Annotated[tuple[str | int, ...], PlainValidator(_accepted_values)]] = {}
+
+
+class LimitTable(Table):
+    meter: str
+    window: Annotated[str, PlainValidator(_one_of(WINDOWS))]
+    limit: MaximumValue
+    scope: Annotated[Scope, PlainValidator(_one_of(get_args(Scope)))] = "user"
+
+
+class PriceTable(Table):
+    monthly: Micros | None = None
+    yearly: Micros | None = None
+    per_seat: Micros | None = None
+
+
+class SessionsTable(Table):
+    max_concurrent: MaximumValue = UNLIMITED
+    max_duration: Annotated[Maximum, PlainValidator(_duration)] = UNLIMITED
+
+
+class SeatsTable(Table):
+    max: Annotated[Maximum, PlainValidator(_seats)]
+
+
+class PlanTable(Table):
+    title: Title
+    price: PriceTable
+    limits: list[LimitTable]
+    features: Annotated[list[str] | dict[str, FeatureValue], PlainValidator(_plan_features)] = []
+    sessions: SessionsTable = SessionsTable()
+    seats: SeatsTable | None = None
+    rate_limit_multiplier: Multiplier = "1"
+    timezone: Timezone | None = None
+
+
+class CatalogTable(Table):
+    name: Name
+    title: Title
+    currency: Currency
+    timezone: Timezone = "UTC"
+    default_plan: str | None = None
+    events: dict[Name, EventTable]
+    meters: dict[Name, MeterTable]
+    features: dict[Name, Title] = {}
+    plans: dict[Name, PlanTable]
+    tools: dict[Title, str] = {}
+
+
+# The stored form of a plan. A key added later must be optional, so that what was stored before still loads.
+
+
+class SessionsDefinition(Table):
+    max_concurrent: MaximumValue
+    max_duration_seconds: MaximumValue
+
+
+class PlanDefinition(Table):
+    title: Title
+    currency: Currency
+    timezone: Timezone
+    price: PriceTable
+    limits: list[LimitTable]
+    features: dict[Name, Annotated[FeatureValue, PlainValidator(_feature_value)]]
+    sessions: SessionsDefinition
+    seats: SeatsTable | None = None
+    rate_limit_multiplier: Multiplier
+
+
+# What one table cannot know: the words another one declares.
+
+
+def _catalog(table: CatalogTable) -> Catalog:
+    for section, declared in (("events", table.events), ("meters", table.meters), ("plans", table.plans)):
+        if not declared:
+            raise _Fault("must declare at least one", at=(section,))
+    events = {name: EventType(name, event.attributes) for name, event in table.events.items()}
+    meters = {name: _meter(name, meter, events) for name, meter in table.meters.items()}
+    plans = {
+        key: plan_from_definition(key, 0, _definition(plan, table, ("plans", key)))
+        for key, plan in table.plans.items()
+    }
+    if table.default_plan is not None:
+        _declared(table.default_plan, plans, "plan", ("default_plan",))
+        _check_default_is_free(plans[table.default_plan])
+    for pattern, feature in table.tools.items():
+        _declared(feature, table.features, "feature", ("tools", pattern))
+    return Catalog(
+        name=table.name,
+        title=table.title,
+        currency=table.currency,
+        timezone=table.timezone,
+        default_plan=table.default_plan,
+        events=events,
+        meters=meters,
+        features=table.features,
+        plans=plans,
+        tool_rules=tuple(ToolRule(pattern, feature) for pattern, feature in table.tools.items()),
+    )
+
+
+def _meter(name: str, table: MeterTable, events: Mapping[str, EventType]) -> Meter:
+    path = ("meters", name)
+    _declared(table.event, events, "event", (*path, "event"))
+    attributes = events[table.event].attributes
+    if table.aggregate == "sum_of":
+        if table.attribute is None:
+            raise _Fault(
+                'is missing: aggregate = "sum_of" needs the attribute to add up', at=(*path, "attribute")
+            )
+        _declared(table.attribute, attributes, "attribute", (*path, "attribute"))
+        if attributes[table.attribute] != "integer":
+            raise _Fault(f"cannot add up '{table.attribute}': it is text", at=(*path, "attribute"))
+    elif table.attribute is not None:
+        raise _Fault('only a meter with aggregate = "sum_of" has one', at=(*path, "attribute"))
+    for attribute, accepted in table.where.items():
+        _declared(attribute, attributes, "attribute", (*path, "where", attribute))
+        kind = str if attributes[attribute] == "text" else int
+        if any(type(value) is not kind for value in accepted):
+            raise _Fault(
+                f"must match the attribute's type, {attributes[attribute]}", at=(*path, "where", attribute)
+            )
+    return Meter(name, table.unit, table.event, table.aggregate, table.attribute, tuple(table.where.items()))
+
+
+def _definition(plan: PlanTable, catalog: CatalogTable, path: Path) -> dict[str, Any]:
+    """A plan of the file, resolved: what a plan does not have is left out, all else is spelled out."""
+    _check_limits(plan.limits, catalog.meters, (*path, "limits"))
+    prices = _parts(plan.price)
+    if plan.price.monthly is None and plan.price.yearly is None:
+        raise _Fault('must have monthly or yearly, like { monthly = "29.00" }', at=(*path, "price"))
+    definition: dict[str, Any] = {
+        "title": plan.title,
+        "currency": catalog.currency,
+        "timezone": plan.timezone or catalog.timezone,
+        "price": {
+            part: format_amount(micros, catalog.currency)
+            for part, micros in prices.items()
+            if micros is not None
+        },
+        "limits": [
+            {
+                "meter": limit.meter,
+                "window": limit.window,
+                "limit": _stored(limit.limit),
+                "scope": limit.scope,
+            }
+            for limit in plan.limits
+        ],
+        "features": _features(plan.features, catalog.features, (*path, "features")),
+        "sessions": {
+            "max_concurrent": _stored(plan.sessions.max_concurrent),
+            "max_duration_seconds": _stored(plan.sessions.max_duration),
+        },
+        "rate_limit_multiplier": plan.rate_limit_multiplier,
+    }
+    if plan.seats is not None:
+        definition["seats"] = {"max": _stored(plan.seats.max)}
+    return definition
+
+
+def _check_limits(limits: list[LimitTable], meters: Mapping[str, MeterTable], path: Path) -> None:
+    seen: dict[tuple[str, str, str], int] = {}
+    for index, limit in enumerate(limits):
+        _declared(limit.meter, meters, "meter", (*path, index, "meter"))
+        first = seen.setdefault((limit.meter, limit.window, limit.scope), index)
+        if first != index:
+            what = f"{limit.meter} per {limit.window} and {limit.scope}"
+            raise _Fault(f"limits {what} again: limits[{first}] already does", at=(*path, index))
+
+
+def _features(
+    listed: list[str] | dict[str, FeatureValue], declared: Mapping[str, str], path: Path
+) -> dict[str, FeatureValue]:
+    for place, name in enumerate(listed):
+        _declared(name, declared, "feature", (*path, place if isinstance(listed, list) else name))
+    values = dict.fromkeys(listed, True) if isinstance(listed, list) else listed
+    return {name: values.get(name, False) for name in declared}
+
+
+def _check_default_is_free(plan: Plan) -> None:
+    if plan.price.monthly is None or not plan.price.is_free:
+        raise _Fault(
+            f"plan '{plan.key}' is not free; a default plan must be, with a monthly price of \"0\" and no other",
+            at=("default_plan",),
+        )
+
+
+def _declared(word: str, words: Iterable[str], noun: str, at: Path) -> None:
+    if word not in words:
+        raise _Fault(f"unknown {noun} '{word}'", at=at, nearest=_nearest(word, words))
+
+
+def _parts(price: PriceTable) -> dict[str, int | None]:
+    return {"monthly": price.monthly, "yearly": price.yearly, "per_seat": price.per_seat}
+
+
+def _stored(maximum: Maximum) -> int | str:
+    return maximum if isinstance(maximum, int) else maximum.value
+
+
+# From a fault to the sentence a person reads.
+
+_SENTENCES = {
+    "missing": "is missing",
+    "string_type": "must be a text in quotes",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "list_type": "must be a list",
+}
+_DECLARED_TWICE = re.compile(r"Cannot declare \((?P<path>.*)\) twice \(at line (?P<line>\d+)")
+_POSITION = re.compile(r"(?P<problem>.*) \(at (?P<place>.*)\)", re.DOTALL)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise _Fault("is nested too deeply") from None
+    except ValueError as error:
+        message = str(error)
+    if twice := _DECLARED_TWICE.match(message):
+        path = tuple(re.findall(r"""['"]([^'"]*)['"]""", twice["path"]))
+        raise _Fault(f"declared twice, the second time in line {twice['line']}", at=path)
+    position = _POSITION.fullmatch(message)
+    problem, place = (position["problem"], f"{position['place']}: ") if position else (message, "")
+    raise _Fault(f"{place}not valid TOML: {problem[:1].lower()}{problem[1:]}")
+
+
+@contextmanager
+def _faults_named(source: str) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        fault = _first_fault(error)
+    except _Fault as error:
+        fault = error
+    else:
+        return
+    raise CatalogError(source, _key(fault.at), fault.problem, fault.nearest)
+
+
+def _first_fault(error: ValidationError) -> _Fault:
+    first = error.errors(include_url=False)[0]
+    path = tuple(part for part in first["loc"] if part != "[key]")
+    fault = first.get("ctx", {}).get("error")
+    if isinstance(fault, _Fault):
+        return _Fault(fault.problem, at=(*path, *fault.at), nearest=fault.nearest)
+    return _Fault(_SENTENCES.get(first["type"], first["msg"]), at=path)
+
+
+def _key(path: Path) -> str:
+    """A path as TOML would write it, list places in brackets: `plans.basic.limits[0].meter`."""
+    key = ""
+    for part in path:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        else:
+            bare = re.fullmatch(r"[A-Za-z0-9_-]+", part, re.ASCII)
+            key += ("." if key else "") + (part if bare else json.dumps(part, ensure_ascii=False))
+    return key
+
+
+def _nearest(word: Any, words: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(word, list(words), n=1)), None) if isinstance(word, str) else None

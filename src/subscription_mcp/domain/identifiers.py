@@ -1,0 +1,39 @@
+"""Identifiers: the ids callers may use, and the ids we mint."""
+
+import re
+from collections.abc import Callable
+from typing import Literal
+from uuid import UUID
+
+from subscription_mcp.domain.instants import Instant
+
+AccountKind = Literal["personal", "group"]
+
+ID_PATTERN = r"^[A-Za-z0-9._:@|+-]{1,128}$"
+_ID = re.compile(r"[A-Za-z0-9._:@|+-]{1,128}", re.ASCII)
+ID_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : @ | + -"
+
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
+NAME_RULE = "a lower-case letter, then up to 63 of a-z 0-9 _ -"
+
+RandomBits = Callable[[int], int]
+"""`random.getrandbits` or a seeded one: so many random bits as an integer."""
+
+
+def is_id(text: str) -> bool:
+    """Whether the text may name a tenant, account, user, session or key (case counts)."""
+    return _ID.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether the text may name a plan, meter, event, attribute or feature of a catalog."""
+    return _NAME.fullmatch(text) is not None
+
+
+def uuid7(now: Instant, random_bits: RandomBits) -> UUID:
+    """A version 7 UUID (RFC 9562): 48 bits of milliseconds, then 74 random bits."""
+    value = (
+        (now // 1000 & (1 << 48) - 1) << 80 | 0x7 << 76 | random_bits(12) << 64 | 0b10 << 62 | random_bits(62)
+    )
+    return UUID(int=value)

@@ -1,0 +1,63 @@
+"""Instants: whole microseconds since 1970-01-01T00:00:00Z, and their RFC 3339 text.
+
+An integer orders, subtracts and stores without surprises; a `datetime` is only made where a calendar is
+needed (`windows.py`). Text is always UTC and ends in `Z`.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+Instant = int
+"""Microseconds since the epoch, UTC."""
+
+SECOND: Instant = 1_000_000
+MINUTE: Instant = 60 * SECOND
+HOUR: Instant = 60 * MINUTE
+DAY: Instant = 24 * HOUR
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+# `datetime.fromisoformat` also takes week dates, basic format, naive times and, in later Pythons, hour 24; an
+# instant is none of these.
+_RFC_3339 = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt ]((?:[01]\d|2[0-3]):\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-](?:0\d|1[0-4]):[0-5]\d)",
+    re.ASCII,
+)
+EARLIEST: Instant = 946_684_800 * SECOND  # 2000-01-01
+LATEST: Instant = 4_102_444_800 * SECOND  # 2100-01-01
+
+
+def parse_instant(text: str) -> Instant:
+    """The instant an RFC 3339 text with an offset names; fractions beyond a microsecond are cut.
+
+    Raises ValueError with a sentence for the caller: not RFC 3339, no such date, or outside 2000 to 2100.
+    """
+    match = _RFC_3339.fullmatch(text)
+    if match is None:
+        raise ValueError("must be an RFC 3339 instant with an offset, like 2026-11-20T14:00:00Z")
+    date, time, fraction, offset = match.groups()
+    try:
+        moment = datetime.fromisoformat(f"{date}T{time}{offset.upper().replace('Z', '+00:00')}")
+    except ValueError:
+        raise ValueError("names a date or time that does not exist") from None
+    instant = from_datetime(moment) + int(((fraction or ".0")[1:] + "000000")[:6])
+    if not EARLIEST <= instant < LATEST:
+        raise ValueError("must lie between the years 2000 and 2100")
+    return instant
+
+
+def format_instant(instant: Instant) -> str:
+    """RFC 3339 in UTC; microseconds only where there are any."""
+    moment = to_datetime(instant)
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{moment.microsecond:06d}Z" if moment.microsecond else f"{text}Z"
+
+
+def from_datetime(moment: datetime) -> Instant:
+    """The instant of an aware datetime."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def to_datetime(instant: Instant) -> datetime:
+    """The aware UTC datetime of an instant."""
+    return _EPOCH + timedelta(microseconds=instant)

@@ -1,0 +1,68 @@
+"""Usage: what one event says, and what every meter gains from it."""
+
+import unicodedata
+from difflib import get_close_matches
+
+from subscription_mcp.domain.catalog import QUANTITY_MAX, Attributes, Catalog, EventType
+from subscription_mcp.domain.errors import FieldProblem, Refusal
+
+DIMENSIONS = ("provider", "model", "tool", "client")
+"""Attributes every event may carry and usage can be grouped by."""
+TEXT_LENGTH_MAX = 256
+
+
+def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
+    """What each meter the event concerns gains, by meter name."""
+    gains: dict[str, int] = {}
+    for meter in catalog.meters_of_event[event]:
+        gain = meter.gain(event, quantity, attributes)
+        if gain is not None:
+            gains[meter.name] = gain
+    return gains
+
+
+def event_type_of(catalog: Catalog, event: str) -> EventType:
+    """The catalog's event of that name; Refusal `invalid_request` naming the nearest one."""
+    found = catalog.events.get(event)
+    if found is None:
+        raise Refusal(
+            "invalid_request",
+            f"Unknown event. {_nearest(event, catalog.events)}",
+            fields=[FieldProblem("event", f"must be one of {', '.join(sorted(catalog.events))}")],
+        )
+    return found
+
+
+def attribute_problems(event: EventType, attributes: Attributes) -> list[FieldProblem]:
+    """Every attribute that is undeclared, of the wrong type, or unfit to be stored."""
+    known = {**dict.fromkeys(DIMENSIONS, "text"), **event.attributes}
+    problems = []
+    for name, value in attributes.items():
+        path = f"attributes.{name[:64]}" if name.isidentifier() else "attributes"
+        kind = known.get(name)
+        if kind is None:
+            rule = f"is no attribute of this event. {_nearest(name, known)}"
+        elif kind == "integer":
+            if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= QUANTITY_MAX:
+                continue
+            rule = f"must be an integer from 0 to {QUANTITY_MAX}"
+        elif isinstance(value, str) and is_plain_text(value):
+            continue
+        else:
+            rule = f"must be a text of 1 to {TEXT_LENGTH_MAX} characters without control characters"
+        problems.append(FieldProblem(path, rule))
+    return problems
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether a text is fit to be stored and shown: bounded, and free of control, format (bidirectional,
+    zero-width, tag) and surrogate characters that could hide something from a reader."""
+    return 0 < len(text) <= TEXT_LENGTH_MAX and not any(
+        unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") for character in text
+    )
+
+
+def _nearest(word: str, known: object) -> str:
+    names = sorted(known)  # type: ignore[call-overload]
+    found = get_close_matches(word, names, n=1)
+    return f"Did you mean '{found[0]}'?" if found else f"There are: {', '.join(names)}."

@@ -1,0 +1,246 @@
+"""Everything that can be asked of the ledger, and every way it can come out: two closed unions of values.
+
+A command that changes state is given to the writer; the same command may be *rehearsed* on committed facts
+and leaves nothing behind, which is what a check and a preview are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from subscription_mcp.domain.catalog import Attributes, Maximum, Plan
+from subscription_mcp.domain.decisions import Decision, LimitState
+from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
+from subscription_mcp.domain.identifiers import AccountKind
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.subscriptions import Change, MemberRole, Origin, Subscription
+from subscription_mcp.domain.windows import Interval
+
+
+@dataclass(slots=True)
+class Subject:
+    """Whom a command is about, as far as the caller could say; the machine finds the account.
+
+    `user` None means the whole account. `group`, `tier` and `group_admin` are the claims of the user's own
+    token and only set where the caller is the user; somebody else's token says nothing about them.
+    """
+
+    tenant: str
+    user: str | None
+    account: str | None = None
+    group: str | None = None
+    tier: str | None = None
+    group_admin: bool = False
+
+
+@dataclass(slots=True)
+class Actor:
+    """Who did it, for the audit trail: the caller's user id and the role that allowed it."""
+
+    user: str
+    role: str
+
+
+@dataclass(slots=True)
+class Arrive:
+    """Look at an account, as its user does on an authenticated call: on first sight user and subscription
+    are made, a default plan is replaced by the token's, a claimed group is joined."""
+
+    subject: Subject
+
+
+@dataclass(slots=True)
+class RecordUsage:
+    """Count one event, or say why not. `digest` identifies the request behind an idempotency key;
+    `source` is who sent it. With `enforce` False it already happened and is always recorded."""
+
+    subject: Subject
+    event: str
+    source: str
+    quantity: int = 1
+    attributes: Attributes = field(default_factory=dict)
+    idempotency_key: str | None = None
+    digest: bytes = b""
+    occurred_at: Instant | None = None
+    enforce: bool = True
+
+
+@dataclass(slots=True)
+class CheckUsage:
+    """Ask whether an event would be allowed now; only ever rehearsed."""
+
+    subject: Subject
+    event: str
+    quantity: int = 1
+    attributes: Attributes = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ChangePlan:
+    """Move an account to another plan. Without a `confirmation` the change is only offered: `offer` becomes
+    a handle that lets the same actor ask for exactly the same change once, within ten minutes."""
+
+    subject: Subject
+    actor: Actor
+    plan: str
+    digest: bytes
+    interval: Interval | None = None
+    origin: Origin = "purchase"
+    confirmation: str | None = None
+    offer: str | None = None
+
+
+@dataclass(slots=True)
+class SetLimit:
+    """Set or clear (`maximum` None) an override of one limit, for a user or for the whole account."""
+
+    subject: Subject
+    actor: Actor
+    meter: str
+    window: str
+    maximum: Maximum | None
+    reason: str
+    within_plan: bool
+    expires_at: Instant | None = None
+
+
+@dataclass(slots=True)
+class PublishPlans:
+    """Make the plans of a catalog file the current ones. A plan whose definition changed becomes a new
+    version; subscribers stay on theirs."""
+
+    plans: Sequence[Plan]
+    digests: Mapping[str, str]
+
+
+Command = Arrive | CheckUsage | RecordUsage | ChangePlan | SetLimit | PublishPlans
+
+
+@dataclass(slots=True)
+class Standing:
+    """The account a subject was found to have, and the user's role in it (None: nobody in particular)."""
+
+    tenant: str
+    account_kind: AccountKind
+    account: str
+    user: str | None
+    role: Literal["holder", "admin", "member"] | None
+
+
+@dataclass(slots=True)
+class AccountView:
+    """An account as it stands for a subject."""
+
+    standing: Standing
+    subscription: Subscription | None
+    plan: Plan | None
+    limits: list[LimitState]
+    seats_used: int | None
+    as_of: Instant
+
+
+@dataclass(slots=True)
+class Decided:
+    """The decision on an event; recorded where it has an `event_id`."""
+
+    decision: Decision
+    standing: Standing
+
+
+@dataclass(slots=True)
+class PlanChanged:
+    """A change of plan: offered (`handle` to confirm it with) or applied or scheduled."""
+
+    change: Change
+    limits_before: list[LimitState]
+    limits_after: list[LimitState]
+    confirmed: bool
+    handle: str | None
+    as_of: Instant
+
+
+@dataclass(slots=True)
+class LimitsChanged:
+    """The account's limits before and after an override changed."""
+
+    before: AccountView
+    after: AccountView
+    audit_id: str
+
+
+@dataclass(slots=True)
+class PlansPublished:
+    """The current version of each plan, those that are new, and who stays on an older version."""
+
+    versions: Mapping[str, int]
+    published: Sequence[str]
+    held_back: Sequence[str]
+
+
+Outcome = AccountView | Decided | PlanChanged | LimitsChanged | PlansPublished | Refusal
+"""A `Refusal` is returned, not raised: it is one command's outcome in a batch of many."""
+
+
+@dataclass(slots=True)
+class UsageEvent:
+    """One event as recorded; never edited."""
+
+    id: str
+    tenant: str
+    account_kind: AccountKind
+    account: str
+    user: str
+    event: str
+    plan: str
+    plan_version: int
+    quantity: int
+    attributes: Attributes
+    gains: Mapping[str, int]
+    source: str
+    occurred_at: Instant
+    recorded_at: Instant
+
+
+@dataclass(slots=True)
+class AuditEntry:
+    """Who changed what and why, with the state before and after; never edited."""
+
+    id: str
+    tenant: str
+    account_kind: AccountKind
+    account: str
+    user: str
+    action: str
+    actor: Actor
+    reason: str | None
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    at: Instant
+
+
+def refused(code: Code, message: str, *problems: FieldProblem) -> Refusal:
+    return Refusal(code, message, fields=list(problems))
+
+
+__all__ = [
+    "AccountView",
+    "Actor",
+    "Arrive",
+    "AuditEntry",
+    "ChangePlan",
+    "CheckUsage",
+    "Command",
+    "Decided",
+    "LimitsChanged",
+    "MemberRole",
+    "Outcome",
+    "PlanChanged",
+    "PlansPublished",
+    "PublishPlans",
+    "RecordUsage",
+    "SetLimit",
+    "Standing",
+    "Subject",
+    "UsageEvent",
+    "refused",
+]

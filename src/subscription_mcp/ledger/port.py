@@ -1,0 +1,141 @@
+"""What an engine must do. Everything that changes state goes through `transact`; every rule is in the
+machine, so an engine only loads facts, saves changes and answers questions about what is committed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.identifiers import AccountKind
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.ledger.commands import AuditEntry, Command, Outcome, UsageEvent
+
+
+class LedgerUnavailable(Exception):
+    """The batch did not happen: nothing of it was counted. The message is for the log, not for clients."""
+
+
+class LedgerUnusable(Exception):
+    """The ledger cannot be opened. The message tells an operator what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Whose usage or history: a whole tenant, one account in it, or one user of that account."""
+
+    tenant: str
+    account_kind: AccountKind | None = None
+    account: str | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotals:
+    """Sums of the hourly rollups in `[start, end)`, grouped by meter and the columns named: as `UsageRow`s, where
+    what was not asked for is None."""
+
+    whose: Whose
+    start: Instant
+    end: Instant
+    timezone: str
+    columns: frozenset[str]
+    """Of hour, user, account, dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events newest first; `before` is the position the last page ended at. A `size` below 0 is all."""
+
+    whose: Whose
+    start: Instant
+    end: Instant
+    size: int
+    event: str | None = None
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditTrail:
+    """What was changed, newest first; `action` is a prefix like `limit.`."""
+
+    whose: Whose
+    action: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSummary:
+    """Accounts and users per plan of a tenant."""
+
+    tenant: str
+
+
+@dataclass(slots=True)
+class PlanCount:
+    plan: str
+    accounts: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanHolders:
+    """How many accounts hold which version of each plan, over all tenants."""
+
+
+Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders
+
+
+@dataclass(slots=True)
+class Difference:
+    """A place where a cache and the rows it is made of disagree."""
+
+    what: str
+    expected: int
+    found: int
+
+
+class Engine(Protocol):
+    """One store of the ledger. All methods are called from one event loop."""
+
+    catalog: Catalog
+    """The file's meters and rules with the ledger's current plan versions, as last seen."""
+
+    async def open(self) -> None:
+        """Create or migrate where the engine may, check the schema and settings. Raises LedgerUnusable."""
+
+    async def close(self) -> None: ...
+
+    async def transact(self, commands: Sequence[Command], start: Callable[[], bool]) -> list[Outcome]:
+        """Lock, call `start` (False: the callers gave up, do nothing), read the clock, `machine.run`, save,
+        commit durably. All or nothing; raises LedgerUnavailable."""
+
+    async def rehearse(self, command: Command) -> tuple[Outcome, bool]:
+        """The outcome on committed facts and whether it would change something; nothing is kept."""
+
+    def now(self) -> Instant:
+        """The ledger's clock, never behind the last commit."""
+
+    async def query(self, question: Query) -> Any:
+        """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry], list[PlanCount] or
+        list[(plan, version, accounts)]."""
+
+    async def ready(self) -> None:
+        """Whether the ledger can be read and written right now; raises LedgerUnavailable."""
+
+
+__all__ = [
+    "AuditEntry",
+    "AuditTrail",
+    "Difference",
+    "Engine",
+    "EventPage",
+    "LedgerUnavailable",
+    "LedgerUnusable",
+    "PlanCount",
+    "PlanHolders",
+    "Query",
+    "TenantSummary",
+    "UsageEvent",
+    "UsageTotals",
+    "Whose",
+]

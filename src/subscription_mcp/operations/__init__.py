@@ -1,0 +1,32 @@
+"""Use cases by noun: authorise, then a command or a question, then an answer."""
+
+from dataclasses import dataclass
+
+from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.operations.access import Access
+from subscription_mcp.operations.limits import Limits
+from subscription_mcp.operations.metering import Metering
+from subscription_mcp.operations.plans import Plans
+from subscription_mcp.operations.reports import Reports
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Every use case, as the surfaces are handed them."""
+
+    access: Access
+    metering: Metering
+    plans: Plans
+    limits: Limits
+    reports: Reports
+
+    @classmethod
+    def on(cls, ledger: Ledger, *, members_may_record: bool) -> "Operations":
+        access = Access(ledger, members_may_record=members_may_record)
+        return cls(
+            access,
+            Metering(ledger, access),
+            Plans(ledger, access),
+            Limits(ledger, access),
+            Reports(ledger, access),
+        )

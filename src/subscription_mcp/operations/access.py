@@ -1,0 +1,230 @@
+"""Who is asking about whom: a verified token and the target it names become a subject, or a refusal.
+
+The permission table decides how far each role reaches; here that reach meets the people in the ledger.
+Whatever lies beyond it is `forbidden`, the same whether or not it exists.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from subscription_mcp.auth.permissions import Reach, reach
+from subscription_mcp.auth.principal import Principal
+from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
+from subscription_mcp.ledger.commands import AccountView, Actor, Arrive, Subject
+from subscription_mcp.ledger.port import Whose
+from subscription_mcp.ledger.writer import Ledger
+
+log = logging.getLogger(__name__)
+
+OPERATOR_ROLES = ("superadmin", "tenant_admin", "service")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a call is about, as named: nothing means me, an account alone the whole account, a tenant alone
+    the whole tenant."""
+
+    tenant_id: str | None = None
+    account_id: str | None = None
+    user_id: str | None = None
+
+
+ME = Target()
+
+
+@dataclass(slots=True)
+class Caller:
+    """A verified caller and, once looked up, the account it stands in."""
+
+    principal: Principal
+    view: AccountView | None = None
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that count at this moment: those only a token gives, and what the ledger says."""
+        roles: set[str] = {"member", *(role for role in OPERATOR_ROLES if role in self.principal.roles)}
+        if self.view is not None and self.view.standing.role is not None:
+            roles.add(self.view.standing.role)
+        return frozenset(roles)
+
+    @property
+    def own_account(self) -> str | None:
+        return self.view.standing.account if self.view is not None else None
+
+
+@dataclass(slots=True)
+class Granted:
+    """A call that may go on. `subject` is None where the whole tenant is meant."""
+
+    caller: Caller
+    tenant: str
+    subject: Subject | None
+    is_self: bool
+    role: str
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.caller.principal.user, self.role)
+
+    def subject_or_refuse(self) -> Subject:
+        """The user or account meant, where a whole tenant makes no sense."""
+        if self.subject is None:
+            raise Refusal(
+                "invalid_request",
+                "This needs a user or an account: add user_id or account_id to tenant_id.",
+                fields=[FieldProblem("user_id", "or account_id is required beside tenant_id")],
+            )
+        return self.subject
+
+
+class Access:
+    """Resolves callers and targets against the permission table and the ledger."""
+
+    def __init__(self, ledger: Ledger, *, members_may_record: bool) -> None:
+        self._ledger = ledger
+        self._members_may_record = members_may_record
+        self._unknown_tiers_seen: set[str] = set()
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._ledger.engine.catalog
+
+    async def caller(self, principal: Principal, *, may_settle_in: bool = False) -> Caller:
+        """The caller with its own account. A service stands in no account of its own."""
+        caller = Caller(principal)
+        if "service" not in principal.roles:
+            self._warn_of_unknown_tier(principal)
+            command = Arrive(self.subject_of(principal))
+            caller.view = await self._ledger.look(command, may_settle_in=may_settle_in)
+        return caller
+
+    def reach_of(self, operation: str, caller: Caller) -> Reach:
+        return reach(operation, caller.roles, members_may_record=self._members_may_record)
+
+    def is_visible(self, operation: str, caller: Caller) -> bool:
+        """Whether the operation exists at all for the caller."""
+        return self.reach_of(operation, caller) > Reach.NONE
+
+    def withheld(self, operation: str, caller: Caller) -> Refusal | None:
+        """The refusal of an operation the caller's plan does not include. Looks at the caller's own plan and
+        never at services and operators, who act for others."""
+        feature = self.catalog.feature_of_tool(operation)
+        if feature is None or caller.principal.is_operator:
+            return None
+        plan = caller.view.plan if caller.view is not None else None
+        if plan is not None and plan.features.get(feature):
+            return None
+        offers = self.catalog.plans_with_feature(feature)
+        title = self.catalog.features.get(feature, feature)
+        own = f"the {plan.title} plan" if plan is not None else "an account without a plan"
+        with_it = " or ".join(offer.title for offer in offers)
+        help_text = f" It comes with {with_it}; upgrade_tier changes the plan." if offers else ""
+        return Refusal(
+            "feature_not_in_plan",
+            f"{operation} is not part of {own} ({title}).{help_text}",
+            unlocks=[{"action": "upgrade_tier", "plan": offers[0].key}] if offers else [],
+        )
+
+    async def grant(self, operation: str, caller: Caller, target: Target) -> Granted:
+        """The subject of a call, within the caller's reach. Raises Refusal `forbidden` beyond it."""
+        principal = caller.principal
+        reached = self.reach_of(operation, caller)
+        if reached is Reach.NONE:
+            raise forbidden()
+        tenant = target.tenant_id or principal.tenant
+        if tenant != principal.tenant and reached < Reach.ALL:
+            raise forbidden()
+        own_tenant = tenant == principal.tenant
+        if self._is_self(caller, target, own_tenant):
+            if caller.view is None:
+                raise _user_id_required()
+            subject = self.subject_of(principal)
+            subject.account = target.account_id
+            return Granted(caller, tenant, subject, True, caller.view.standing.role or "member")
+        role = self._acting_role(operation, caller, reached)
+        if role == "service" and target.user_id is None:
+            raise _user_id_required()
+        if target.account_id is None and target.user_id is None:
+            if reached < Reach.TENANT:
+                raise forbidden()
+            return Granted(caller, tenant, None, False, role)
+        subject = Subject(tenant, target.user_id, target.account_id)
+        if reached < Reach.TENANT:
+            if (
+                not own_tenant
+                or reached < Reach.ACCOUNT
+                or target.account_id not in (None, caller.own_account)
+            ):
+                raise forbidden()
+            await self._narrow_to_own_account(caller, subject)
+        return Granted(caller, tenant, subject, False, role)
+
+    def subject_of(self, principal: Principal) -> Subject:
+        """The caller as a user, with what its own token claims."""
+        return Subject(
+            principal.tenant,
+            principal.user,
+            group=principal.group,
+            tier=principal.tier,
+            group_admin="admin" in principal.roles,
+        )
+
+    def _is_self(self, caller: Caller, target: Target, own_tenant: bool) -> bool:
+        if not own_tenant or "service" in caller.principal.roles:
+            return target == ME
+        if target.user_id == caller.principal.user:
+            return target.account_id in (None, caller.own_account)
+        standing = caller.view.standing if caller.view is not None else None
+        personal = standing is not None and standing.account_kind == "personal"
+        # The whole of a personal account is its one user.
+        return target == ME or (
+            personal and target.user_id is None and target.account_id == caller.own_account
+        )
+
+    def _acting_role(self, operation: str, caller: Caller, reached: Reach) -> str:
+        """The role that gives the reach, for the audit trail."""
+        for role in (*OPERATOR_ROLES, "admin", "holder"):
+            if (
+                role in caller.roles
+                and reach(operation, frozenset({role}), members_may_record=False) == reached
+            ):
+                return role
+        return "member"
+
+    async def _narrow_to_own_account(self, caller: Caller, subject: Subject) -> None:
+        """An admin reaches the members of its own account and nobody else."""
+        subject.account = caller.own_account
+        if subject.user is None:
+            return
+        if caller.view is None or caller.view.standing.account_kind != "group":
+            raise forbidden()
+        try:
+            await self._ledger.look(Arrive(subject), may_settle_in=False)
+        except Refusal as refusal:
+            raise forbidden() if refusal.code == "invalid_request" else refusal from None
+
+    def _warn_of_unknown_tier(self, principal: Principal) -> None:
+        tier = principal.tier
+        if tier is not None and tier not in self.catalog.plans and tier not in self._unknown_tiers_seen:
+            if len(self._unknown_tiers_seen) < 1000:
+                self._unknown_tiers_seen.add(tier)
+            log.warning(
+                "a token of tenant %r names the unknown tier %r; the default plan applies",
+                principal.tenant,
+                tier,
+            )
+
+
+def whose_of(view: AccountView) -> Whose:
+    """Whose usage an account view stands for."""
+    standing = view.standing
+    return Whose(standing.tenant, standing.account_kind, standing.account, standing.user)
+
+
+def _user_id_required() -> Refusal:
+    return Refusal(
+        "invalid_request",
+        "A service acts for somebody: name the user in user_id.",
+        fields=[FieldProblem("user_id", "is required for a service")],
+    )

@@ -1,0 +1,64 @@
+"""Limits set by hand, and their history."""
+
+from dataclasses import dataclass
+
+from subscription_mcp.domain.catalog import Maximum
+from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.ledger.commands import AccountView, Arrive, AuditEntry, LimitsChanged, SetLimit
+from subscription_mcp.ledger.port import AuditTrail
+from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.operations.access import Access, Caller, Target, whose_of
+
+HISTORY_SIZE = 100
+TOOL = "manage_limits"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChange:
+    """One override to set, or (`maximum` None) to clear."""
+
+    meter: str
+    window: str
+    maximum: Maximum | None
+    reason: str
+    expires_at: Instant | None = None
+
+
+class Limits:
+    """Listing, setting and clearing overrides."""
+
+    def __init__(self, ledger: Ledger, access: Access) -> None:
+        self._ledger = ledger
+        self._access = access
+
+    async def listed(self, caller: Caller, target: Target) -> AccountView:
+        """The limits as they stand. Raises Refusal."""
+        granted = await self._access.grant(TOOL, caller, target)
+        return await self._ledger.look(Arrive(granted.subject_or_refuse()), may_settle_in=False)
+
+    async def change(self, caller: Caller, target: Target, change: LimitChange) -> LimitsChanged:
+        """Set or clear an override, with its entry in the audit trail. Raises Refusal."""
+        granted = await self._access.grant(TOOL, caller, target)
+        outcome = await self._ledger.submit_one(
+            SetLimit(
+                granted.subject_or_refuse(),
+                granted.actor,
+                change.meter,
+                change.window,
+                change.maximum,
+                change.reason,
+                within_plan=granted.role not in ("tenant_admin", "superadmin"),
+                expires_at=change.expires_at,
+            )
+        )
+        if isinstance(outcome, Refusal):
+            raise outcome
+        assert isinstance(outcome, LimitsChanged)
+        return outcome
+
+    async def history(self, caller: Caller, target: Target) -> tuple[AccountView, list[AuditEntry]]:
+        """The newest changes of the account's limits, with who made them and why. Raises Refusal."""
+        view = await self.listed(caller, target)
+        trail: list[AuditEntry] = await self._ledger.query(AuditTrail(whose_of(view), "limit.", HISTORY_SIZE))
+        return view, trail

@@ -1,0 +1,108 @@
+"""Asking whether something may happen, and recording that it did."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from subscription_mcp.domain.catalog import Attributes
+from subscription_mcp.domain.decisions import Decision
+from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.ledger.commands import CheckUsage, Decided, Outcome, RecordUsage
+from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.operations.access import ME, Access, Caller, Target
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """One event as a caller reports it."""
+
+    event: str
+    quantity: int = 1
+    attributes: Attributes = field(default_factory=dict)
+    idempotency_key: str | None = None
+    occurred_at: Instant | None = None
+    enforce: bool = True
+    target: Target = ME
+
+    @property
+    def digest(self) -> bytes:
+        """What makes it the same request when its key comes again."""
+        target = self.target
+        parts = [
+            self.event,
+            self.quantity,
+            dict(self.attributes),
+            self.occurred_at,
+            self.enforce,
+            [target.tenant_id, target.account_id, target.user_id],
+        ]
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        return blake2b(text.encode(), digest_size=16).digest()
+
+
+class Metering:
+    """Decisions on usage."""
+
+    def __init__(self, ledger: Ledger, access: Access) -> None:
+        self._ledger = ledger
+        self._access = access
+
+    async def check(self, caller: Caller, report: UsageReport) -> Decision:
+        """Whether the event would be allowed now; changes nothing. Raises Refusal."""
+        granted = await self._access.grant("check_quota", caller, report.target)
+        command = CheckUsage(granted.subject_or_refuse(), report.event, report.quantity, report.attributes)
+        return _decision(await self._ledger.rehearse(command))
+
+    async def record(self, caller: Caller, report: UsageReport) -> Decision:
+        """Decide and count in one step. Raises Refusal."""
+        command = await self._command("record_usage", caller, report)
+        return _decision(await self._ledger.submit_one(command))
+
+    async def record_batch(
+        self, caller: Caller, reports: Sequence[UsageReport | Refusal]
+    ) -> list[Decision | Refusal]:
+        """Each event on its own, in one commit; a refusal that came in stays in its place."""
+        results: list[Decision | Refusal | None] = []
+        commands: list[RecordUsage] = []
+        for report in reports:
+            if isinstance(report, Refusal):
+                results.append(report)
+                continue
+            try:
+                commands.append(await self._command("record_usage_batch", caller, report))
+            except Refusal as refusal:
+                results.append(refusal)
+            else:
+                results.append(None)
+        outcomes = iter(await self._ledger.submit(commands) if commands else ())
+        return [_answer(next(outcomes)) if result is None else result for result in results]
+
+    async def _command(self, operation: str, caller: Caller, report: UsageReport) -> RecordUsage:
+        granted = await self._access.grant(operation, caller, report.target)
+        return RecordUsage(
+            granted.subject_or_refuse(),
+            report.event,
+            caller.principal.user,
+            report.quantity,
+            report.attributes,
+            report.idempotency_key,
+            report.digest if report.idempotency_key is not None else b"",
+            report.occurred_at,
+            report.enforce,
+        )
+
+
+def _answer(outcome: Outcome) -> Decision | Refusal:
+    if isinstance(outcome, Refusal):
+        return outcome
+    assert isinstance(outcome, Decided)
+    return outcome.decision
+
+
+def _decision(outcome: Outcome) -> Decision:
+    answer = _answer(outcome)
+    if isinstance(answer, Refusal):
+        raise answer
+    return answer

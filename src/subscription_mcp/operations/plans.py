@@ -1,0 +1,113 @@
+"""Plans: what there is, what an account has, and moving from one to another."""
+
+import json
+import secrets
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from subscription_mcp.domain.catalog import Catalog, FeatureValue, Plan
+from subscription_mcp.domain.errors import FieldProblem, Refusal, not_found
+from subscription_mcp.domain.windows import Interval
+from subscription_mcp.ledger.commands import AccountView, Arrive, ChangePlan, PlanChanged
+from subscription_mcp.ledger.machine import origin_of_role
+from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.operations.access import Access, Caller, Granted, Target
+
+HANDLE_BYTES = 18
+
+
+@dataclass(slots=True)
+class FeatureAnswer:
+    """Whether an account has a feature, and which plans do."""
+
+    feature: str
+    granted: bool
+    value: FeatureValue
+    plans: list[str]
+
+
+class Plans:
+    """Reading plans and accounts, changing plans."""
+
+    def __init__(self, ledger: Ledger, access: Access) -> None:
+        self._ledger = ledger
+        self._access = access
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._ledger.engine.catalog
+
+    def offered(self) -> list[Plan]:
+        """The plans on offer, cheapest first."""
+        return list(self.catalog.plans_by_price)
+
+    def plan(self, key: str) -> Plan:
+        found = self.catalog.plans.get(key)
+        if found is None:
+            raise not_found("plan")
+        return found
+
+    async def account(self, caller: Caller, target: Target, operation: str = "get_tier_info") -> AccountView:
+        """An account as it stands. Raises Refusal."""
+        granted = await self._access.grant(operation, caller, target)
+        return await self._view(granted)
+
+    async def feature(self, caller: Caller, target: Target, feature: str) -> FeatureAnswer:
+        """Whether the account's plan has a feature. Raises Refusal."""
+        view = await self.account(caller, target, "has_feature")
+        known = self.catalog.features
+        if feature not in known:
+            rule = (
+                f"must be one of {', '.join(known)}"
+                if known
+                else "names a feature, and this catalog has none"
+            )
+            raise Refusal(
+                "invalid_request", f"Unknown feature: it {rule}.", fields=[FieldProblem("feature", rule)]
+            )
+        value = view.plan.features.get(feature, False) if view.plan is not None else False
+        plans = [plan.key for plan in self.catalog.plans_with_feature(feature)]
+        return FeatureAnswer(feature, bool(value), value, plans)
+
+    async def change(
+        self,
+        caller: Caller,
+        target: Target,
+        plan: str,
+        interval: Interval,
+        *,
+        dry_run: bool,
+        confirmation: str | None,
+    ) -> PlanChanged:
+        """Preview, offer or apply a change of plan. Raises Refusal."""
+        granted = await self._access.grant("upgrade_tier", caller, target)
+        subject = granted.subject_or_refuse()
+        command = ChangePlan(
+            subject,
+            granted.actor,
+            plan,
+            _digest("upgrade_tier", plan, interval, subject.tenant, subject.account, subject.user),
+            interval,
+            origin_of_role(granted.role),
+        )
+        if dry_run:
+            outcome = await self._ledger.rehearse(command)
+        else:
+            command.confirmation = confirmation
+            command.offer = secrets.token_urlsafe(HANDLE_BYTES) if confirmation is None else None
+            outcome = await self._ledger.submit_one(command)
+        if isinstance(outcome, Refusal):
+            raise outcome
+        assert isinstance(outcome, PlanChanged)
+        return outcome
+
+    async def _view(self, granted: Granted) -> AccountView:
+        view = granted.caller.view
+        subject = granted.subject_or_refuse()
+        if granted.is_self and view is not None and subject.account in (None, view.standing.account):
+            return view  # looked up a moment ago to learn the caller's role
+        return await self._ledger.look(Arrive(subject), may_settle_in=False)
+
+
+def _digest(*parts: str | None) -> bytes:
+    return blake2b(json.dumps(parts).encode(), digest_size=16).digest()

@@ -1,0 +1,379 @@
+"""The house rules, read from the source: who may import whom, what stays pure, what is documented.
+
+A failure lists `file:line` and the rule that line breaks.
+"""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "subscription_mcp"
+SOURCE = ROOT / "src" / PACKAGE
+MIGRATIONS = SOURCE / "ledger" / "migrations" / "sqlite"
+README = ROOT / "README.md"
+
+# --- Reading the source ------------------------------------------------------------------------------------
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (SOURCE / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = [PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def module_file(module: str) -> Path | None:
+    """The file of one of our modules; None when the name is not a module of ours."""
+    if module.split(".")[0] != PACKAGE:
+        return None
+    path = SOURCE.joinpath(*module.split(".")[1:])
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def place(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT).as_posix()}:{line}"
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of an attribute chain; an unnamed value at its root is left out."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}".lstrip(".")
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def imports(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Every imported name with its line, wherever it stands: at the top, in a function, under TYPE_CHECKING.
+
+    `from a import b` yields `a.b`: whether b is a module or a name in one, its first parts are the same.
+    """
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, name.name) for name in names)
+            case ast.ImportFrom(module=base, names=names, level=level):
+                above = module.split(".")
+                above = above[: len(above) - level + is_package] if level else []
+                prefix = ".".join([*above, *([base] if base else [])])
+                yield from ((node.lineno, f"{prefix}.{name.name}") for name in names)
+            case ast.Call(func=func, args=[ast.Constant(value=str(name)), *_]) if dotted(func).split(".")[
+                -1
+            ] in {
+                "import_module",
+                "__import__",
+            }:
+                yield node.lineno, name
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    return imports(tree_of(path), module_name(path), path.name == "__init__.py")
+
+
+# --- Layers ------------------------------------------------------------------------------------------------
+
+# What each part of the house may import of the rest. A new part needs its own line: choose its place.
+MAY_IMPORT: dict[str, set[str]] = {
+    "": {"domain"},  # the public names in __init__.py: cheap to import, for everybody
+    "domain": set(),
+    "settings": {"domain"},
+    "catalogs": {"domain"},
+    "ledger": {"domain"},
+    "auth": {"domain", "settings"},
+    "operations": {"ledger", "auth", "domain"},
+    "tools": {"operations", "auth", "domain"},
+    "server": {"tools", "operations", "auth", "domain", "settings"},
+    "web": {"tools", "operations", "auth", "domain", "settings"},  # assembly.py joins it with server
+}
+MAY_IMPORT["assembly"] = {*MAY_IMPORT}
+MAY_IMPORT["cli"] = {*MAY_IMPORT}
+MAY_IMPORT["__main__"] = {"cli"}
+
+
+def part_of(module: str) -> str | None:
+    """`ledger` of `subscription_mcp.ledger.sqlite`, "" of a public name, None of what is not ours."""
+    package, _, rest = module.partition(".")
+    if package != PACKAGE:
+        return None
+    part = rest.split(".")[0]
+    return part if module_file(f"{PACKAGE}.{part}") or (SOURCE / part).is_dir() else ""
+
+
+def upward_imports(tree: ast.AST, module: str, is_package: bool = False) -> list[tuple[int, str]]:
+    part = part_of(module)
+    assert part in MAY_IMPORT, f"{module} has no line in MAY_IMPORT: choose its place among the layers"
+    allowed = MAY_IMPORT[part] | {part, ""}
+    return [
+        (line, name)
+        for line, name in imports(tree, module, is_package)
+        if (target := part_of(name)) is not None and target not in allowed
+    ]
+
+
+def test_layers_look_down_only() -> None:
+    offending = [
+        f"{place(path, line)} {part_of(module_name(path)) or PACKAGE} may not import {name}"
+        for path in python_files(".")
+        for line, name in upward_imports(tree_of(path), module_name(path), path.name == "__init__.py")
+    ]
+    assert not offending, "\n".join(offending)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from subscription_mcp.ledger import writer",
+        "from subscription_mcp import ledger",
+        "import subscription_mcp.ledger.writer as w",
+        "from ..ledger.writer import Writer",
+        "from .. import ledger",
+        "def f():\n    from subscription_mcp.ledger.writer import Writer",
+        "if TYPE_CHECKING:\n    import subscription_mcp.ledger",
+        "importlib.import_module('subscription_mcp.ledger.writer')",
+    ],
+)
+def test_an_import_that_looks_up_is_seen_however_it_is_written(source: str) -> None:
+    assert upward_imports(ast.parse(source), f"{PACKAGE}.domain.windows")
+
+
+# --- Purity ------------------------------------------------------------------------------------------------
+
+IMPURE_MODULES = frozenset(
+    "asyncio anyio sqlite3 aiosqlite os pathlib time random secrets socket mcp starlette logging".split()
+)
+IMPURE_CALLS = frozenset({"open", "print", "input", "uuid1", "uuid4"})
+CLOCK_READS = frozenset({"now", "utcnow", "today"})
+
+
+def pure_files() -> list[Path]:
+    """The domain, the ledger's commands and machine, and every module of ours that one of these imports."""
+    waiting = python_files("domain")
+    waiting += [
+        path for name in ("machine", "commands") if (path := SOURCE / "ledger" / f"{name}.py").is_file()
+    ]
+    pure: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in pure:
+            pure.add(path)
+            names = [name for _, name in imports_of(path)]
+            found = [module_file(name) or module_file(name.rpartition(".")[0]) for name in names]
+            waiting += [file for file in found if file is not None]
+    return sorted(pure)
+
+
+def impurities(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
+    for line, name in imports(tree, module, is_package=False):
+        if name.split(".")[0] in IMPURE_MODULES:
+            yield line, f"imports {name}"
+    for node in ast.walk(tree):
+        match node:
+            case ast.AsyncFunctionDef() | ast.Await() | ast.AsyncFor() | ast.AsyncWith():
+                yield node.lineno, "waits"
+            case ast.Call(func=func):
+                name = dotted(func)
+                last = name.split(".")[-1]
+                if isinstance(func, ast.Attribute) and last in CLOCK_READS:
+                    yield node.lineno, f"reads the clock: {name}()"
+                if (
+                    name in IMPURE_CALLS
+                    or last in {"uuid1", "uuid4"}
+                    or name == "time.time"
+                    or "random." in name
+                ):
+                    yield node.lineno, f"calls {name}()"
+
+
+def test_the_domain_and_the_ledgers_machine_are_pure() -> None:
+    offending = [
+        f"{place(path, line)} {what}"
+        for path in pure_files()
+        for line, what in impurities(tree_of(path), module_name(path))
+    ]
+    assert not offending, "\n".join(offending)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os.path",
+        "from random import choice",
+        "async def f(): ...",
+        "datetime.now(UTC)",
+        "datetime.datetime.utcnow()",
+        "date.today()",
+        "uuid.uuid4()",
+        "open('x')",
+        "def f():\n    import time",
+    ],
+)
+def test_an_impurity_is_seen_however_it_is_written(source: str) -> None:
+    assert list(impurities(ast.parse(source), f"{PACKAGE}.domain.windows"))
+
+
+def test_nothing_below_the_command_line_prints() -> None:
+    offending = []
+    for path in python_files("domain", "ledger", "auth", "operations", "tools", "server", "web"):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and dotted(node.func) == "print":
+                offending.append(f"{place(path, node.lineno)} prints")
+            if isinstance(node, ast.Attribute) and dotted(node) in {"sys.stdout", "sys.__stdout__"}:
+                offending.append(f"{place(path, node.lineno)} touches {dotted(node)}")
+        offending += [
+            f"{place(path, line)} imports {name}" for line, name in imports_of(path) if name == "sys.stdout"
+        ]
+    assert not offending, "\n".join(offending)
+
+
+def test_no_quantity_is_a_float() -> None:
+    """A wait in seconds or a share for the eye may be one: its line then says `# not a quantity`."""
+    offending = []
+    for path in python_files("domain", "ledger"):
+        lines = path.read_text("utf-8").splitlines()
+        for node in ast.walk(tree_of(path)):
+            literal = isinstance(node, ast.Constant) and isinstance(node.value, float)
+            call = isinstance(node, ast.Call) and dotted(node.func) == "float"
+            if (literal or call) and "# not a quantity" not in lines[node.lineno - 1]:
+                offending.append(f"{place(path, node.lineno)} {ast.unparse(node)}")
+    assert not offending, "\n".join(offending)
+
+
+# --- Migrations --------------------------------------------------------------------------------------------
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    names = sorted(path.name for path in MIGRATIONS.glob("*.sql"))
+    assert names, f"no migrations in {MIGRATIONS.relative_to(ROOT).as_posix()}"
+    misnamed = [name for name in names if not re.fullmatch(r"\d{4}_[a-z0-9_]+\.sql", name)]
+    assert not misnamed, f"not NNNN_name.sql: {misnamed}"
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1)), names
+
+
+# --- What is documented ------------------------------------------------------------------------------------
+
+
+def missing_from_readme(words: Iterable[str]) -> list[str]:
+    """Those that do not stand in README.md as words of their own."""
+    readme = README.read_text("utf-8")
+    return [word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", readme)]
+
+
+def test_every_error_code_is_in_the_readme() -> None:
+    from subscription_mcp.domain.errors import HTTP_STATUS
+
+    missing = missing_from_readme(f"`{code}`" for code in HTTP_STATUS)
+    assert not missing, f"README.md does not name these codes: {missing}"
+
+
+def setting_variables() -> list[str]:
+    """Each field of Settings without its prefix, the fields of a section behind its name: `AUTH__ISSUER`."""
+    from pydantic import BaseModel
+    from subscription_mcp.settings import Settings
+
+    def of(model: type[BaseModel], prefix: str) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from of(field.annotation, f"{prefix}{name.upper()}__")
+            else:
+                yield f"{prefix}{name.upper()}"
+
+    return list(of(Settings, ""))
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    """With the prefix or, as in a table whose head gives it, without."""
+    missing = [
+        name
+        for name in setting_variables()
+        if missing_from_readme([f"`{name}`", f"SUBSCRIPTION_MCP_{name}"])[1:]
+    ]
+    assert not missing, f"README.md does not name these settings: {missing}"
+
+
+def command_lines() -> list[str]:
+    """Every command a person can type, from `demo` to `token mint`; hidden ones are left out."""
+    import click
+    from subscription_mcp.cli.main import main
+
+    def of(command: click.Command, words: tuple[str, ...]) -> Iterator[str]:
+        if not isinstance(command, click.Group):
+            yield " ".join(words)
+            return
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            if child is not None and not child.hidden:
+                yield from of(child, (*words, name))
+
+    return list(of(main, ()))
+
+
+def test_every_command_is_in_the_readme() -> None:
+    missing = missing_from_readme(f"subscription-mcp {line}" for line in command_lines())
+    assert not missing, f"README.md does not show these commands: {missing}"
+
+
+# --- What the repository does not hold ---------------------------------------------------------------------
+
+# In pieces, so that this file does not hold what it forbids.
+MACHINE_PATHS = [
+    r"(?<![\w.~-])/" + "(work|root)" + "/",
+    r"(?<![\w.~-])/" + "home/" + r"\w",
+    r"(?<![\w.~-])/" + "Users/" + r"\w",
+]
+REGISTRY_HOSTS = [
+    re.escape(".".join(pieces))
+    for pieces in [
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("npmjs", "org"),
+        ("npmjs", "com"),
+        ("yarnpkg", "com"),
+        ("crates", "io"),
+        ("rubygems", "org"),
+        ("anaconda", "org"),
+        ("proxy", "golang", "org"),
+    ]
+]
+FORBIDDEN_TEXT = re.compile("|".join([*MACHINE_PATHS, *REGISTRY_HOSTS]))
+NOT_OURS = {"__pycache__", "dist", "build", "node_modules"}
+
+
+def repository_files() -> list[Path]:
+    """What git tracks or would track; without git, everything outside hidden and made folders."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        names = []
+    if any(names):
+        return [path for name in names if name and (path := ROOT / name).is_file()]
+    return [path for path in ROOT.rglob("*") if path.is_file() and not is_made(path.relative_to(ROOT).parts)]
+
+
+def is_made(parts: tuple[str, ...]) -> bool:
+    return any(part in NOT_OURS or (part.startswith(".") and part != ".ci") for part in parts[:-1])
+
+
+def test_no_file_names_a_machines_path_or_a_package_registry() -> None:
+    offending = []
+    for path in repository_files():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:  # not a text
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := FORBIDDEN_TEXT.search(line):
+                offending.append(f"{place(path, number)} {found.group()}")
+    assert not offending, "\n".join(offending)
