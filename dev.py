@@ -51,7 +51,17 @@ FOREIGN = (
     "PIP_TARGET",
     "PIP_PREFIX",
 )
-UNREACHABLE = ("connect", "resolution", "resolve", "retries", "timed out", "timeout", "proxy", "certificate")
+UNREACHABLE = (
+    "connect",
+    "resolution",
+    "resolve",
+    "retries",
+    "timed out",
+    "timeout",
+    "proxy",
+    "certificate",
+    "could not find a version",
+)
 
 
 class CannotGoOn(Exception):
@@ -72,7 +82,7 @@ def environment():
 
 def wanted_stamp():
     """Two digests: what the environment is made of, and what the project in it was installed from."""
-    made_of = (LOCK.read_bytes(), platform.python_version(), BASE_PYTHON, ROOT)
+    made_of = (LOCK.read_bytes(), platform.python_version(), os.path.realpath(BASE_PYTHON), ROOT)
     lines = [hashlib.sha256(repr(made_of).encode()), hashlib.sha256(PROJECT.read_bytes())]
     return [line.hexdigest() for line in lines]
 
@@ -154,11 +164,16 @@ def make_environment():
 
 
 def remove_environment():
-    STAMP.unlink(missing_ok=True)
-    if VENV.is_symlink():
-        VENV.unlink()
-    elif VENV.exists():
-        shutil.rmtree(VENV)
+    try:
+        STAMP.unlink(missing_ok=True)
+        if VENV.is_symlink():
+            VENV.unlink()
+        elif VENV.exists():
+            shutil.rmtree(VENV)
+    except OSError as problem:
+        raise CannotGoOn(
+            f"Cannot remove the old .venv ({problem.strerror}). Stop what runs from it, delete it, try again."
+        ) from None
 
 
 def install_project():

@@ -20,7 +20,7 @@ from subscription_mcp.domain.catalog import (
 from subscription_mcp.domain.errors import RETRYABLE, Code
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.domain.windows import Period
-from subscription_mcp.domain.wording import limit_offer, refusal_sentence, status_sentence
+from subscription_mcp.domain.wording import NO_SUBSCRIPTION, limit_offer, refusal_sentence, status_sentence
 
 
 @dataclass(slots=True)
@@ -192,12 +192,10 @@ def decide(
     """
     if plan is None:
         offers = [Unlock("upgrade_tier", catalog.plans_by_price[0].key)] if catalog.plans else []
-        message = "There is no subscription for this account yet. Choose a plan first."
-        return Decision(False, "payment_required", message, None, event, quantity, [], now, offers)
+        return Decision(False, "payment_required", NO_SUBSCRIPTION, None, event, quantity, [], now, offers)
     states = limit_states(catalog, limits_of(plan), totals, gains)
     for state in states:
-        ceiling = TOTAL_MAX if state.maximum is UNLIMITED else state.maximum
-        state.refused = state.used + state.held + gains[state.meter] > ceiling
+        state.refused = state.used + state.held + gains[state.meter] > _ceiling(state.maximum)
     sort_states(states)
     refused = [state for state in states if state.refused]
     if not refused:
@@ -206,21 +204,31 @@ def decide(
     next_plan = next_plan_allowing(catalog, plan, limits_of, totals, gains)
     if next_plan is not None:
         unlocks.append(Unlock("upgrade_tier", plan=next_plan.key))
-    until = waiting_helps_until(refused, gains)
+    until = waiting_helps_until(refused, gains, now)
     if until is not None:
         unlocks.append(Unlock("wait", until=until))
     message = refusal_sentence(plan, refused[0], gains[refused[0].meter], limit_offer(next_plan, refused[0]))
     return Decision(False, "quota_exceeded", message, plan.key, event, quantity, states, now, unlocks)
 
 
-def count_in(decision: Decision, plan: Plan, gains: Mapping[str, int], event_id: str) -> None:
+def count_in(
+    decision: Decision, catalog: Catalog, plan: Plan, gains: Mapping[str, int], event_id: str
+) -> None:
     """Turn the decision into that of an event that was recorded: `used` includes it from now on."""
     for state in decision.limits:
         state.used += gains[state.meter]
     sort_states(decision.limits)
     decision.event_id = event_id
-    if decision.allowed:
-        decision.message = status_sentence(plan, decision.limits)
+    decision.message = recorded_sentence(decision, catalog, plan)
+
+
+def recorded_sentence(decision: Decision, catalog: Catalog, plan: Plan) -> str:
+    """What a decision on a recorded event says, from its own numbers: also where it was over a limit."""
+    if decision.allowed or not decision.limits:
+        return status_sentence(plan, decision.limits)
+    offered = next((catalog.plans.get(unlock.plan) for unlock in decision.unlocks if unlock.plan), None)
+    first = decision.limits[0]
+    return refusal_sentence(plan, first, decision.quantity, limit_offer(offered, first))
 
 
 def sort_states(states: list[LimitState]) -> None:
@@ -238,10 +246,9 @@ def next_plan_allowing(
         # Going from free to paid starts a billing period at that instant, with nothing used in it.
         fresh = plan.price.is_free
         if all(
-            limit.maximum is UNLIMITED
-            or gains[limit.meter]
+            gains[limit.meter]
             + (0 if fresh and limit.window.name == "billing_period" else _taken(totals(limit)))
-            <= limit.maximum
+            <= _ceiling(limit.maximum)
             for limit in limits_of(candidate)
             if limit.meter in gains
         ):
@@ -249,14 +256,23 @@ def next_plan_allowing(
     return None
 
 
-def waiting_helps_until(refused: Sequence[LimitState], gains: Mapping[str, int]) -> Instant | None:
-    """When every refusing limit has reset; None where waiting alone can never help."""
+def waiting_helps_until(
+    refused: Sequence[LimitState], gains: Mapping[str, int], now: Instant
+) -> Instant | None:
+    """When every refusing limit has reset; None where waiting alone can never help, as for a late event whose
+    period is over."""
     ends = []
     for state in refused:
-        if state.period.end is None or state.maximum is UNLIMITED or gains[state.meter] > state.maximum:
+        if state.period.end is None or state.period.end <= now:
+            return None
+        if state.maximum is UNLIMITED or gains[state.meter] > state.maximum:
             return None
         ends.append(state.period.end)
     return max(ends)
+
+
+def _ceiling(maximum: Maximum) -> int:
+    return TOTAL_MAX if maximum is UNLIMITED else maximum
 
 
 def _taken(total: Total) -> int:

@@ -10,6 +10,8 @@ from subscription_mcp.domain.instants import Instant, to_datetime
 if TYPE_CHECKING:
     from subscription_mcp.domain.decisions import LimitState
 
+NO_SUBSCRIPTION = "There is no subscription for this account yet. Choose a plan first."
+
 _USED_IN = {
     "hour": "this hour",
     "day": "today",
@@ -50,7 +52,9 @@ def limit_offer(plan: Plan | None, state: "LimitState") -> str:
     """What the next plan has instead of the limit that refused."""
     if plan is None:
         return ""
-    limit = plan.limit_for(state.meter, state.window)
+    limit = plan.limit_for(state.meter, state.window, state.scope) or plan.limit_for(
+        state.meter, state.window
+    )
     if limit is None or limit.maximum is UNLIMITED:
         return f" {plan.title} has no such limit."
     return f" {plan.title} has {limit.maximum:,} {_PER[state.window]}."

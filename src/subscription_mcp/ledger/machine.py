@@ -32,6 +32,7 @@ from subscription_mcp.domain.decisions import (
     count_in,
     decide,
     limit_states,
+    recorded_sentence,
     sort_states,
 )
 from subscription_mcp.domain.errors import FieldProblem, Refusal
@@ -47,7 +48,7 @@ from subscription_mcp.domain.subscriptions import (
 )
 from subscription_mcp.domain.usage import DIMENSIONS, attribute_problems, event_type_of, gains_of
 from subscription_mcp.domain.windows import Anchor, Period, Window, bucket_start
-from subscription_mcp.domain.wording import limit_offer, maximum_text, refusal_sentence, status_sentence
+from subscription_mcp.domain.wording import NO_SUBSCRIPTION, maximum_text
 from subscription_mcp.ledger.commands import (
     AccountView,
     Actor,
@@ -630,7 +631,7 @@ def _record(turn: Turn, command: RecordUsage) -> Decided | None:
     turn.changes.counters.update(counted)
     _roll_up(turn.changes, event, plan.timezone if plan else facts.catalog.timezone)
     if plan is not None:
-        count_in(decision, plan, gains, event.id)
+        count_in(decision, facts.catalog, plan, gains, event.id)
     else:
         decision.event_id = event.id
     if key is not None:
@@ -783,21 +784,15 @@ def _replay(turn: Turn, located: Located, command: RecordUsage, stored: StoredAn
                 used,
                 held,
                 Period(start, end),
-                timezone or "UTC",
+                known.window.timezone if known else timezone or "UTC",
                 bool(is_refused),
             )
         )
     offers = [Unlock(action, plan_, until) for action, plan_, until in unlocks]
-    message = ""
-    if plan is not None and code == "ok":
-        message = status_sentence(plan, states)
-    elif plan is not None and states:
-        better = next((facts.catalog.plans.get(offer.plan) for offer in offers if offer.plan), None)
-        message = refusal_sentence(plan, states[0], command.quantity, limit_offer(better, states[0]))
     decision = Decision(
         code == "ok",
         code,
-        message,
+        NO_SUBSCRIPTION,
         plan_key,
         command.event,
         command.quantity,
@@ -807,6 +802,8 @@ def _replay(turn: Turn, located: Located, command: RecordUsage, stored: StoredAn
         event_id,
         replayed=True,
     )
+    if plan is not None:
+        decision.message = recorded_sentence(decision, facts.catalog, plan)
     return Decided(decision, located.standing)
 
 

@@ -554,7 +554,7 @@ class Store:
         last = self._seq_at(question.end + KEY_RETENTION)
         if question.before is not None:
             last = min(last, question.before - 1)
-        first = self._seq_at(question.start - FUTURE_TOLERANCE) + 1
+        first = self._seq_at(question.start - FUTURE_TOLERANCE - 1) + 1
         kind = "" if event is None else f" AND event = {event}"
         unbounded = question.size < 0
         found: list[Any] = []
@@ -763,8 +763,7 @@ class SqliteEngine:
                 else:
                     connection.execute("ROLLBACK")
                 if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                    self._rows_since_checkpoint = 0
+                    self._checkpoint(connection)
                 if self._facts.size + self._store.size > CACHED_FACTS_MAX:
                     self._store.forget()
                     self._renew_facts()
@@ -774,6 +773,14 @@ class SqliteEngine:
             if isinstance(error, sqlite3.Error | OSError):
                 raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
             raise
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        self._rows_since_checkpoint = 0
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            # The batch is committed and in the log: its answers stand. The next checkpoint tries again.
+            log.error("checkpoint failed: %s: %s", type(error).__name__, error)
 
     def _undo(self, connection: sqlite3.Connection) -> None:
         # Some failures have rolled back already; whatever a batch that failed had worked out is forgotten.
@@ -949,6 +956,23 @@ def migrate(connection: sqlite3.Connection) -> tuple[int, int]:
     return before, newest
 
 
+def schema_of_file(path: Path) -> tuple[int, int]:
+    """The schema a file has (0 where there is none yet) and the newest one; changes nothing."""
+    newest = max(migrations())
+    _must_be_no_folder(path)
+    if not path.exists():
+        return 0, newest
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+        try:
+            check_identity(connection, path)
+            return schema_version(connection), newest
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise LedgerUnusable(_opening_advice(error, path)) from error
+
+
 def statements_of(script: str) -> Iterable[str]:
     """The statements of a script, one by one: `executescript` would commit behind our back."""
     statement = ""
@@ -957,6 +981,13 @@ def statements_of(script: str) -> Iterable[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+
+
+def _must_be_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise LedgerUnusable(
+            f"The database path is a folder: {path}. Name a file in it, like {path / 'ledger.db'}."
+        )
 
 
 def _opening_advice(error: BaseException, path: Path) -> str:

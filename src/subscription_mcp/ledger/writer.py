@@ -87,12 +87,15 @@ class Ledger:
         """What the command would come to on committed facts; nothing is kept."""
         return (await self._rehearse(command))[0]
 
+    async def rehearse_or_submit(self, command: Command) -> Outcome:
+        """Do the command only where it would change something, else just say what it comes to."""
+        outcome, would_change = await self._rehearse(command)
+        return await self.submit_one(command) if would_change else outcome
+
     async def look(self, command: Arrive, *, may_settle_in: bool) -> AccountView:
         """An account as it stands. Where the user's own call makes something on first sight it is written,
         else this only reads. Raises Refusal."""
-        outcome, would_change = await self._rehearse(command)
-        if would_change and may_settle_in:
-            outcome = await self.submit_one(command)
+        outcome = await (self.rehearse_or_submit(command) if may_settle_in else self.rehearse(command))
         if isinstance(outcome, Refusal):
             raise outcome
         assert isinstance(outcome, AccountView)

@@ -106,6 +106,14 @@ class Access:
         """Whether the operation exists at all for the caller."""
         return self.reach_of(operation, caller) > Reach.NONE
 
+    def is_for_newcomers(self, operation: str) -> bool:
+        """Whether somebody on the default plan, in an account of their own, has the operation."""
+        roles = frozenset({"member", "holder"})
+        default = self.catalog.plans.get(self.catalog.default_plan or "")
+        feature = self.catalog.feature_of_tool(operation)
+        has_it = feature is None or (default is not None and bool(default.features.get(feature)))
+        return has_it and reach(operation, roles, members_may_record=self._members_may_record) > Reach.NONE
+
     def withheld(self, operation: str, caller: Caller) -> Refusal | None:
         """The refusal of an operation the caller's plan does not include. Looks at the caller's own plan and
         never at services and operators, who act for others."""

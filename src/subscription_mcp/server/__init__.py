@@ -1,0 +1,1 @@
+"""The MCP surface: tools, resources and the hooks into the SDK."""

@@ -1,0 +1,148 @@
+"""The composition root: the only module that names concrete classes. Everybody else is handed what they need.
+
+Imports stay inside the functions where only one command needs them: the stdio path must start fast.
+"""
+
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from subscription_mcp.auth.tokens import TokenSource, TokenVerifier
+from subscription_mcp.catalogs import load_catalog
+from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.catalog_file import plan_digest
+from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.ledger.commands import PlansPublished, PublishPlans
+from subscription_mcp.ledger.port import LedgerUnusable, PlanHolders
+from subscription_mcp.ledger.sqlite import SqliteEngine
+from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.operations import Operations
+from subscription_mcp.settings import Settings
+from subscription_mcp.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], Instant]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An open ledger with everything that works on it."""
+
+    ledger: Ledger
+    operations: Operations
+    toolbox: Toolbox
+
+
+def system_clock() -> Instant:
+    """The machine's clock."""
+    return time.time_ns() // 1000
+
+
+def clock_of(settings: Settings) -> Clock:
+    """The ledger's clock: the machine's, or the frozen instant of a test or demonstration."""
+    frozen = settings.clock
+    return system_clock if frozen is None else lambda: frozen
+
+
+def catalog_of(settings: Settings) -> Catalog:
+    """The configured catalog. Raises CatalogError."""
+    return load_catalog(settings.catalog)
+
+
+def make_service(settings: Settings, catalog: Catalog, clock: Clock | None = None) -> Service:
+    """The service, its ledger not yet open."""
+    engine = SqliteEngine(
+        settings.database_path,
+        catalog,
+        clock=clock or clock_of(settings),
+        random_bits=random.SystemRandom().getrandbits,
+    )
+    ledger = Ledger(engine)
+    operations = Operations.on(ledger, members_may_record=settings.metering.members_may_record)
+    return Service(ledger, operations, Toolbox(operations))
+
+
+@asynccontextmanager
+async def opened(service: Service, catalog: Catalog) -> AsyncIterator[Service]:
+    """The service with its ledger open and the catalog's plans in it. Raises LedgerUnusable."""
+    await service.ledger.open()
+    try:
+        await publish(service.ledger, catalog)
+        yield service
+    finally:
+        await service.ledger.close()
+
+
+async def publish(ledger: Ledger, catalog: Catalog) -> None:
+    """Make the catalog's plans the current ones; writes only where something changed, so that a client may
+    start us twice. Says who stays on which older version."""
+    command = PublishPlans(
+        list(catalog.plans.values()),
+        {key: plan_digest(plan.definition) for key, plan in catalog.plans.items()},
+    )
+    outcome = await ledger.rehearse_or_submit(command)
+    if isinstance(outcome, Refusal):
+        raise LedgerUnusable(f"The ledger cannot be written: {outcome.message}")
+    assert isinstance(outcome, PlansPublished)
+    for plan in outcome.held_back:
+        log.warning("plan %r was edited at run time and is not overwritten by the catalog file", plan)
+    for plan, version, accounts in await ledger.query(PlanHolders()):
+        current = outcome.versions.get(plan)
+        if version != current:
+            newest = f"the newest is {current}" if current is not None else "it is no longer offered"
+            log.warning(
+                "%d account(s) stay on version %d of plan %r (%s); they change with their next change of plan",
+                accounts,
+                version,
+                plan,
+                newest,
+            )
+
+
+def base_url_of(settings: Settings, host: str, port: int) -> str:
+    return settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIApp":
+    """The HTTP application over a service that is open."""
+    from mcp.server.transport_security import TransportSecuritySettings
+
+    from subscription_mcp.server.identity import identify_by_request
+    from subscription_mcp.server.mcp import build_server
+    from subscription_mcp.web.api import api_routes
+    from subscription_mcp.web.app import build_app, resource_metadata
+
+    mcp_app = build_server(service.toolbox, identify_by_request).streamable_http_app(
+        streamable_http_path="/mcp",
+        # Host and Origin are judged by our own guard, exactly and for every route.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+    verifier = TokenVerifier.of(settings)
+    return build_app(
+        api=api_routes(service.toolbox, service.ledger, resource_metadata(base_url, settings.issuer)),
+        mcp_app=mcp_app,
+        verifier=verifier,
+        base_url=base_url,
+        public_url=settings.public_url,
+    )
+
+
+async def run_stdio(settings: Settings) -> None:
+    """Serve MCP over stdin and stdout until stdin ends."""
+    from subscription_mcp.server.identity import identify_by_configuration
+    from subscription_mcp.server.mcp import build_server
+
+    catalog = catalog_of(settings)
+    service = make_service(settings, catalog)
+    identify = identify_by_configuration(TokenSource.of(settings), TokenVerifier.of(settings))
+    async with opened(service, catalog):
+        await build_server(service.toolbox, identify).run_stdio_async()

@@ -1,0 +1,48 @@
+"""`catalog`: look at catalogs and check one's own."""
+
+import click
+
+from subscription_mcp.catalogs import load_catalog, shipped_names
+from subscription_mcp.cli.common import json_option, print_json, tell
+from subscription_mcp.tools import documents, texts
+
+
+@click.group()
+def catalog() -> None:
+    """Shipped catalogs, and checking one's own."""
+
+
+@catalog.command("list")
+@json_option
+def list_catalogs(as_json: bool) -> None:
+    """The catalogs that come with the package."""
+    found = [load_catalog(name) for name in shipped_names()]
+    if as_json:
+        print_json([{"name": one.name, "title": one.title, "plans": list(one.plans)} for one in found])
+        return
+    for one in found:
+        click.echo(f"{one.name:20} {one.title} ({', '.join(one.plans)})")
+
+
+@catalog.command("show")
+@click.argument("name_or_path")
+@json_option
+def show_catalog(name_or_path: str, as_json: bool) -> None:
+    """The plans of a catalog: a shipped name or a file."""
+    found = load_catalog(name_or_path)
+    if as_json:
+        plans = [documents.plan(plan, found) for plan in found.plans_by_price]
+        print_json({"name": found.name, "title": found.title, "currency": found.currency, "plans": plans})
+        return
+    click.echo(f"{found.title} ({found.name})")
+    click.echo(texts.plans(list(found.plans_by_price)))
+
+
+@catalog.command("check")
+@click.argument("path")
+def check_catalog(path: str) -> None:
+    """Check a catalog file; says file, key, what is wrong and the nearest valid word."""
+    found = load_catalog(path)
+    tell(
+        f"{path}: fine, {len(found.plans)} plans, {len(found.meters)} meters, {len(found.events)} kinds of event."
+    )

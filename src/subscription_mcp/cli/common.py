@@ -1,0 +1,58 @@
+"""What several commands share: settings, output, logging, acting as the operator of this machine."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from subscription_mcp.auth.principal import Principal
+from subscription_mcp.settings import DEFAULT_NAME, Settings, load_settings
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def settings_of(ctx: click.Context, **overrides: Any) -> Settings:
+    """The settings with the flags of this command. Raises SettingsError."""
+    given: Mapping[str, Any] = {**(ctx.obj or {}), **overrides}
+    return load_settings(given)
+
+
+def print_json(document: Any) -> None:
+    """Data for programs: JSON on stdout."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def tell(text: str) -> None:
+    """Words for people: stderr."""
+    click.echo(text, err=True)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """JSON lines on stderr. Before an MCP server is made: that would set up the root logger its own way."""
+    from pythonjsonlogger.json import JsonFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for noisy in ("mcp", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def local_operator(tenant: str) -> Principal:
+    """Whoever can open the ledger's file may do everything in it; the audit trail says it was done here."""
+    return Principal(
+        tenant=tenant,
+        user="local-operator",
+        group=None,
+        tier=None,
+        roles=frozenset({"member", "superadmin"}),
+        issuer=DEFAULT_NAME,
+        expires_at=int(time.time()) + 3600,
+        token_id=None,
+    )

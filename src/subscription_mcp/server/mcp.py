@@ -1,0 +1,95 @@
+"""The MCP server: the toolbox as tools of the SDK's `MCPServer`, both protocol eras from one object."""
+
+import json
+import logging
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.tools import Tool as SdkTool
+from mcp_types import CallToolResult, TextContent, ToolAnnotations
+
+from subscription_mcp import __version__
+from subscription_mcp.domain.errors import Refusal, internal
+from subscription_mcp.server.hooks import NoArguments, UntouchedArguments, middleware, unknown_tool
+from subscription_mcp.server.identity import Identify
+from subscription_mcp.server.resources import add_resources
+from subscription_mcp.tools.toolbox import TOOLS, Tool, Toolbox, UnknownTool
+
+log = logging.getLogger(__name__)
+
+NAME = "subscription-mcp"
+ERROR_KEY = "io.github.subscription-mcp/error"
+"""Where an error result carries its object: structured content would have to match the output schema."""
+
+INSTRUCTIONS = (
+    "Plans, quotas and usage. get_tier_info says which plan the caller has, what is left of each limit and when it "
+    "resets; check_quota asks before acting; upgrade_tier changes the plan and asks for a confirmation first. "
+    "A refused decision says why, until when, and what would help; retrying does not help unless retryable is true."
+)
+
+
+def build_server(toolbox: Toolbox, identify: Identify) -> MCPServer[Any]:
+    """The server for one way of knowing who calls."""
+    server: MCPServer[Any] = MCPServer(
+        NAME,
+        title="Subscriptions and quotas",
+        description="Plans, quotas, usage metering and billing.",
+        instructions=INSTRUCTIONS,
+        version=__version__,
+        tools=[_sdk_tool(tool, toolbox, identify) for tool in TOOLS],
+        # Nothing is announced yet, and an open stream would tell anybody about anybody.
+        subscriptions=False,
+        middleware=middleware(toolbox, identify),
+        log_level="WARNING",
+    )
+    add_resources(server, toolbox, identify)
+    return server
+
+
+def error_result(refusal: Refusal) -> CallToolResult:
+    """A refusal as clients of both eras can read it: the sentence, the object as text, and in `_meta`."""
+    body = refusal.as_dict()
+    return CallToolResult(
+        is_error=True,
+        content=[
+            TextContent(type="text", text=refusal.message),
+            TextContent(type="text", text=json.dumps(body, ensure_ascii=False)),
+        ],
+        _meta={ERROR_KEY: body},
+    )
+
+
+def _sdk_tool(tool: Tool, toolbox: Toolbox, identify: Identify) -> SdkTool:
+    async def call(arguments: dict[str, Any]) -> CallToolResult:
+        try:
+            answer = await toolbox.call(identify(), tool.name, arguments)
+        except UnknownTool:
+            raise unknown_tool(tool.name) from None
+        except Refusal as refusal:
+            return error_result(refusal)
+        except Exception:
+            log.exception("%s could not be answered", tool.name)
+            return error_result(internal())
+        return CallToolResult(
+            content=[TextContent(type="text", text=answer.text)], structured_content=answer.document
+        )
+
+    return SdkTool(
+        fn=call,
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        parameters=tool.input_schema,
+        fn_metadata=UntouchedArguments(
+            arg_model=NoArguments, output_schema=tool.output_schema, output_model=tool.result
+        ),
+        is_async=True,
+        context_kwarg=None,
+        annotations=ToolAnnotations(
+            title=tool.title,
+            read_only_hint=tool.read_only,
+            destructive_hint=tool.destructive,
+            idempotent_hint=tool.idempotent,
+            open_world_hint=False,
+        ),
+    )

@@ -1,0 +1,198 @@
+"""The bodies of the tools: parsed arguments to an operation, its answer to words and a document."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from subscription_mcp.domain.catalog import UNLIMITED, Maximum
+from subscription_mcp.domain.decisions import Decision
+from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.domain.instants import Instant, parse_instant
+from subscription_mcp.ledger.commands import PlanChanged
+from subscription_mcp.operations import Operations
+from subscription_mcp.operations.access import Caller, Target
+from subscription_mcp.operations.limits import LimitChange
+from subscription_mcp.operations.metering import UsageReport
+from subscription_mcp.operations.reports import EventsRequest, UsageRequest
+from subscription_mcp.tools import documents, texts, wire
+from subscription_mcp.tools.validation import refusal_of
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a tool answers: words that are complete on their own, and the document. `decision` is set where
+    the answer is one."""
+
+    text: str
+    document: dict[str, Any]
+    decision: Decision | None = None
+
+
+async def get_tier_info(do: Operations, caller: Caller, given: wire.GetTierInfoArguments) -> Answer:
+    view = await do.plans.account(caller, target_of(given))
+    return Answer(texts.tier_info(view), documents.tier_info(view, do.plans.catalog))
+
+
+async def upgrade_tier(do: Operations, caller: Caller, given: wire.UpgradeTierArguments) -> Answer:
+    changed = await do.plans.change(
+        caller,
+        target_of(given),
+        given.plan,
+        given.interval,
+        dry_run=given.dry_run,
+        confirmation=given.confirmation,
+    )
+    status = _status_of(changed)
+    title = do.plans.catalog.plans[changed.change.to_plan].title
+    return Answer(texts.plan_change(changed, status, title), documents.plan_change(changed, status))
+
+
+async def list_plans(do: Operations, caller: Caller, given: wire.ListPlansArguments) -> Answer:
+    offered = do.plans.offered()
+    return Answer(
+        texts.plans(offered), {"plans": [documents.plan(plan, do.plans.catalog) for plan in offered]}
+    )
+
+
+async def has_feature(do: Operations, caller: Caller, given: wire.HasFeatureArguments) -> Answer:
+    answer = await do.plans.feature(caller, target_of(given), given.feature)
+    document = {
+        "feature": answer.feature,
+        "granted": answer.granted,
+        "value": answer.value,
+        "plans": answer.plans,
+    }
+    return Answer(texts.feature(answer), document)
+
+
+async def check_quota(do: Operations, caller: Caller, given: wire.CheckQuotaArguments) -> Answer:
+    return _decided(await do.metering.check(caller, _report_of(given)))
+
+
+async def record_usage(do: Operations, caller: Caller, given: wire.RecordUsageArguments) -> Answer:
+    return _decided(await do.metering.record(caller, _report_of(given)))
+
+
+async def record_usage_batch(do: Operations, caller: Caller, given: wire.RecordUsageBatchArguments) -> Answer:
+    reports = [_report_or_refusal(event) for event in given.events]
+    results = await do.metering.record_batch(caller, reports)
+    refused = [result for result in results if isinstance(result, Refusal) or not result.allowed]
+    text = f"{len(results) - len(refused)} of {len(results)} events were allowed."
+    text += "".join(f"\n{message}" for message in dict.fromkeys(result.message for result in refused[:20]))
+    return Answer(text, {"results": [result.as_dict() for result in results]})
+
+
+async def get_usage_analytics(
+    do: Operations, caller: Caller, given: wire.GetUsageAnalyticsArguments
+) -> Answer:
+    request = UsageRequest(
+        given.period,
+        instant_of(given.start, "start"),
+        instant_of(given.end, "end"),
+        given.granularity,
+        tuple(dict.fromkeys(given.group_by)),
+        given.meters,
+    )
+    answer = await do.reports.usage(caller, target_of(given), request)
+    units = {name: meter.unit for name, meter in do.plans.catalog.meters.items()}
+    return Answer(texts.usage_report(answer, units), documents.usage_report(answer, do.plans.catalog))
+
+
+async def list_usage_events(do: Operations, caller: Caller, given: wire.ListUsageEventsArguments) -> Answer:
+    request = EventsRequest(
+        instant_of(given.start, "start"),
+        instant_of(given.end, "end"),
+        given.event,
+        given.cursor,
+        given.page_size,
+    )
+    answer = await do.reports.events(caller, target_of(given), request)
+    document = {
+        "events": [documents.usage_event(event) for event in answer.events],
+        "next_cursor": answer.next_cursor,
+    }
+    return Answer(texts.usage_events(answer.events, answer.next_cursor), document)
+
+
+async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimitsArguments) -> Answer:
+    target = target_of(given)
+    document: dict[str, Any] = dict.fromkeys(
+        ("limits", "limits_before", "limits_after", "history", "audit_id")
+    )
+    if given.action == "list":
+        view = await do.limits.listed(caller, target)
+        return Answer(texts.limits(view), document | {"limits": documents.limits(view.limits)})
+    if given.action == "history":
+        view, entries = await do.limits.history(caller, target)
+        shown = [documents.audit_entry(entry) for entry in entries]
+        return Answer(
+            texts.limit_history(entries),
+            document | {"limits": documents.limits(view.limits), "history": shown},
+        )
+    maximum: Maximum | None = None
+    if given.action == "set":
+        maximum = UNLIMITED if given.limit == "unlimited" else given.limit
+    expires_at = instant_of(given.expires_at, "expires_at")
+    changed = await do.limits.change(
+        caller, target, LimitChange(given.meter, given.window, maximum, given.reason, expires_at)
+    )
+    after = documents.limits(changed.after.limits)
+    document |= {
+        "limits": after,
+        "limits_before": documents.limits(changed.before.limits),
+        "limits_after": after,
+        "audit_id": changed.audit_id,
+    }
+    return Answer(texts.limits_changed(changed), document)
+
+
+# From arguments to requests
+
+
+def target_of(given: wire.TargetArguments) -> Target:
+    return Target(given.tenant_id, given.account_id, given.user_id)
+
+
+def instant_of(text: str | None, field: str) -> Instant | None:
+    """The instant a field names. Raises Refusal `invalid_request`."""
+    if text is None:
+        return None
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        rule = str(error)
+        raise Refusal("invalid_request", f"{field} {rule}.", fields=[FieldProblem(field, rule)]) from None
+
+
+def _report_of(given: wire.CheckQuotaArguments) -> UsageReport:
+    if not isinstance(given, wire.RecordUsageArguments):
+        return UsageReport(given.event, given.quantity, given.attributes, target=target_of(given))
+    return UsageReport(
+        given.event,
+        given.quantity,
+        given.attributes,
+        given.idempotency_key,
+        instant_of(given.occurred_at, "occurred_at"),
+        given.enforce,
+        target_of(given),
+    )
+
+
+def _report_or_refusal(event: dict[str, Any]) -> UsageReport | Refusal:
+    try:
+        return _report_of(wire.RecordUsageArguments.model_validate(event))
+    except ValidationError as error:
+        return refusal_of(error, wire.RecordUsageArguments)
+    except Refusal as refusal:
+        return refusal
+
+
+def _decided(decision: Decision) -> Answer:
+    return Answer(decision.message, decision.as_dict(), decision)
+
+
+def _status_of(changed: PlanChanged) -> str:
+    if changed.confirmed:
+        return "scheduled" if changed.change.is_scheduled else "applied"
+    return "confirmation_required" if changed.handle is not None else "preview"

@@ -1,0 +1,238 @@
+"""Domain values as the documents of `wire.py`: plain dicts and lists, every field present."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Maximum, Money, Plan, Price
+from subscription_mcp.domain.decisions import LimitState
+from subscription_mcp.domain.instants import format_instant
+from subscription_mcp.domain.money import format_amount
+from subscription_mcp.domain.windows import Period
+from subscription_mcp.ledger.commands import AccountView, AuditEntry, PlanChanged, UsageEvent
+from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
+
+Document = dict[str, Any]
+
+
+def amount(money: Money | None) -> Document | None:
+    if money is None:
+        return None
+    return {"amount": format_amount(money.micros, money.currency), "currency": money.currency}
+
+
+def price(value: Price) -> Document:
+    return {
+        "monthly": amount(value.monthly),
+        "yearly": amount(value.yearly),
+        "per_seat": amount(value.per_seat),
+    }
+
+
+def maximum(value: Maximum) -> int | None:
+    return None if value is UNLIMITED else value
+
+
+def limits(states: Iterable[LimitState]) -> list[Document]:
+    return [state.as_dict(with_refused=False) for state in states]
+
+
+def plan(value: Plan, catalog: Catalog) -> Document:
+    """One plan as `list_plans` shows it."""
+    return {
+        "plan": value.key,
+        "title": value.title,
+        "version": value.version,
+        "price": price(value.price),
+        "limits": [
+            {
+                "meter": limit.meter,
+                "window": limit.window.name,
+                "scope": limit.scope,
+                "unit": catalog.meters[limit.meter].unit if limit.meter in catalog.meters else limit.meter,
+                "limit": maximum(limit.maximum),
+            }
+            for limit in value.limits
+        ],
+        "features": features(value, catalog),
+        "sessions": {
+            "max_concurrent": maximum(value.sessions.max_concurrent),
+            "max_duration_seconds": maximum(value.sessions.max_duration_seconds),
+        },
+        "seats": None if value.seats_max is None else {"max": maximum(value.seats_max)},
+        "trial": None,
+        "rate_limit_multiplier": value.rate_limit_multiplier,
+    }
+
+
+def features(value: Plan, catalog: Catalog) -> Document:
+    """Every feature of the catalog with the plan's value, in the catalog's order."""
+    return {name: value.features.get(name, False) for name in catalog.features}
+
+
+def tier_info(view: AccountView, catalog: Catalog) -> Document:
+    """An account's plan, state and limits."""
+    standing, subscription, held = view.standing, view.subscription, view.plan
+    period_ = subscription.period_at(view.as_of) if subscription is not None else None
+    prices = [p.key for p in catalog.plans_by_price]
+    later = prices[prices.index(held.key) + 1 :] if held is not None and held.key in prices else prices
+    return {
+        "tenant_id": standing.tenant,
+        "account_id": standing.account,
+        "account_kind": standing.account_kind,
+        "user_id": standing.user,
+        "plan": held.key if held is not None else None,
+        "title": held.title if held is not None else None,
+        "status": subscription.status if subscription is not None else None,
+        "origin": subscription.origin if subscription is not None else None,
+        "price": price(held.price) if held is not None else None,
+        "interval": subscription.interval if subscription is not None else None,
+        "limits": limits(view.limits),
+        "usage_status": usage_status(view.limits),
+        "features": features(held, catalog) if held is not None else {},
+        "sessions": None
+        if held is None
+        else {
+            # No session can be opened in this version, so none ever is.
+            "active": 0,
+            "max_concurrent": maximum(held.sessions.max_concurrent),
+            "max_duration_seconds": maximum(held.sessions.max_duration_seconds),
+        },
+        "rate_limit_multiplier": held.rate_limit_multiplier if held is not None else None,
+        "trial": None,
+        "period": period(period_) if period_ is not None else None,
+        "seats": None
+        if held is None or held.seats_max is None
+        else {"used": view.seats_used or 0, "max": maximum(held.seats_max)},
+        "next_plans": later,
+        "as_of": format_instant(view.as_of),
+    }
+
+
+def usage_status(states: Iterable[LimitState]) -> str:
+    """How near the fullest limit is: warning from 80 %, critical from 90 %, exceeded at 100 %."""
+    fullest = max((state.permille or 0 for state in states), default=0)
+    if fullest >= 1000:
+        return "exceeded"
+    return "critical" if fullest >= 900 else "warning" if fullest >= 800 else "ok"
+
+
+def period(value: Period) -> Document:
+    return {
+        "start": format_instant(value.start),
+        "end": None if value.end is None else format_instant(value.end),
+    }
+
+
+def plan_change(changed: PlanChanged, status: str) -> Document:
+    change = changed.change
+    return {
+        "status": status,
+        "from_plan": change.from_plan,
+        "to_plan": change.to_plan,
+        "price_now": amount(change.price_now),
+        "price_next": amount(change.price_next),
+        "effective_at": format_instant(change.effective_at),
+        "limits_before": limits(changed.limits_before),
+        "limits_after": limits(changed.limits_after),
+        "confirmation": changed.handle,
+        "checkout_url": None,
+    }
+
+
+def usage_report(answer: UsageReportAnswer, catalog: Catalog) -> Document:
+    def unit(meter: str) -> str:
+        return catalog.meters[meter].unit if meter in catalog.meters else meter
+
+    return {
+        "period": {**period(answer.period), "timezone": answer.timezone},
+        "totals": [
+            {"meter": t.meter, "unit": unit(t.meter), "quantity": t.quantity, "events": t.events}
+            for t in answer.totals
+        ],
+        "limits": limits(answer.limits),
+        "series": [
+            {
+                "start": format_instant(step.start or 0),
+                "meter": step.meter,
+                "quantity": step.quantity,
+                **step.keys,
+            }
+            for step in answer.series
+        ],
+        "breakdown": [
+            {
+                **line.keys,
+                "meter": line.meter,
+                "quantity": line.quantity,
+                "share": line.share_permille / 1000,  # shown, never calculated with
+            }
+            for line in answer.breakdown
+        ],
+        "projection": None,
+        "trend": None,
+        "performance": None,
+        "sessions": None,
+        "denials": None,
+        "truncated": answer.truncated,
+        "as_of": format_instant(answer.as_of),
+    }
+
+
+def usage_event(event: UsageEvent) -> Document:
+    return {
+        "event_id": event.id,
+        "tenant_id": event.tenant,
+        "account_id": event.account,
+        "account_kind": event.account_kind,
+        "user_id": event.user,
+        "event": event.event,
+        "plan": event.plan or None,
+        "plan_version": event.plan_version,
+        "quantity": event.quantity,
+        "attributes": dict(event.attributes),
+        "gains": dict(event.gains),
+        "source": event.source,
+        "occurred_at": format_instant(event.occurred_at),
+        "recorded_at": format_instant(event.recorded_at),
+    }
+
+
+def audit_entry(entry: AuditEntry) -> Document:
+    return {
+        "audit_id": entry.id,
+        "action": entry.action,
+        "account_id": entry.account,
+        "user_id": entry.user or None,
+        "actor": entry.actor.user,
+        "actor_role": entry.actor.role,
+        "reason": entry.reason,
+        "before": _plain(entry.before),
+        "after": _plain(entry.after),
+        "at": format_instant(entry.at),
+    }
+
+
+def tenant_summary(answer: TenantAnswer) -> Document:
+    """A tenant at a glance, by plan; usage is that of the current month."""
+    return {
+        "tenant_id": answer.tenant,
+        "accounts": answer.accounts,
+        "users": answer.users,
+        "period": period(answer.period),
+        "plans": [
+            {
+                "plan": of.plan,
+                "accounts": of.accounts,
+                "users": of.users,
+                "usage": [{"meter": u.meter, "quantity": u.quantity, "events": u.events} for u in of.usage],
+                "tools": [
+                    {"tool": t.keys["tool"], "meter": t.meter, "quantity": t.quantity} for t in of.tools
+                ],
+            }
+            for of in answer.plans
+        ],
+    }
+
+
+def _plain(value: Mapping[str, Any] | None) -> Document | None:
+    return None if value is None else dict(value)

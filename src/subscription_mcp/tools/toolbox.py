@@ -1,0 +1,249 @@
+"""The toolbox: every tool by name, who sees it, and the one way to call it.
+
+MCP and HTTP both call here, so that a call means the same on each. The order is fixed: a tool the caller's
+role hides does not exist; one its plan withholds is refused; then the arguments are judged; then it runs.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel
+
+from subscription_mcp.auth.principal import Principal
+from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.operations import Operations
+from subscription_mcp.operations.access import Caller
+from subscription_mcp.tools import bodies, wire
+from subscription_mcp.tools.bodies import Answer
+from subscription_mcp.tools.validation import parsed
+
+Body = Callable[[Operations, Caller, Any], Awaitable[Answer]]
+
+
+class UnknownTool(Exception):
+    """No tool of that name for this caller."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool: what clients are told, the models, the body."""
+
+    name: str
+    title: str
+    description: str
+    arguments: type[wire.Arguments]
+    result: type[BaseModel]
+    body: Body
+    read_only: bool = True
+    destructive: bool = False
+    idempotent: bool = True
+
+    @cached_property
+    def input_schema(self) -> dict[str, Any]:
+        return _tidy(self.arguments.model_json_schema())
+
+    @cached_property
+    def output_schema(self) -> dict[str, Any]:
+        return _tidy(self.result.model_json_schema(mode="serialization"))
+
+
+TOOLS: tuple[Tool, ...] = (
+    Tool(
+        "get_tier_info",
+        "Plan and what is left",
+        "Call this to see the plan, what is used and left of every limit and when it resets.",
+        wire.GetTierInfoArguments,
+        wire.TierInfoResult,
+        bodies.get_tier_info,
+    ),
+    Tool(
+        "check_quota",
+        "Would this be allowed?",
+        "Call this before something that costs quota to see whether it would be allowed now. Changes nothing.",
+        wire.CheckQuotaArguments,
+        wire.DecisionResult,
+        bodies.check_quota,
+    ),
+    Tool(
+        "upgrade_tier",
+        "Change the plan",
+        "Call this to move to another plan: up at once, down at the period's end. The first call returns price, "
+        "dates and a confirmation handle; the second, with the handle, applies it.",
+        wire.UpgradeTierArguments,
+        wire.PlanChangeResult,
+        bodies.upgrade_tier,
+        read_only=False,
+        destructive=True,
+        idempotent=False,
+    ),
+    Tool(
+        "list_plans",
+        "Plans on offer",
+        "Call this to compare plans: prices, limits and features, cheapest first.",
+        wire.ListPlansArguments,
+        wire.PlansResult,
+        bodies.list_plans,
+    ),
+    Tool(
+        "has_feature",
+        "Is a feature included?",
+        "Call this to see whether the plan includes a feature, and which plans do.",
+        wire.HasFeatureArguments,
+        wire.FeatureResult,
+        bodies.has_feature,
+    ),
+    Tool(
+        "get_usage_analytics",
+        "Usage over time",
+        "Call this to see what was used in a period: totals, a time series, and who or what used it (group_by).",
+        wire.GetUsageAnalyticsArguments,
+        wire.UsageAnalyticsResult,
+        bodies.get_usage_analytics,
+    ),
+    Tool(
+        "list_usage_events",
+        "Single events",
+        "Call this to see single recorded events, newest first, page by page.",
+        wire.ListUsageEventsArguments,
+        wire.UsageEventsResult,
+        bodies.list_usage_events,
+    ),
+    Tool(
+        "record_usage",
+        "Record one event",
+        "Call this when a user does something metered: decides and counts in one step, and says why if it may not be.",
+        wire.RecordUsageArguments,
+        wire.DecisionResult,
+        bodies.record_usage,
+        read_only=False,
+        idempotent=False,
+    ),
+    Tool(
+        "record_usage_batch",
+        "Record many events",
+        "Call this to record up to 1,000 events at once; each is decided on its own and answered in order.",
+        wire.RecordUsageBatchArguments,
+        wire.BatchResult,
+        bodies.record_usage_batch,
+        read_only=False,
+        idempotent=False,
+    ),
+    Tool(
+        "manage_limits",
+        "Limits set by hand",
+        "Call this to list, set or clear a limit for a user or account in place of the plan's, or to see who changed it.",
+        wire.ManageLimitsArguments,
+        wire.ManageLimitsResult,
+        bodies.manage_limits,
+        read_only=False,
+        destructive=True,
+    ),
+)
+
+
+class Toolbox:
+    """All tools over the use cases."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._do = operations
+        self._tools = {tool.name: tool for tool in TOOLS}
+
+    @property
+    def operations(self) -> Operations:
+        return self._do
+
+    async def listed(self, principal: Principal) -> list[Tool]:
+        """The tools as this caller sees them."""
+        caller = await self._do.access.caller(principal)
+        return self.visible_to(caller)
+
+    def visible_to(self, caller: Caller) -> list[Tool]:
+        access = self._do.access
+        return [
+            tool
+            for tool in TOOLS
+            if access.is_visible(tool.name, caller) and access.withheld(tool.name, caller) is None
+        ]
+
+    def listed_for_nobody(self) -> list[Tool]:
+        """The tools where there is no token yet: those of a newcomer. Each answers how to get one."""
+        access = self._do.access
+        return [tool for tool in TOOLS if access.is_for_newcomers(tool.name)]
+
+    async def call(
+        self, principal: Principal, name: str, arguments: Mapping[str, Any], *, tenant: str | None = None
+    ) -> Answer:
+        """Run a tool for a caller. `tenant` is that of an HTTP envelope: it must agree with the arguments.
+
+        Raises UnknownTool, and Refusal for everything that is refused and is no decision.
+        """
+        access = self._do.access
+        tool = self._tools.get(name)
+        if tool is None:
+            raise UnknownTool
+        caller = await access.caller(principal, may_settle_in=_is_about_caller(principal, arguments))
+        if not access.is_visible(name, caller):
+            raise UnknownTool
+        refusal = access.withheld(name, caller)
+        if refusal is not None:
+            raise refusal
+        given = parsed(tool.arguments, arguments)
+        if tenant is not None:
+            given = _in_tenant(given, tenant, principal)
+        return await tool.body(self._do, caller, given)
+
+
+def _is_about_caller(principal: Principal, arguments: Mapping[str, Any]) -> bool:
+    """Whether a call names nobody else: then it is the caller's own, and makes them known."""
+    return (
+        arguments.get("user_id", principal.user) == principal.user
+        and arguments.get("tenant_id", principal.tenant) == principal.tenant
+        and "account_id" not in arguments
+    )
+
+
+def _in_tenant(given: Any, tenant: str, principal: Principal) -> Any:
+    named = getattr(given, "tenant_id", None)
+    if named is not None and named != tenant:
+        raise Refusal(
+            "invalid_request",
+            "tenant_id beside the arguments and tenant_id in them differ; give one.",
+            fields=[FieldProblem("tenant_id", "must agree with the tenant_id in the arguments")],
+        )
+    if named is None and tenant != principal.tenant and isinstance(given, wire.TargetArguments):
+        return given.model_copy(update={"tenant_id": tenant})
+    return given
+
+
+def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema without what only costs the reader tokens: generated titles, and nulls as defaults of fields
+    that are simply left out."""
+
+    def tidied(node: Any, *, is_properties: bool = False) -> Any:
+        if isinstance(node, list):
+            return [tidied(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        return {
+            key: tidied(value, is_properties=key in ("properties", "$defs") and not is_properties)
+            for key, value in node.items()
+            if is_properties or not (key == "title" or (key == "default" and value is None))
+        }
+
+    tidy: dict[str, Any] = tidied(schema)
+    return tidy
+
+
+def list_bytes(tools: list[Tool]) -> int:
+    """What a list of tools costs a model: bytes of name, title, description and input schema."""
+    return sum(
+        len(
+            json.dumps(
+                [tool.name, tool.title, tool.description, tool.input_schema], separators=(",", ":")
+            ).encode()
+        )
+        for tool in tools
+    )

@@ -1,0 +1,411 @@
+"""Published shapes: the arguments tools take and the results they give. Strict; unknown fields are refused.
+
+Names, units and meaning are the contract with every client: change them only with a new major version.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX
+from subscription_mcp.domain.identifiers import ID_PATTERN
+
+PAGE_SIZE_MAX = 200
+BATCH_EVENTS_MAX = 1000
+
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
+Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
+Instant = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
+Word = Annotated[str, Field(min_length=1, max_length=64)]
+Interval = Literal["monthly", "yearly"]
+Granularity = Literal["hour", "day", "week", "month"]
+GroupKey = Literal["meter", "event", "plan", "user", "account", "provider", "model", "tool", "client"]
+NamedPeriod = Literal["billing_period", "today", "this_month", "last_7_days", "last_30_days", "last_6_months"]
+
+
+def left_out(description: str | None = None) -> Any:
+    """A field that need not be there. It is None then, which no caller can send."""
+    return Field(None, description=description)
+
+
+class Arguments(BaseModel):
+    """What a tool is called with. A field that is not required is left out, never null."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class TargetArguments(Arguments):
+    tenant_id: Id = left_out("Another tenant, or alone the whole tenant.")
+    account_id: Id = left_out("An account; alone the whole account.")
+    user_id: Id = left_out("A user. No target means me.")
+
+
+class GetTierInfoArguments(TargetArguments):
+    pass
+
+
+class UpgradeTierArguments(TargetArguments):
+    plan: Word = Field(description="The plan to move to, as in list_plans.")
+    interval: Interval = "monthly"
+    dry_run: bool = Field(False, description="Only show price, dates and limits before and after.")
+    confirmation: Annotated[str, Field(min_length=1, max_length=64)] = left_out(
+        "The handle of a confirmation_required answer, with the same other arguments."
+    )
+
+
+class CheckQuotaArguments(TargetArguments):
+    event: Word = Field(description="The kind of event, like message.")
+    quantity: Quantity = 1
+    attributes: dict[str, str | int] = Field(
+        default_factory=dict, description="What meters filter on, like tool or model."
+    )
+
+
+class RecordUsageArguments(CheckQuotaArguments):
+    idempotency_key: Id = left_out("The same key and request count once; kept 35 days.")
+    occurred_at: Instant = left_out("RFC 3339; 35 days back to 5 minutes ahead.")
+    enforce: bool = Field(True, description="False: it already happened, record it even when over a limit.")
+
+
+_AnyEvent = Annotated[dict[str, Any], WithJsonSchema(RecordUsageArguments.model_json_schema())]
+
+
+class RecordUsageBatchArguments(Arguments):
+    # Each event is judged by itself, by the model of record_usage, so that one bad one does not refuse the rest.
+    events: Annotated[list[_AnyEvent], Field(min_length=1, max_length=BATCH_EVENTS_MAX)] = Field(
+        description="1 to 1,000 events, each as for record_usage."
+    )
+
+
+class HasFeatureArguments(TargetArguments):
+    feature: Word = Field(description="The feature, like mcp_access.")
+
+
+class ListPlansArguments(Arguments):
+    pass
+
+
+class GetUsageAnalyticsArguments(TargetArguments):
+    period: NamedPeriod = "billing_period"
+    start: Instant = left_out("With end, instead of period; at most 400 days.")
+    end: Instant = left_out()
+    granularity: Granularity = "day"
+    group_by: Annotated[list[GroupKey], Field(max_length=4)] = Field(default_factory=list)
+    meters: Annotated[list[Word], Field(min_length=1, max_length=50)] = left_out()
+
+    @model_validator(mode="after")
+    def _both_ends(self) -> "GetUsageAnalyticsArguments":
+        if (self.start is None) != (self.end is None):
+            raise ValueError("start and end go together")
+        if self.start is not None and "period" in self.model_fields_set:
+            raise ValueError("give either period or start and end")
+        return self
+
+
+class ListUsageEventsArguments(TargetArguments):
+    start: Instant = left_out("RFC 3339; 30 days before end unless given.")
+    end: Instant = left_out()
+    event: Word = left_out()
+    cursor: Annotated[str, Field(min_length=1, max_length=1024)] = left_out("next_cursor of the last page.")
+    page_size: Annotated[int, Field(ge=1, le=PAGE_SIZE_MAX)] = 50
+
+
+class ManageLimitsArguments(TargetArguments):
+    action: Literal["list", "set", "clear", "history"]
+    meter: Word = left_out()
+    window: Word = left_out("day, month, … as the plan limits it.")
+    limit: Annotated[int, Field(ge=0, le=TOTAL_MAX)] | Literal["unlimited"] = left_out(
+        'For set: an integer or "unlimited".'
+    )
+    expires_at: Instant = left_out("For set: when the plan's limit applies again.")
+    reason: Annotated[str, Field(min_length=1, max_length=256)] = left_out(
+        "Required to set or clear; kept in the audit trail."
+    )
+
+    @model_validator(mode="after")
+    def _what_the_action_needs(self) -> "ManageLimitsArguments":
+        needed = {"set": ("meter", "window", "limit", "reason"), "clear": ("meter", "window", "reason")}
+        allowed = {
+            "set": ("meter", "window", "limit", "expires_at", "reason"),
+            "clear": ("meter", "window", "reason"),
+        }
+        for name in needed.get(self.action, ()):
+            if name not in self.model_fields_set:
+                raise ValueError(f"{self.action} needs {name}")
+        for name in ("meter", "window", "limit", "expires_at", "reason"):
+            if name in self.model_fields_set and name not in allowed.get(self.action, ()):
+                raise ValueError(f"{self.action} takes no {name}")
+        return self
+
+
+# Results
+
+
+class Result(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class AmountResult(Result):
+    amount: str = Field(description="A decimal string.")
+    currency: str
+
+
+class PriceResult(Result):
+    monthly: AmountResult | None
+    yearly: AmountResult | None
+    per_seat: AmountResult | None
+
+
+class LimitResult(Result):
+    meter: str
+    window: str
+    scope: Literal["user", "account"]
+    unit: str
+    limit: int | None = Field(description="null is unlimited.")
+    used: int
+    held: int
+    remaining: int | None
+    percent: float | None
+    window_start: str
+    resets_at: str | None
+    timezone: str
+
+
+class DecisionLimitResult(LimitResult):
+    refused: bool
+
+
+class UnlockResult(Result):
+    action: str
+    plan: str | None = None
+    until: str | None = None
+
+
+class DecisionResult(Result):
+    allowed: bool
+    code: str
+    message: str
+    retryable: bool
+    plan: str | None
+    event: str
+    quantity: int
+    limits: list[DecisionLimitResult]
+    unlocks: list[UnlockResult]
+    event_id: str | None
+    reservation_id: str | None
+    replayed: bool
+    as_of: str
+
+
+class FieldProblemResult(Result):
+    field: str
+    rule: str
+
+
+class ErrorResult(Result):
+    code: str
+    message: str
+    retryable: bool
+    unlocks: list[UnlockResult] | None = None
+    fields: list[FieldProblemResult] | None = None
+    decision: DecisionResult | None = None
+
+
+class BatchResult(Result):
+    results: list[DecisionResult | ErrorResult]
+
+
+class SessionsResult(Result):
+    active: int
+    max_concurrent: int | None
+    max_duration_seconds: int | None
+
+
+class TrialResult(Result):
+    started_at: str
+    ends_at: str
+    remaining_seconds: int
+
+
+class PeriodResult(Result):
+    start: str
+    end: str | None
+
+
+class SeatsResult(Result):
+    used: int
+    max: int | None
+
+
+class TierInfoResult(Result):
+    tenant_id: str
+    account_id: str
+    account_kind: Literal["personal", "group"]
+    user_id: str | None
+    plan: str | None
+    title: str | None
+    status: str | None
+    origin: str | None
+    price: PriceResult | None
+    interval: str | None
+    limits: list[LimitResult]
+    usage_status: Literal["ok", "warning", "critical", "exceeded"]
+    features: dict[str, bool | int | str]
+    sessions: SessionsResult | None
+    rate_limit_multiplier: str | None
+    trial: TrialResult | None
+    period: PeriodResult | None
+    seats: SeatsResult | None
+    next_plans: list[str]
+    as_of: str
+
+
+class PlanChangeResult(Result):
+    status: Literal[
+        "preview", "confirmation_required", "declined", "applied", "scheduled", "checkout_required"
+    ]
+    from_plan: str | None
+    to_plan: str
+    price_now: AmountResult
+    price_next: AmountResult
+    effective_at: str
+    limits_before: list[LimitResult]
+    limits_after: list[LimitResult]
+    confirmation: str | None
+    checkout_url: str | None
+
+
+class ReportPeriodResult(Result):
+    start: str
+    end: str
+    timezone: str
+
+
+class TotalResult(Result):
+    meter: str
+    unit: str
+    quantity: int
+    events: int
+
+
+class SeriesResult(BaseModel):
+    """One step of time; the keys grouped by stand beside these."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    start: str
+    meter: str
+    quantity: int
+
+
+class BreakdownResult(BaseModel):
+    """One group; the keys grouped by stand beside these."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    meter: str
+    quantity: int
+    share: float
+
+
+class UsageAnalyticsResult(Result):
+    period: ReportPeriodResult
+    totals: list[TotalResult]
+    limits: list[LimitResult]
+    series: list[SeriesResult]
+    breakdown: list[BreakdownResult]
+    projection: dict[str, Any] | None
+    trend: dict[str, Any] | None
+    performance: dict[str, Any] | None
+    sessions: dict[str, Any] | None
+    denials: list[dict[str, Any]] | None
+    truncated: bool
+    as_of: str
+
+
+class UsageEventResult(Result):
+    event_id: str
+    tenant_id: str
+    account_id: str
+    account_kind: Literal["personal", "group"]
+    user_id: str
+    event: str
+    plan: str | None
+    plan_version: int
+    quantity: int
+    attributes: dict[str, str | int]
+    gains: dict[str, int]
+    source: str
+    occurred_at: str
+    recorded_at: str
+
+
+class UsageEventsResult(Result):
+    events: list[UsageEventResult]
+    next_cursor: str | None
+
+
+class FeatureResult(Result):
+    feature: str
+    granted: bool
+    value: bool | int | str
+    plans: list[str]
+
+
+class PlanLimitResult(Result):
+    meter: str
+    window: str
+    scope: Literal["user", "account"]
+    unit: str
+    limit: int | None = Field(description="null is unlimited.")
+
+
+class PlanSessionsResult(Result):
+    max_concurrent: int | None
+    max_duration_seconds: int | None
+
+
+class PlanSeatsResult(Result):
+    max: int | None
+
+
+class PlanTrialResult(Result):
+    days: int
+
+
+class PlanResult(Result):
+    plan: str
+    title: str
+    version: int
+    price: PriceResult
+    limits: list[PlanLimitResult]
+    features: dict[str, bool | int | str]
+    sessions: PlanSessionsResult
+    seats: PlanSeatsResult | None
+    trial: PlanTrialResult | None
+    rate_limit_multiplier: str
+
+
+class PlansResult(Result):
+    plans: list[PlanResult]
+
+
+class LimitHistoryResult(Result):
+    audit_id: str
+    action: str
+    account_id: str
+    user_id: str | None
+    actor: str
+    actor_role: str
+    reason: str | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    at: str
+
+
+class ManageLimitsResult(Result):
+    limits: list[LimitResult] | None = Field(description="As they stand now.")
+    limits_before: list[LimitResult] | None
+    limits_after: list[LimitResult] | None
+    history: list[LimitHistoryResult] | None
+    audit_id: str | None

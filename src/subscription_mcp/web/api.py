@@ -1,0 +1,188 @@
+"""The HTTP API: the same tools, plans and accounts as over MCP, with statuses and headers of HTTP."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, not_found
+from subscription_mcp.domain.identifiers import is_id
+from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.operations.access import Target
+from subscription_mcp.server.identity import identify_by_request
+from subscription_mcp.tools import documents
+from subscription_mcp.tools.toolbox import Tool, Toolbox, UnknownTool
+from subscription_mcp.web.problems import (
+    JsonResponse,
+    http_fault,
+    problem,
+    rate_limit_headers,
+    refused_decision,
+)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+ADVISORY_TOOLS = frozenset({"check_quota"})
+"""Tools that answer 200 whatever the decision says: asking was what was wanted."""
+
+
+def api_routes(toolbox: Toolbox, ledger: Ledger, resource_metadata: dict[str, Any]) -> list[Route]:
+    do = toolbox.operations
+
+    async def tools(request: Request) -> Response:
+        listed = await toolbox.listed(identify_by_request())
+        return JsonResponse({"tools": [_tool(tool) for tool in listed]})
+
+    async def call_tool(request: Request) -> Response:
+        name = request.path_params["tool_name"]
+        tenant, arguments = await _envelope(request)
+        try:
+            answer = await toolbox.call(identify_by_request(), name, arguments, tenant=tenant)
+        except UnknownTool:
+            raise not_found("tool") from None
+        decision = answer.decision
+        if decision is None:
+            return JsonResponse({"result": answer.document, "text": answer.text})
+        # What already happened is recorded and answered 200, also where it was over a limit.
+        if not decision.allowed and decision.event_id is None and name not in ADVISORY_TOOLS:
+            return refused_decision(decision)
+        document = {"result": answer.document, "text": answer.text}
+        return JsonResponse(document, headers=rate_limit_headers(decision))
+
+    async def subscription(request: Request) -> Response:
+        tenant = request.path_params["tenant_id"]
+        target = _target_of(request, tenant)
+        caller = await do.access.caller(identify_by_request(), may_settle_in=target == Target())
+        summarises = do.reports.may_summarise(caller)
+        if tenant != caller.principal.tenant and target == Target():
+            # Of another tenant there is no "me": only the tenant itself, for those who may see it.
+            summary = await do.reports.tenant(caller, tenant)
+            return JsonResponse({"tenant": documents.tenant_summary(summary)})
+        view = await do.plans.account(caller, target)
+        document = documents.tier_info(view, do.plans.catalog)
+        if summarises:
+            document["tenant"] = documents.tenant_summary(await do.reports.tenant(caller, tenant))
+        return JsonResponse(document)
+
+    async def plans(request: Request) -> Response:
+        offered = do.plans.offered()
+        return JsonResponse({"plans": [documents.plan(plan, do.plans.catalog) for plan in offered]})
+
+    async def healthz(request: Request) -> Response:
+        return JsonResponse({"status": "ok"})
+
+    async def readyz(request: Request) -> Response:
+        ready = await ledger.ready()
+        return JsonResponse({"status": "ok" if ready else "unavailable"}, 200 if ready else 503)
+
+    async def metadata(request: Request) -> Response:
+        return JsonResponse(resource_metadata)
+
+    return [
+        Route("/api/mcp/tools", _answering(tools), methods=["GET"]),
+        Route("/api/mcp/tools/{tool_name}", _answering(call_tool), methods=["POST"]),
+        Route("/api/tenants/{tenant_id}/subscription", _answering(subscription), methods=["GET"]),
+        Route("/api/plans", _answering(plans), methods=["GET"]),
+        Route("/healthz", _answering(healthz), methods=["GET"]),
+        Route("/readyz", _answering(readyz), methods=["GET"]),
+        Route("/.well-known/oauth-protected-resource/mcp", _answering(metadata), methods=["GET"]),
+    ]
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own faults (no such path, method not allowed) as problem documents."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return problem(Refusal("not_found", "There is nothing at this path."))
+    message = {405: "This path does not take that method."}.get(
+        error.status_code, "The request cannot be answered."
+    )
+    return http_fault(error.status_code, message, error.headers)
+
+
+def _answering(endpoint: Endpoint) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Refusal as refusal:
+            return problem(refusal)
+        except _Unparsable as fault:
+            return http_fault(fault.status, fault.message)
+
+    return answer
+
+
+class _Unparsable(Exception):
+    """A body that is not what the route takes; a fault of HTTP, before anything was asked."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status, self.message = status, message
+
+
+async def _envelope(request: Request) -> tuple[str | None, dict[str, Any]]:
+    """`{"tenant_id"?: …, "arguments": {…}}`, strictly."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise _Unparsable(415, "Send the body as Content-Type: application/json.")
+    try:
+        body = json.loads(await request.body(), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):
+        raise _Unparsable(400, "The body is no valid JSON object, or has the same key twice.") from None
+    if not isinstance(body, dict):
+        raise _Unparsable(400, 'The body must be a JSON object: {"arguments": {…}}.')
+    problems = (
+        [FieldProblem("body", "takes only tenant_id and arguments")]
+        if set(body) - {"tenant_id", "arguments"}
+        else []
+    )
+    tenant, arguments = body.get("tenant_id"), body.get("arguments", {})
+    if "tenant_id" in body and not (isinstance(tenant, str) and is_id(tenant)):
+        problems.append(FieldProblem("tenant_id", "must be an id"))
+    if not isinstance(arguments, dict):
+        problems.append(FieldProblem("arguments", "must be an object"))
+    if problems:
+        shown = "; ".join(f"{entry.field} {entry.rule}" for entry in problems)
+        raise Refusal("invalid_request", f"{shown}.", fields=problems)
+    return tenant, arguments
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("the same key twice")
+    return made
+
+
+def _target_of(request: Request, tenant: str) -> Target:
+    """Who is asked about beside the tenant: nobody in particular, or `user_id` and `account_id` of the query."""
+    given = dict(request.query_params)
+    if not is_id(tenant):
+        raise forbidden()
+    for name, value in given.items():
+        if name not in ("user_id", "account_id") or not is_id(value):
+            raise Refusal(
+                "invalid_request",
+                "The query takes user_id and account_id, each an id.",
+                fields=[FieldProblem("query", "takes user_id and account_id")],
+            )
+    if not given:
+        return Target()
+    return Target(tenant, given.get("account_id"), given.get("user_id"))
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    return {
+        "name": tool.name,
+        "title": tool.title,
+        "description": tool.description,
+        "inputSchema": tool.input_schema,
+        "outputSchema": tool.output_schema,
+        "annotations": {
+            "readOnlyHint": tool.read_only,
+            "destructiveHint": tool.destructive,
+            "idempotentHint": tool.idempotent,
+            "openWorldHint": False,
+        },
+    }

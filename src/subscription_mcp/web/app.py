@@ -1,0 +1,53 @@
+"""The HTTP application: `/mcp`, the API and health behind one guard."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from subscription_mcp.auth.tokens import TokenVerifier
+from subscription_mcp.web.api import on_http_exception
+from subscription_mcp.web.guard import Guard
+
+METADATA_PATH = "/.well-known/oauth-protected-resource/mcp"
+
+
+def build_app(
+    *,
+    api: list[Route],
+    mcp_app: Starlette,
+    verifier: TokenVerifier,
+    base_url: str,
+    public_url: str | None,
+) -> ASGIApp:
+    """The whole application, for a service that is open. `mcp_app` is the SDK's; its one route is served
+    beside ours and its session manager runs as long as the application."""
+
+    @asynccontextmanager
+    async def running(app: Starlette) -> AsyncIterator[None]:
+        async with mcp_app.router.lifespan_context(mcp_app):
+            yield
+
+    app = Starlette(
+        routes=[*api, *mcp_app.routes],
+        lifespan=running,
+        exception_handlers={HTTPException: on_http_exception},
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, verifier, public_url=public_url, metadata_url=f"{base_url}{METADATA_PATH}")
+
+
+def resource_metadata(base_url: str, issuer: str) -> dict[str, Any]:
+    """RFC 9728: what this server is and, where its issuer is one, which authorization server to ask."""
+    document: dict[str, Any] = {
+        "resource": f"{base_url}/mcp",
+        "resource_name": "subscription-mcp",
+        "bearer_methods_supported": ["header"],
+    }
+    if issuer.startswith("https://"):
+        document["authorization_servers"] = [issuer]
+    return document

@@ -1,0 +1,252 @@
+"""Small builders for tests: say only what the sentence is about, the rest is there.
+
+basic = a_plan(a_limit(7))
+clock = Clock("2026-11-20T14:03:11Z")
+async with a_ledger(tmp_path, catalog=a_catalog(basic), clock=clock) as ledger:
+    outcome = await ledger.submit_one(a_record(a_subject("bob")))
+"""
+
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, EventType, Limit, Maximum, Meter, Plan, Scope
+from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definition
+from subscription_mcp.domain.decisions import Decision
+from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
+from subscription_mcp.domain.windows import parse_window
+from subscription_mcp.ledger.commands import (
+    AccountView,
+    Actor,
+    ChangePlan,
+    Decided,
+    Outcome,
+    PlansPublished,
+    PublishPlans,
+    RecordUsage,
+    SetLimit,
+    Subject,
+)
+from subscription_mcp.ledger.port import Engine
+from subscription_mcp.ledger.sqlite import SqliteEngine
+from subscription_mcp.ledger.writer import Ledger
+
+TODAY = "2026-11-20T14:03:11Z"
+
+
+class Clock:
+    """A clock that stands still until somebody moves it."""
+
+    def __init__(self, text: str = TODAY) -> None:
+        self.now: Instant = parse_instant(text)
+
+    def __call__(self) -> Instant:
+        return self.now
+
+    def __str__(self) -> str:
+        return format_instant(self.now)
+
+    def advance(
+        self, *, days: int = 0, hours: int = 0, minutes: int = 0, seconds: int = 0, microseconds: int = 0
+    ) -> Instant:
+        self.now += (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1_000_000 + microseconds
+        return self.now
+
+    def set(self, text: str) -> Instant:
+        self.now = parse_instant(text)
+        return self.now
+
+
+# The catalog
+
+EVENTS = {
+    "message": EventType("message"),
+    "tool_call": EventType("tool_call", {"tool": "text"}),
+    "llm_call": EventType("llm_call", {"provider": "text", "tokens": "integer"}),
+}
+METERS = {
+    meter.name: meter
+    for meter in (
+        Meter("messages", "message", "message"),
+        Meter("tool_calls", "tool call", "tool_call"),
+        Meter("llm_calls", "call", "llm_call", "count"),
+        Meter("llm_tokens", "token", "llm_call", "sum_of", "tokens"),
+        Meter("gemini_calls", "call", "llm_call", "count", None, (("provider", ("gemini", "google")),)),
+    )
+}
+
+
+def a_limit(
+    maximum: Maximum = 50,
+    *,
+    meter: str = "messages",
+    window: str = "day",
+    scope: Scope = "user",
+    timezone: str = "UTC",
+) -> Limit:
+    return Limit(meter, parse_window(window, timezone), maximum, scope)
+
+
+def a_plan(
+    *limits: Limit,
+    key: str = "basic",
+    monthly: str | None = "0",
+    yearly: str | None = None,
+    currency: str = "USD",
+    timezone: str = "UTC",
+    seats: int | None = None,
+    features: Mapping[str, Any] | None = None,
+) -> Plan:
+    """A plan as a catalog file would make it, its limits in its own time zone."""
+    price = {name: text for name, text in (("monthly", monthly), ("yearly", yearly)) if text is not None}
+    definition: dict[str, Any] = {
+        "title": key.capitalize(),
+        "currency": currency,
+        "timezone": timezone,
+        "price": price,
+        "limits": [
+            {
+                "meter": limit.meter,
+                "window": limit.window.name,
+                "limit": "unlimited" if limit.maximum is UNLIMITED else limit.maximum,
+                "scope": limit.scope,
+            }
+            for limit in limits
+        ],
+        "features": dict(features or {}),
+        "sessions": {"max_concurrent": "unlimited", "max_duration_seconds": "unlimited"},
+        "rate_limit_multiplier": "1",
+    }
+    if seats is not None:
+        definition["seats"] = {"max": seats}
+    return plan_from_definition(key, 0, definition)
+
+
+def three_plans() -> tuple[Plan, Plan, Plan]:
+    """Basic for nothing, Advanced for 29.00, Premium for 99.00 a month."""
+    return (
+        a_plan(a_limit(50), a_limit(1_000, window="month")),
+        a_plan(a_limit(200), a_limit(5_000, window="month"), key="advanced", monthly="29.00"),
+        a_plan(a_limit(1_000), a_limit(25_000, window="month"), key="premium", monthly="99.00"),
+    )
+
+
+def a_catalog(*plans: Plan, default_plan: str | None = "basic", timezone: str = "UTC") -> Catalog:
+    return Catalog(
+        name="test",
+        title="Test",
+        currency="USD",
+        timezone=timezone,
+        default_plan=default_plan,
+        events=EVENTS,
+        meters=METERS,
+        features={},
+        plans={plan.key: plan for plan in plans or three_plans()},
+    )
+
+
+# Commands
+
+
+def a_subject(user: str | None = "bob", tenant: str = "acme", **claims: Any) -> Subject:
+    """A user, with `tier`, `group`, `group_admin` as claims or `account` as named by a service."""
+    return Subject(tenant, user, **claims)
+
+
+def a_record(
+    subject: Subject | str = "bob",
+    event: str = "message",
+    quantity: int = 1,
+    *,
+    key: str | None = None,
+    source: str = "app",
+    **fields: Any,
+) -> RecordUsage:
+    """A record command; requests that differ have different digests."""
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    digest = repr((who.user, event, quantity, fields)).encode()
+    return RecordUsage(who, event, source, quantity, idempotency_key=key, digest=digest, **fields)
+
+
+def a_change(
+    plan: str, subject: Subject | str = "bob", *, actor: str = "bob", digest: bytes = b"change", **fields: Any
+) -> ChangePlan:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    return ChangePlan(who, Actor(actor, "holder"), plan, digest, **fields)
+
+
+def a_limit_set(
+    maximum: Maximum | None,
+    subject: Subject | str = "bob",
+    *,
+    meter: str = "messages",
+    window: str = "day",
+    within_plan: bool = False,
+    reason: str = "asked for it",
+    expires_at: Instant | None = None,
+) -> SetLimit:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    operator = Actor("olivia", "tenant_admin")
+    return SetLimit(who, operator, meter, window, maximum, reason, within_plan, expires_at)
+
+
+def a_publication(*plans: Plan) -> PublishPlans:
+    return PublishPlans(list(plans), {plan.key: plan_digest(plan.definition) for plan in plans})
+
+
+# The ledger
+
+ENGINES: dict[str, Callable[[Path, Catalog, Clock], Engine]] = {
+    "sqlite": lambda place, catalog, clock: SqliteEngine(
+        place / "ledger.db", catalog, clock=clock, random_bits=random.getrandbits
+    ),
+}
+
+
+@asynccontextmanager
+async def a_ledger(
+    place: Path,
+    *,
+    catalog: Catalog | None = None,
+    clock: Clock | None = None,
+    engine: str = "sqlite",
+    publish: bool = True,
+) -> AsyncIterator[Ledger]:
+    """A ledger in the folder `place` with the catalog's plans published. Open it inside the test."""
+    catalog = catalog or a_catalog()
+    ledger = Ledger(ENGINES[engine](place, catalog, clock or Clock()))
+    await ledger.open()
+    try:
+        if publish:
+            published = await ledger.submit_one(a_publication(*catalog.plans.values()))
+            assert isinstance(published, PlansPublished), published
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def buy(ledger: Ledger, plan: str, subject: Subject | str = "bob", **fields: Any) -> Outcome:
+    """Change the plan as people do: get an offer, confirm it."""
+    offered = await ledger.submit_one(a_change(plan, subject, offer=f"handle-{plan}", **fields))
+    if isinstance(offered, Exception):
+        return offered
+    return await ledger.submit_one(a_change(plan, subject, confirmation=f"handle-{plan}", **fields))
+
+
+def decision_of(outcome: Outcome) -> Decision:
+    assert isinstance(outcome, Decided), outcome
+    return outcome.decision
+
+
+def view_of(outcome: Outcome) -> AccountView:
+    assert isinstance(outcome, AccountView), outcome
+    return outcome
+
+
+def code_of(outcome: Outcome) -> str:
+    """The code of a decision or refusal; `ok` for everything else that worked."""
+    if isinstance(outcome, Decided):
+        return outcome.decision.code
+    return outcome.code if isinstance(outcome, Exception) else "ok"

@@ -1,0 +1,1225 @@
+"""What every engine of the ledger must do, told against its public side: submit, rehearse, look, query.
+
+A new engine is one more entry in `STORES`, with a way to count its rows and to break and mend it.
+"""
+
+import asyncio
+import random
+import resource
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.builders import (
+    Clock,
+    a_catalog,
+    a_change,
+    a_ledger,
+    a_limit,
+    a_limit_set,
+    a_plan,
+    a_publication,
+    a_record,
+    a_subject,
+    buy,
+    code_of,
+    decision_of,
+    three_plans,
+    view_of,
+)
+
+from subscription_mcp.domain.catalog import TOTAL_MAX, UNLIMITED, Catalog
+from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.instants import DAY, HOUR, MINUTE, format_instant, parse_instant
+from subscription_mcp.ledger import sqlite as sqlite_engine
+from subscription_mcp.ledger import writer
+from subscription_mcp.ledger.commands import (
+    Actor,
+    Arrive,
+    CheckUsage,
+    LimitsChanged,
+    Outcome,
+    PlanChanged,
+    PlansPublished,
+    Standing,
+)
+from subscription_mcp.ledger.filelock import FileLock
+from subscription_mcp.ledger.port import (
+    AuditTrail,
+    EventPage,
+    PlanCount,
+    PlanHolders,
+    TenantSummary,
+    UsageTotals,
+    Whose,
+)
+from subscription_mcp.ledger.writer import Ledger
+
+MESSAGES = ("messages", "day")
+
+
+class SqliteStore:
+    """A SQLite ledger in a folder, and what a test may do to it behind the engine's back."""
+
+    engine = "sqlite"
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.path = place / "ledger.db"
+
+    def open(
+        self, *, catalog: Catalog | None = None, clock: Clock | None = None, publish: bool = True
+    ) -> AbstractAsyncContextManager[Ledger]:
+        return a_ledger(self.place, catalog=catalog, clock=clock, engine=self.engine, publish=publish)
+
+    def rows(self) -> dict[str, int]:
+        """How many rows each table has."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            names = [
+                name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            ]
+            return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
+
+    @contextmanager
+    def without_a_table(self) -> Iterator[None]:
+        """Half of a save works, then it fails."""
+        self._execute("ALTER TABLE rollup RENAME TO rollup_elsewhere")
+        try:
+            yield
+        finally:
+            self._execute("ALTER TABLE rollup_elsewhere RENAME TO rollup")
+
+    @contextmanager
+    def disk_full(self) -> Iterator[None]:
+        """No file may grow."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Somebody else is writing."""
+        lock = FileLock(self.path.with_name("ledger.db.lock"))
+        try:
+            with lock:
+                yield
+        finally:
+            lock.close()
+
+    def _execute(self, statement: str) -> None:
+        with (
+            FileLock(self.path.with_name("ledger.db.lock"))
+            if False
+            else closing(sqlite3.connect(self.path)) as connection
+        ):
+            connection.execute(statement)
+            connection.commit()
+
+
+STORES = [SqliteStore]
+
+
+@pytest.fixture(params=STORES, ids=lambda store: store.engine)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteStore:
+    return request.param(tmp_path)
+
+
+def one_plan(*limits, **plan) -> Catalog:
+    return a_catalog(a_plan(*limits, **plan))
+
+
+async def used(ledger: Ledger, subject="bob", *, meter: str = "messages", window: str = "day") -> int:
+    """What the account's view says is used."""
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    view = view_of(await ledger.rehearse(Arrive(who)))
+    return next(state.used for state in view.limits if (state.meter, state.window) == (meter, window))
+
+
+async def arrive(ledger: Ledger, **subject):
+    return await ledger.look(Arrive(a_subject(**subject)), may_settle_in=True)
+
+
+async def events_of(ledger: Ledger, clock: Clock, whose: Whose | None = None, **page):
+    question = EventPage(
+        whose or Whose("acme"), clock.now - 40 * DAY, clock.now + DAY, **{"size": -1, **page}
+    )
+    return [event for _, event in (await ledger.query(question))[0]]
+
+
+async def history(ledger: Ledger, action: str = "", whose: Whose | None = None):
+    return await ledger.query(AuditTrail(whose or Whose("acme"), action, 100))
+
+
+# What is recorded is there
+
+
+async def test_what_was_recorded_is_there_after_reopening(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        await ledger.submit([a_record("bob"), a_record("bob", quantity=4, key="k"), a_record("eve")])
+        await buy(ledger, "advanced", "eve", actor="eve")
+        await ledger.submit_one(a_limit_set(7))
+    async with store.open(clock=clock) as ledger:
+        assert await used(ledger) == 5
+        assert decision_of(await ledger.submit_one(a_record("bob", quantity=4, key="k"))).replayed
+        assert [event.quantity for event in await events_of(ledger, clock)] == [1, 4, 1]
+        view = view_of(await ledger.rehearse(Arrive(a_subject("eve"))))
+        assert view.plan is not None and view.plan.key == "advanced"
+        assert code_of(await ledger.submit_one(a_record("bob", quantity=3))) == "quota_exceeded"
+
+
+async def test_an_event_says_everything_that_was_recorded(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        at = clock.now - HOUR
+        decision = decision_of(
+            await ledger.submit_one(
+                a_record("bob", "llm_call", attributes={"provider": "gemini", "tokens": 9}, occurred_at=at)
+            )
+        )
+        (event,) = await events_of(ledger, clock)
+    assert event.id == decision.event_id
+    assert (event.tenant, event.account_kind, event.account, event.user) == ("acme", "personal", "bob", "bob")
+    assert (event.event, event.plan, event.plan_version, event.source) == ("llm_call", "basic", 1, "app")
+    assert event.attributes == {"provider": "gemini", "tokens": 9}
+    assert event.gains == {"llm_calls": 1, "llm_tokens": 9, "gemini_calls": 1}
+    assert (event.occurred_at, event.recorded_at) == (at, clock.now)
+
+
+async def test_a_limit_of_50_lets_exactly_50_of_640_at_once_through(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(50))) as ledger:
+        outcomes = await asyncio.gather(*[ledger.submit_one(a_record()) for _ in range(640)])
+        assert Counter(map(code_of, outcomes)) == {"ok": 50, "quota_exceeded": 590}
+        assert sorted(decision_of(o).limits[0].used for o in outcomes if code_of(o) == "ok") == [
+            *range(1, 51)
+        ]
+
+
+async def test_commands_of_one_submit_are_done_in_order(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(10))) as ledger:
+        outcomes = await ledger.submit([a_record(quantity=n) for n in (6, 5, 4, 1)])
+        assert [code_of(outcome) for outcome in outcomes] == ["ok", "quota_exceeded", "ok", "quota_exceeded"]
+
+
+async def test_one_command_that_is_wrong_does_not_take_the_others_with_it(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        outcomes = await ledger.submit(
+            [a_record(), a_record(event="nonsense"), a_record(quantity=0), a_record()]
+        )
+        assert [code_of(o) for o in outcomes] == ["ok", "invalid_request", "invalid_request", "ok"]
+        assert await used(ledger) == 2
+
+
+async def test_accounts_and_tenants_do_not_share_a_limit(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(1))) as ledger:
+        subjects = [a_subject("bob"), a_subject("eve"), a_subject("bob", "globex")]
+        outcomes = await ledger.submit([a_record(who) for who in subjects * 2])
+        assert [code_of(outcome) for outcome in outcomes] == ["ok"] * 3 + ["quota_exceeded"] * 3
+
+
+async def test_what_already_happened_is_recorded_past_the_limit(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(1))) as ledger:
+        await ledger.submit_one(a_record())
+        over = decision_of(await ledger.submit_one(a_record(enforce=False, key="k")))
+        assert (over.allowed, over.code, over.event_id is None) == (False, "quota_exceeded", False)
+        assert over.limits[0].used == 2
+        again = decision_of(await ledger.submit_one(a_record(enforce=False, key="k")))
+        assert again.as_dict() == {**over.as_dict(), "replayed": True}
+
+
+async def test_without_a_default_plan_only_what_happened_anyway_is_recorded(store: SqliteStore) -> None:
+    _, advanced, _ = three_plans()
+    async with store.open(catalog=a_catalog(advanced, default_plan=None)) as ledger:
+        assert code_of(await ledger.submit_one(a_record())) == "payment_required"
+        recorded = decision_of(await ledger.submit_one(a_record(enforce=False, key="k")))
+        assert (recorded.code, recorded.plan) == ("payment_required", None)
+        again = decision_of(await ledger.submit_one(a_record(enforce=False, key="k")))
+        assert again.as_dict() == {**recorded.as_dict(), "replayed": True}
+        assert code_of(await buy(ledger, "advanced")) == "ok"
+        assert await used(ledger) == 0 or await used(ledger) == 1
+
+
+async def test_no_counter_passes_what_every_json_reader_keeps_exact(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(UNLIMITED))) as ledger:
+        full = TOTAL_MAX // 10**12
+        outcomes = await ledger.submit([a_record(quantity=10**12) for _ in range(full)])
+        assert {code_of(outcome) for outcome in outcomes} == {"ok"}
+        left = TOTAL_MAX - full * 10**12
+        codes = [code_of(o) for o in await ledger.submit([a_record(quantity=q) for q in (left, 1)])]
+        assert codes == ["ok", "quota_exceeded"]
+        assert code_of(await ledger.submit_one(a_record(enforce=False))) == "invalid_request"
+        assert await used(ledger) == TOTAL_MAX
+
+
+# All or nothing
+
+
+@pytest.mark.parametrize("fault", ["without_a_table", "disk_full"])
+async def test_a_batch_that_cannot_be_saved_counts_nothing_and_the_ledger_goes_on(
+    store: SqliteStore, fault: str
+) -> None:
+    async with store.open(catalog=one_plan(a_limit(50))) as ledger:
+        await ledger.submit_one(a_record("bob", key="before"))
+        rows = store.rows()
+        with getattr(store, fault)():
+            outcomes = await asyncio.gather(
+                ledger.submit([a_record("bob", key=f"k{n}") for n in range(5)]),
+                ledger.submit([a_record("newcomer")]),
+                ledger.submit([a_limit_set(7)]),
+            )
+        # A change of a limit writes no rollup: alone it may have worked, with the others it may not.
+        assert [code_of(o) for o in outcomes[0] + outcomes[1]] == ["unavailable"] * 6
+        assert all(outcome.retryable for outcome in outcomes[0])
+        assert code_of(outcomes[2][0]) == "unavailable"
+        assert store.rows() == rows
+        assert await used(ledger) == 1
+        outcomes = [await ledger.submit([a_record("bob", key=f"k{n}") for n in range(5)])]
+        assert [(code_of(o), decision_of(o).replayed) for o in outcomes[0]] == [("ok", False)] * 5
+        assert await used(ledger) == 6
+
+
+async def test_plans_that_could_not_be_published_are_not_the_current_ones(store: SqliteStore) -> None:
+    edited = a_plan(a_limit(3))
+    async with store.open(catalog=one_plan(a_limit(50))) as ledger:
+        with store.disk_full():
+            assert code_of(await ledger.submit_one(a_publication(edited))) == "unavailable"
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].maximum == 50
+        published = await ledger.submit_one(a_publication(edited))
+        assert isinstance(published, PlansPublished) and published.versions == {"basic": 2}
+        assert decision_of(await ledger.submit_one(a_record("eve"))).limits[0].maximum == 3
+
+
+async def test_an_answer_stands_although_the_checkpoint_after_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(tmp_path)
+    monkeypatch.setattr(sqlite_engine, "CHECKPOINT_ROWS", 1)
+    async with store.open(catalog=one_plan(a_limit(UNLIMITED))) as ledger:
+        await ledger.submit([a_record(f"user{n}") for n in range(2_000)])
+        await ledger.submit_one(a_record())  # the log is written from its beginning again
+        size = store.path.stat().st_size
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+        try:
+            outcome = await ledger.submit_one(a_record())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert code_of(outcome) == "ok"
+        assert await used(ledger) == 2
+
+
+async def test_ready_tells_whether_it_can_be_written(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        assert await ledger.ready()
+        await ledger.submit_one(a_record())
+        with store.without_a_table():
+            assert code_of(await ledger.submit_one(a_record())) == "unavailable"
+        assert await ledger.ready()
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+
+
+async def test_a_closed_ledger_answers_unavailable(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        pass
+    assert code_of(await ledger.submit_one(a_record())) == "unavailable"
+
+
+async def test_what_waits_when_the_ledger_closes_is_still_done(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        waiting = [asyncio.create_task(ledger.submit_one(a_record())) for _ in range(5)]
+        await asyncio.sleep(0)
+    assert [code_of(await task) for task in waiting] == ["ok"] * 5
+
+
+# A caller that goes away
+
+
+async def test_a_caller_that_goes_away_leaves_all_or_nothing(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(UNLIMITED)), clock=clock) as ledger:
+        dice = random.Random(7)
+        tasks = [
+            asyncio.create_task(ledger.submit([a_record(f"user{n}") for _ in range(5)])) for n in range(200)
+        ]
+        answered = set()
+        for n, task in enumerate(tasks):
+            if dice.random() < 0.5:
+                task.cancel()
+            elif dice.random() < 0.2:
+                await asyncio.sleep(0)
+            if n % 50 == 49:
+                await ledger.submit_one(a_record("pause"))
+        for n, outcome in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
+            if isinstance(outcome, list):
+                assert [code_of(o) for o in outcome] == ["ok"] * 5
+                answered.add(f"user{n}")
+        counted = Counter(event.user for event in await events_of(ledger, clock))
+        del counted["pause"]
+        assert set(counted.values()) <= {5}
+        assert answered <= set(counted)
+        assert len(answered) < 200
+
+
+async def test_who_gave_up_before_it_was_begun_was_never_there(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        with store.locked():
+            first = asyncio.create_task(ledger.submit_one(a_record()))
+            while ledger._waiting or not ledger._waiting_commands == 0 or not first:
+                await asyncio.sleep(0)
+            second = asyncio.create_task(ledger.submit_one(a_record()))
+            await asyncio.sleep(0)
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+        assert code_of(await first) == "ok"
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 2
+
+
+async def test_more_than_100_000_waiting_are_answered_at_once(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        with store.locked():
+            first = asyncio.create_task(ledger.submit_one(a_record()))
+            await asyncio.sleep(0)
+            many = asyncio.create_task(ledger.submit([a_record()] * 100_000))
+            while ledger._waiting_commands < 100_000:
+                await asyncio.sleep(0)
+            began = time.monotonic()
+            refused = await ledger.submit_one(a_record())
+            assert time.monotonic() - began < 1
+            assert code_of(refused) == "unavailable"
+            many.cancel()
+            await asyncio.gather(many, return_exceptions=True)
+        assert code_of(await first) == "ok"
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 2
+
+
+async def test_a_lock_that_is_not_given_is_given_up_and_counts_nothing(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "START_WITHIN_SECONDS", 0.05)
+    async with store.open() as ledger:
+        with store.locked():
+            assert code_of(await ledger.submit_one(a_record())) == "unavailable"
+            assert not await ledger.ready()
+        monkeypatch.setattr(writer, "START_WITHIN_SECONDS", 10)
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 1
+
+
+# Idempotency
+
+
+async def test_a_key_replays_the_first_numbers_whatever_happened_since(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        first = decision_of(await ledger.submit_one(a_record(key="k")))
+        await ledger.submit([a_record() for _ in range(9)])
+        await buy(ledger, "premium")
+        clock.advance(days=2)
+        again = decision_of(await ledger.submit_one(a_record(key="k")))
+        assert again.as_dict() == {**first.as_dict(), "replayed": True}
+        assert await used(ledger, window="month") == 10
+
+
+async def test_a_replay_is_told_in_the_same_time_zone(store: SqliteStore) -> None:
+    plan = a_plan(
+        *[a_limit(50, window=w) for w in ("hour", "day", "week", "month", "billing_period", "lifetime")],
+        timezone="Asia/Kolkata",
+    )
+    async with store.open(catalog=a_catalog(plan)) as ledger:
+        first = decision_of(await ledger.submit_one(a_record(key="k")))
+        again = decision_of(await ledger.submit_one(a_record(key="k")))
+        assert again.as_dict() == {**first.as_dict(), "replayed": True}
+
+
+async def test_the_same_key_with_another_request_is_a_conflict(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await ledger.submit_one(a_record(key="k"))
+        assert code_of(await ledger.submit_one(a_record(key="k", quantity=2))) == "conflict"
+        assert await used(ledger) == 1
+
+
+async def test_a_refusal_is_not_remembered_so_the_key_works_after_an_upgrade(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        assert code_of(await ledger.submit_one(a_record(key="k", quantity=60))) == "quota_exceeded"
+        await buy(ledger, "advanced")
+        decision = decision_of(await ledger.submit_one(a_record(key="k", quantity=60)))
+        assert (decision.code, decision.replayed, decision.limits[0].used) == ("ok", False, 60)
+
+
+async def test_a_key_used_twice_in_one_batch_counts_once(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        first, again, other = await ledger.submit(
+            [a_record(key="k"), a_record(key="k"), a_record(key="k", quantity=2)]
+        )
+        assert decision_of(again).as_dict() == {**decision_of(first).as_dict(), "replayed": True}
+        assert code_of(other) == "conflict"
+        assert await used(ledger) == 1
+
+
+async def test_a_key_belongs_to_its_tenant_and_source(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        records = [
+            a_record(key="k"),
+            a_record(key="k", source="other"),
+            a_record(a_subject("bob", "globex"), key="k"),
+        ]
+        outcomes = await ledger.submit(records)
+        assert [decision_of(outcome).replayed for outcome in outcomes] == [False] * 3
+        assert [decision_of(o).replayed for o in await ledger.submit(records)] == [True] * 3
+
+
+async def test_a_key_is_remembered_for_35_days(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        await ledger.submit_one(a_record(key="k"))
+        clock.advance(days=35, microseconds=-1)
+        assert decision_of(await ledger.submit_one(a_record(key="k"))).replayed
+        assert code_of(await ledger.submit_one(a_record(key="k", quantity=2))) == "conflict"
+        clock.advance(microseconds=1)
+        assert not decision_of(await ledger.submit_one(a_record(key="k", quantity=2))).replayed
+        assert decision_of(await ledger.submit_one(a_record(key="k", quantity=2))).replayed
+
+
+# Which plan: first sight
+
+
+async def plan_and_origin(ledger: Ledger, **subject) -> tuple[str, str]:
+    view = await arrive(ledger, **subject)
+    assert view.subscription is not None
+    return view.subscription.plan, view.subscription.origin
+
+
+@pytest.mark.parametrize(
+    ("tier", "plan"),
+    [
+        (None, ("basic", "default")),
+        ("premium", ("premium", "token")),
+        ("nonsense", ("basic", "default")),
+        ("basic", ("basic", "token")),
+    ],
+)
+async def test_the_first_call_makes_the_subscription(store: SqliteStore, tier, plan) -> None:
+    async with store.open() as ledger:
+        assert await plan_and_origin(ledger, tier=tier) == plan
+        assert await plan_and_origin(ledger) == plan
+        (entry,) = await history(ledger, "subscription.")
+        assert (entry.action, entry.actor, entry.before) == (
+            "subscription.start",
+            Actor("bob", "token"),
+            None,
+        )
+
+
+async def test_a_plan_nobody_chose_is_replaced_once_by_the_first_token_that_names_one(
+    store: SqliteStore,
+) -> None:
+    async with store.open() as ledger:
+        assert await plan_and_origin(ledger) == ("basic", "default")
+        assert await plan_and_origin(ledger, tier="nonsense") == ("basic", "default")
+        assert await plan_and_origin(ledger, tier="advanced") == ("advanced", "token")
+        assert await plan_and_origin(ledger, tier="premium") == ("advanced", "token")
+
+
+async def test_an_old_token_cannot_bring_an_old_tier_back(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, tier="advanced")
+        await buy(ledger, "premium")
+        assert await plan_and_origin(ledger, tier="advanced") == ("premium", "purchase")
+
+
+async def test_a_service_record_makes_the_default_and_the_users_own_token_replaces_it(
+    store: SqliteStore,
+) -> None:
+    async with store.open() as ledger:
+        assert decision_of(await ledger.submit_one(a_record())).plan == "basic"
+        assert await plan_and_origin(ledger, tier="premium") == ("premium", "token")
+        assert await used(ledger) == 1
+
+
+async def test_other_peoples_looks_and_checks_leave_no_trace(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        rows = store.rows()
+        view = await ledger.look(Arrive(a_subject("bob", tier="premium")), may_settle_in=False)
+        assert view.plan is not None and view.plan.key == "premium"
+        commands = [
+            Arrive(a_subject("bob", group="team")),
+            CheckUsage(a_subject("bob"), "message"),
+            a_record(key="k"),
+            a_change("advanced", offer="handle"),
+        ]
+        assert [code_of(await ledger.rehearse(command)) for command in commands] == ["ok"] * 4
+        await ledger.rehearse(a_limit_set(7))
+        assert store.rows() == rows
+
+
+async def test_a_refused_record_makes_nobody(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        rows = store.rows()
+        assert code_of(await ledger.submit_one(a_record(quantity=51, key="k"))) == "quota_exceeded"
+        assert store.rows() == rows
+
+
+# Which account
+
+
+async def standing(ledger: Ledger, **subject) -> Standing:
+    return (await arrive(ledger, **subject)).standing
+
+
+async def test_a_claim_joins_its_group_and_membership_stays_without_it(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        assert await standing(ledger, group="team") == Standing("acme", "group", "team", "bob", "member")
+        assert await standing(ledger) == Standing("acme", "group", "team", "bob", "member")
+        assert await standing(ledger, user="eve", group="team", group_admin=True) == Standing(
+            "acme", "group", "team", "eve", "admin"
+        )
+        assert [entry.action for entry in await history(ledger, "member.")] == ["member.join"] * 2
+
+
+async def test_nobody_in_a_group_has_a_personal_account(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        assert await standing(ledger) == Standing("acme", "personal", "bob", "bob", "holder")
+
+
+async def test_the_ledgers_role_decides_not_the_tokens(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, group="team")
+        assert (await standing(ledger, group="team", group_admin=True)).role == "member"
+
+
+async def test_another_claim_moves_the_user_to_another_group(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, group="red")
+        await arrive(ledger, user="eve", group="red")
+        assert (await arrive(ledger, group="blue")).seats_used == 1
+        red = await ledger.look(Arrive(a_subject(None, account="red")), may_settle_in=False)
+        assert red.seats_used == 1
+        assert (await standing(ledger)).account == "blue"
+        (entry, *_) = await history(ledger, "member.")
+        assert (entry.before, entry.after) == (
+            {"account_id": "red"},
+            {"account_id": "blue", "role": "member"},
+        )
+
+
+async def test_a_service_naming_an_account_the_user_is_not_in_is_refused(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, user="eve", group="team")
+        refused = await ledger.submit_one(a_record(a_subject("bob", account="team")))
+        assert code_of(refused) == "invalid_request"
+        assert isinstance(refused, Refusal) and refused.fields[0].field == "account_id"
+        assert code_of(await ledger.submit_one(a_record(a_subject("eve", account="team")))) == "ok"
+        assert code_of(await ledger.submit_one(a_record(a_subject("bob", account="bob")))) == "ok"
+
+
+async def test_a_full_group_takes_nobody_else_in(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(50), seats=2)) as ledger:
+        first = [Arrive(a_subject(user, group="team")) for user in ("a", "b", "c")]
+        outcomes = await ledger.submit(first)
+        assert [code_of(outcome) for outcome in outcomes] == ["ok", "ok", "conflict"]
+        assert code_of(await ledger.submit_one(first[0])) == "ok"
+        await arrive(ledger, user="a", group="elsewhere")
+        assert code_of(await ledger.submit_one(first[2])) == "ok"
+
+
+async def test_a_group_and_a_user_of_the_same_id_are_two_accounts(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(1))) as ledger:
+        await arrive(ledger, user="eve", group="bob")
+        records = [
+            a_record(a_subject("bob")),
+            a_record(a_subject("eve")),
+            a_record(a_subject("bob")),
+            a_record(a_subject("eve")),
+        ]
+        assert [code_of(o) for o in await ledger.submit(records)] == ["ok", "ok"] + ["quota_exceeded"] * 2
+
+
+async def test_the_whole_account_shows_what_all_use_together(store: SqliteStore) -> None:
+    catalog = one_plan(a_limit(10), a_limit(15, scope="account"))
+    async with store.open(catalog=catalog) as ledger:
+        for user in ("bob", "eve"):
+            await arrive(ledger, user=user, group="team")
+        outcomes = await ledger.submit([a_record(user, quantity=8) for user in ("bob", "eve")])
+        assert [code_of(outcome) for outcome in outcomes] == ["ok", "quota_exceeded"]
+        refused = [state for state in decision_of(outcomes[1]).limits if state.refused]
+        assert [(state.scope, state.used) for state in refused] == [("account", 8)]
+        await ledger.submit_one(a_record("eve", quantity=3))
+        whole = await ledger.look(Arrive(a_subject(None, account="team")), may_settle_in=False)
+        assert [(state.scope, state.used) for state in whole.limits] == [("account", 11)]
+        assert (whole.seats_used, whole.standing.role) == (2, None)
+        own = await arrive(ledger, user="eve")
+        assert {(state.scope, state.used) for state in own.limits} == {("user", 3), ("account", 11)}
+
+
+async def test_the_account_of_a_user_in_no_group_is_named_by_the_users_id(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await ledger.submit_one(a_record())
+        whole = await ledger.look(Arrive(a_subject(None, account="bob")), may_settle_in=False)
+        assert whole.standing == Standing("acme", "personal", "bob", "bob", None)
+        assert {state.used for state in whole.limits} == {1}
+
+
+# Overrides
+
+
+async def test_an_override_holds_until_it_is_cleared_and_both_are_remembered(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await ledger.submit_one(a_record(quantity=5))
+        changed = await ledger.submit_one(a_limit_set(7))
+        assert isinstance(changed, LimitsChanged)
+        assert [view.limits[0].maximum for view in (changed.before, changed.after)] == [50, 7]
+        assert code_of(await ledger.submit_one(a_record(quantity=3))) == "quota_exceeded"
+        await ledger.submit_one(a_limit_set(UNLIMITED))
+        assert code_of(await ledger.submit_one(a_record(quantity=100))) == "ok"
+        await ledger.submit_one(a_limit_set(None))
+        assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+        assert code_of(await ledger.submit_one(a_limit_set(None))) == "not_found"
+        entries = await history(ledger, "limit.")
+        assert [(e.action, e.before["limit"], e.after["limit"]) for e in entries] == [
+            ("limit.clear", "unlimited", 50),
+            ("limit.set", 7, "unlimited"),
+            ("limit.set", 50, 7),
+        ]
+        assert (entries[-1].reason, entries[-1].actor) == ("asked for it", Actor("olivia", "tenant_admin"))
+        assert entries[-1].id == changed.audit_id
+
+
+async def test_an_override_expires_by_itself(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T10:00:00Z")
+    async with store.open(clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=7))
+        await ledger.submit_one(a_limit_set(7, expires_at=clock.now + HOUR))
+        clock.advance(minutes=59, seconds=59)
+        assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+        clock.advance(seconds=1)
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        assert code_of(await ledger.submit_one(a_limit_set(7, expires_at=clock.now))) == "invalid_request"
+
+
+async def test_an_override_stays_through_a_change_of_plan(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await ledger.submit_one(a_record())
+        await ledger.submit_one(a_limit_set(7))
+        changed = await buy(ledger, "premium")
+        assert isinstance(changed, PlanChanged)
+        assert {state.window: state.maximum for state in changed.limits_after} == {"day": 7, "month": 25_000}
+
+
+@pytest.mark.parametrize(
+    ("maximum", "code"), [(50, "ok"), (0, "ok"), (51, "forbidden"), (UNLIMITED, "forbidden")]
+)
+async def test_a_member_can_be_limited_within_the_plan_only(store: SqliteStore, maximum, code) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, group="team")
+        assert code_of(await ledger.submit_one(a_limit_set(maximum, within_plan=True))) == code
+
+
+async def test_within_the_plan_the_group_itself_is_not_limited(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(50, scope="account"))) as ledger:
+        await arrive(ledger, group="team")
+        team = a_subject(None, account="team")
+        assert code_of(await ledger.submit_one(a_limit_set(10, team, within_plan=True))) == "forbidden"
+        assert code_of(await ledger.submit_one(a_limit_set(10, team))) == "ok"
+
+
+async def test_a_member_can_have_a_cap_inside_a_pool(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(50, scope="account"))) as ledger:
+        for user in ("bob", "eve"):
+            await arrive(ledger, user=user, group="team")
+        await ledger.submit_one(a_record(quantity=4))
+        await ledger.submit_one(a_limit_set(5))
+        bob = decision_of(await ledger.submit_one(a_record(quantity=2)))
+        assert [(s.scope, s.maximum, s.used, s.refused) for s in bob.limits] == [
+            ("user", 5, 4, True),
+            ("account", 50, 4, False),
+        ]
+        assert code_of(await ledger.submit_one(a_record("eve", quantity=46))) == "ok"
+        assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+
+
+async def test_an_unknown_limit_is_refused_with_those_there_are(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await ledger.submit_one(a_record())
+        refused = await ledger.submit_one(a_limit_set(7, window="week"))
+        assert isinstance(refused, Refusal) and refused.code == "invalid_request"
+        assert "It limits: messages per day, messages per month." in refused.message
+
+
+async def test_a_limit_of_somebody_never_seen_is_most_likely_a_typing_error(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        rows = store.rows()
+        assert code_of(await ledger.submit_one(a_limit_set(7, "bbo"))) == "not_found"
+        assert store.rows() == rows
+
+
+# Changes of plan
+
+
+async def test_an_offer_changes_nothing_and_its_handle_works_once(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await ledger.submit_one(a_record(quantity=50))
+        offered = await ledger.submit_one(a_change("advanced", offer="handle"))
+        assert isinstance(offered, PlanChanged)
+        assert (offered.confirmed, offered.handle) == (False, "handle")
+        assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+        done = await ledger.submit_one(a_change("advanced", confirmation="handle"))
+        assert isinstance(done, PlanChanged) and done.confirmed
+        assert [(s.window, s.maximum, s.used) for s in done.limits_after] == [
+            ("day", 200, 50),
+            ("month", 5_000, 50),
+        ]
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        again = await ledger.submit_one(a_change("premium", confirmation="handle"))
+        assert code_of(again) == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    "confirmation",
+    [
+        a_change("advanced", confirmation="another"),
+        a_change("advanced", confirmation="handle", actor="eve"),
+        a_change("advanced", confirmation="handle", digest=b"another request"),
+        a_change("advanced", a_subject("bob", "globex"), confirmation="handle"),
+    ],
+    ids=["handle", "actor", "digest", "tenant"],
+)
+async def test_a_handle_is_good_for_one_actor_and_one_request(store: SqliteStore, confirmation) -> None:
+    async with store.open() as ledger:
+        for tenant in ("acme", "globex"):
+            await ledger.submit_one(a_record(a_subject("bob", tenant)))
+        await ledger.submit_one(a_change("advanced", offer="handle"))
+        assert code_of(await ledger.submit_one(confirmation)) == "invalid_request"
+        assert code_of(await ledger.submit_one(a_change("advanced", confirmation="handle"))) == "ok"
+
+
+@pytest.mark.parametrize(("seconds", "microseconds", "code"), [(600, -1, "ok"), (600, 0, "invalid_request")])
+async def test_a_handle_is_good_for_ten_minutes(store: SqliteStore, seconds, microseconds, code) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        await ledger.submit_one(a_change("advanced", offer="handle"))
+        clock.advance(seconds=seconds, microseconds=microseconds)
+        assert code_of(await ledger.submit_one(a_change("advanced", confirmation="handle"))) == code
+
+
+async def test_a_handle_used_twice_in_one_batch_changes_the_plan_once(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await ledger.submit_one(a_change("advanced", offer="handle"))
+        outcomes = await ledger.submit([a_change("advanced", confirmation="handle")] * 2)
+        assert [code_of(outcome) for outcome in outcomes] == ["ok", "conflict"]
+        assert len(await history(ledger, "subscription.change")) == 1
+
+
+async def test_a_plan_already_held_or_scheduled_is_a_conflict(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        assert code_of(await ledger.submit_one(a_change("basic", offer="h"))) == "conflict"
+        await buy(ledger, "advanced")
+        assert code_of(await ledger.submit_one(a_change("advanced", offer="h"))) == "conflict"
+        await buy(ledger, "basic")
+        assert code_of(await ledger.submit_one(a_change("basic", offer="h"))) == "conflict"
+
+
+async def test_a_plan_nobody_sells_is_refused_with_the_nearest(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        refused = await ledger.submit_one(a_change("premum"))
+        assert isinstance(refused, Refusal) and "Did you mean 'premium'?" in refused.message
+        assert code_of(await ledger.submit_one(a_change("premium", interval="yearly"))) == "invalid_request"
+
+
+async def test_a_downgrade_happens_at_the_periods_end_without_any_job(store: SqliteStore) -> None:
+    clock = Clock("2027-01-31T10:00:00Z")
+    async with store.open(clock=clock) as ledger:
+        await buy(ledger, "premium")
+        clock.set("2027-02-10T00:00:00Z")
+        scheduled = await buy(ledger, "basic")
+        assert isinstance(scheduled, PlanChanged) and scheduled.change.is_scheduled
+        assert format_instant(scheduled.change.effective_at) == "2027-02-28T10:00:00Z"
+        clock.set("2027-02-28T09:59:59Z")
+        assert decision_of(await ledger.submit_one(a_record(quantity=51))).plan == "premium"
+        clock.set("2027-02-28T10:00:00Z")
+    async with store.open(clock=clock) as ledger:
+        refused = decision_of(await ledger.submit_one(a_record()))
+        assert (refused.plan, refused.code, refused.limits[0].used) == ("basic", "quota_exceeded", 51)
+        view = await arrive(ledger)
+        assert view.subscription is not None and view.subscription.next_plan is None
+        assert [event.plan for event in await events_of(ledger, clock)] == ["premium"]
+        assert [e.action for e in await history(ledger, "subscription.")] == [
+            "subscription.change",
+            "subscription.schedule",
+            "subscription.change",
+            "subscription.start",
+        ]
+
+
+async def test_free_to_paid_begins_a_billing_period_with_nothing_used(store: SqliteStore) -> None:
+    basic = a_plan(a_limit(50, window="billing_period"), a_limit(50))
+    paid = a_plan(a_limit(60, window="billing_period"), a_limit(60), key="paid", monthly="1.00")
+    dear = a_plan(a_limit(70, window="billing_period"), a_limit(70), key="dear", monthly="2.00")
+    clock = Clock()
+    async with store.open(catalog=a_catalog(basic, paid, dear), clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=50))
+        clock.advance(hours=1)
+        await buy(ledger, "paid")
+        assert (await used(ledger, window="billing_period"), await used(ledger)) == (0, 50)
+        await ledger.submit_one(a_record(quantity=5))
+        clock.advance(hours=1)
+        await buy(ledger, "dear")
+        assert (await used(ledger, window="billing_period"), await used(ledger)) == (5, 55)
+
+
+# Windows
+
+
+@pytest.mark.parametrize(
+    ("zone", "before", "after"),
+    [
+        ("UTC", "2026-11-20T23:59:59Z", "2026-11-21T00:00:00Z"),
+        ("Asia/Kolkata", "2026-11-20T18:29:59Z", "2026-11-20T18:30:00Z"),
+        ("Europe/Berlin", "2026-03-29T21:59:59Z", "2026-03-29T22:00:00Z"),  # a day of 23 hours ends
+        ("Europe/Berlin", "2026-10-25T22:59:59Z", "2026-10-25T23:00:00Z"),  # a day of 25 hours ends
+    ],
+)
+async def test_a_day_begins_at_midnight_of_the_plans_zone(store: SqliteStore, zone, before, after) -> None:
+    clock = Clock(before)
+    async with store.open(catalog=one_plan(a_limit(1), timezone=zone), clock=clock) as ledger:
+        first, second = await ledger.submit([a_record(), a_record()])
+        assert (code_of(first), code_of(second)) == ("ok", "quota_exceeded")
+        assert format_instant(decision_of(second).limits[0].resets_at or 0) == after
+        clock.set(after)
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+
+
+async def test_a_month_begins_at_midnight_of_the_plans_zone(store: SqliteStore) -> None:
+    clock = Clock("2026-11-30T18:29:59Z")
+    catalog = one_plan(a_limit(1, window="month"), timezone="Asia/Kolkata")
+    async with store.open(catalog=catalog, clock=clock) as ledger:
+        assert [code_of(o) for o in await ledger.submit([a_record(), a_record()])] == ["ok", "quota_exceeded"]
+        clock.advance(seconds=1)
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+
+
+async def test_a_late_event_counts_in_the_window_it_happened_in(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(2)), clock=clock) as ledger:
+        yesterday = clock.now - DAY
+        outcomes = await ledger.submit([a_record(occurred_at=yesterday) for _ in range(3)])
+        assert [code_of(outcome) for outcome in outcomes] == ["ok", "ok", "quota_exceeded"]
+        assert [unlock.action for unlock in decision_of(outcomes[2]).unlocks] == []
+        assert await used(ledger) == 0
+
+
+async def test_an_event_just_ahead_counts_in_the_window_that_comes(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T23:58:00Z")
+    async with store.open(catalog=one_plan(a_limit(1)), clock=clock) as ledger:
+        ahead = decision_of(await ledger.submit_one(a_record(occurred_at=clock.now + 5 * MINUTE)))
+        assert format_instant(ahead.limits[0].period.start) == "2026-11-21T00:00:00Z"
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        clock.advance(minutes=3)
+        assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("offset", "code"),
+    [
+        (-35 * DAY, "ok"),
+        (-35 * DAY - 1, "invalid_request"),
+        (5 * MINUTE, "ok"),
+        (5 * MINUTE + 1, "invalid_request"),
+    ],
+)
+async def test_events_are_taken_from_35_days_back_to_5_minutes_ahead(
+    store: SqliteStore, offset, code
+) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        assert code_of(await ledger.submit_one(a_record(occurred_at=clock.now + offset))) == code
+
+
+async def test_the_clock_never_runs_backwards(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        first = decision_of(await ledger.submit_one(a_record()))
+        clock.advance(days=-2)
+        second = decision_of(await ledger.submit_one(a_record()))
+        assert second.as_of == first.as_of == ledger.now()
+        assert second.limits[0].used == 2
+        assert (await arrive(ledger)).as_of == first.as_of
+
+
+# Versions of plans
+
+
+async def test_an_edited_plan_is_a_new_version_and_subscribers_stay_on_theirs(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(5)), clock=clock) as ledger:
+        await ledger.submit_one(a_record("old"))
+    edited = a_plan(a_limit(2), a_limit(3, window="week"))
+    async with store.open(catalog=a_catalog(edited), clock=clock, publish=False) as ledger:
+        published = await ledger.submit_one(a_publication(edited))
+        assert published == PlansPublished({"basic": 2}, ["basic"], [])
+        old, new = await ledger.submit([a_record("old", quantity=3), a_record("new", quantity=3)])
+        assert (code_of(old), code_of(new)) == ("ok", "quota_exceeded")
+        await ledger.submit_one(a_record("new"))
+        assert await ledger.query(PlanHolders()) == [("basic", 1, 1), ("basic", 2, 1)]
+        assert [e.plan_version for e in await events_of(ledger, clock)] == [2, 1, 1]
+
+
+async def test_a_window_only_an_old_version_has_is_still_counted(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(3, window="week"))) as ledger:
+        await ledger.submit_one(a_record(quantity=2))
+    async with store.open(catalog=one_plan(a_limit(100))) as ledger:
+        outcomes = await ledger.submit([a_record(), a_record()])
+        assert [code_of(outcome) for outcome in outcomes] == ["ok", "quota_exceeded"]
+
+
+async def test_an_unchanged_file_publishes_nothing(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        rows = store.rows()
+        again = await ledger.submit_one(a_publication(*three_plans()))
+        assert again == PlansPublished({"basic": 1, "advanced": 1, "premium": 1}, [], [])
+        assert store.rows() == rows
+    async with store.open(publish=False) as ledger:
+        again = await ledger.submit_one(a_publication(*three_plans()))
+        assert isinstance(again, PlansPublished) and again.published == []
+
+
+async def test_an_edit_taken_back_is_a_version_of_its_own(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(5))) as ledger:
+        for maximum, version in ((6, 2), (5, 3)):
+            published = await ledger.submit_one(a_publication(a_plan(a_limit(maximum))))
+            assert isinstance(published, PlansPublished) and published.versions == {"basic": version}
+
+
+async def test_a_removed_plan_is_no_longer_offered_but_stays_with_who_holds_it(store: SqliteStore) -> None:
+    basic, advanced, premium = three_plans()
+    async with store.open() as ledger:
+        await buy(ledger, "advanced")
+    async with store.open(catalog=a_catalog(basic, premium)) as ledger:
+        assert list(ledger.engine.catalog.plans) == ["basic", "premium"]
+        assert decision_of(await ledger.submit_one(a_record())).plan == "advanced"
+        assert code_of(await ledger.submit_one(a_change("advanced", "eve", actor="eve"))) == "invalid_request"
+        refused = decision_of(await ledger.submit_one(a_record("eve", quantity=51)))
+        assert refused.unlocks[0].plan == "premium"
+        back = await ledger.submit_one(a_publication(basic, advanced, premium))
+        assert isinstance(back, PlansPublished) and (back.published, back.versions["advanced"]) == ([], 1)
+
+
+async def test_the_plans_keep_the_order_of_the_file(store: SqliteStore) -> None:
+    basic, advanced, premium = three_plans()
+    async with store.open(catalog=a_catalog(premium, basic, advanced)):
+        pass
+    async with store.open(catalog=a_catalog(basic, advanced, premium), publish=False) as ledger:
+        assert list(ledger.engine.catalog.plans) == ["premium", "basic", "advanced"]
+
+
+# Questions
+
+
+async def test_pages_of_events_go_on_across_blocks_without_gap_or_repeat(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(UNLIMITED)), clock=clock) as ledger:
+        for _ in range(3):
+            await ledger.submit([a_record(("bob", "eve")[n % 2]) for n in range(3_000)])
+            clock.advance(minutes=1)
+        bob = Whose("acme", "personal", "bob", "bob")
+        seen: list[str] = []
+        before: int | None = None
+        more = True
+        while more:
+            question = EventPage(bob, clock.now - DAY, clock.now + DAY, 700, before=before)
+            page, more = await ledger.query(question)
+            seen += [event.id for _, event in page]
+            before = page[-1][0]
+            assert len(page) == 700 or not more
+            assert {event.user for _, event in page} == {"bob"}
+        assert len(seen) == len(set(seen)) == 4_500
+
+
+async def test_a_page_can_be_of_one_event_and_of_one_stretch_of_time(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        start = clock.now
+        for name in ("message", "tool_call", "message"):
+            await ledger.submit_one(a_record(event=name))
+            clock.advance(hours=1)
+        page, more = await ledger.query(EventPage(Whose("acme"), start, start + 2 * HOUR, 10))
+        assert ([event.event for _, event in page], more) == (["tool_call", "message"], False)
+        page, more = await ledger.query(EventPage(Whose("acme"), start, clock.now, 1, event="message"))
+        assert ([event.occurred_at for _, event in page], more) == ([start + 2 * HOUR], True)
+        for question in (
+            EventPage(Whose("acme"), start, clock.now, 10, event="never heard of"),
+            EventPage(Whose("nobody"), start, clock.now, 10),
+            EventPage(Whose("acme", "group", "bob"), start, clock.now, 10),
+        ):
+            assert await ledger.query(question) == ([], False)
+
+
+async def test_late_and_early_events_are_found_by_when_they_happened(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        happened = clock.now
+        await ledger.submit_one(a_record("early", occurred_at=happened))
+        clock.advance(minutes=-5)
+    clock.advance(minutes=5)
+    async with store.open(clock=clock) as ledger:
+        clock.advance(days=35)
+        await ledger.submit_one(a_record("late", occurred_at=happened))
+        page, _ = await ledger.query(EventPage(Whose("acme"), happened, happened + 1, 10))
+        assert [event.user for _, event in page] == ["late", "early"]
+
+
+async def test_an_event_recorded_5_minutes_before_it_happens_is_in_its_period(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        happens = clock.now + 5 * MINUTE
+        await ledger.submit_one(a_record(occurred_at=happens))
+        page, _ = await ledger.query(EventPage(Whose("acme"), happens, happens + HOUR, 10))
+        assert len(page) == 1
+
+
+async def test_a_tenant_is_summed_up_by_plan(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        for user in ("a", "b"):
+            await arrive(ledger, user=user, group="team")
+        await arrive(ledger, user="c")
+        await arrive(ledger, user="d", tier="premium")
+        await arrive(ledger, user="e", tenant="globex")
+        found = await ledger.query(TenantSummary("acme"))
+        assert sorted(found, key=lambda count: count.plan) == [
+            PlanCount("basic", 2, 3),
+            PlanCount("premium", 1, 1),
+        ]
+
+
+moments = st.integers(0, 3 * 24 * 60).map(lambda minutes: minutes * MINUTE)
+recorded = st.tuples(
+    st.sampled_from(["bob", "eve"]),
+    st.sampled_from(["message", "tool_call", "llm_call"]),
+    st.integers(1, 9),
+    moments,
+)
+
+
+@pytest.mark.parametrize("opened", STORES, ids=lambda store: store.engine)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    events=st.lists(recorded, min_size=5, max_size=60),
+    start=moments,
+    length=st.integers(1, 2 * 24 * 60 * 60).map(lambda seconds: seconds * 1_000_000),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata"]),
+    columns=st.sets(st.sampled_from(["hour", "user", "account", "dimensions"])),
+)
+def test_usage_sums_to_what_the_events_of_any_period_say(
+    opened: Callable[[Path], SqliteStore], events, start, length, zone, columns
+) -> None:
+    async def story(place: Path) -> None:
+        plan = a_plan(a_limit(UNLIMITED), timezone=zone)
+        clock = Clock("2026-10-26T12:00:00Z")
+        first = parse_instant("2026-10-23T12:00:00Z")  # clocks change in Berlin on the 25th
+        async with opened(place).open(catalog=a_catalog(plan), clock=clock) as ledger:
+            await ledger.submit(
+                [
+                    a_record(user, event, quantity, occurred_at=first + at)
+                    for user, event, quantity, at in events
+                ]
+            )
+            period = (first + start, first + start + length)
+            rows = await ledger.query(UsageTotals(Whose("acme"), *period, zone, frozenset(columns)))
+            page, _ = await ledger.query(EventPage(Whose("acme"), *period, -1))
+        by_meter: Counter[str] = Counter()
+        by_user: Counter[tuple[str | None, str]] = Counter()
+        for _, event in page:
+            for meter, gain in event.gains.items():
+                by_meter[meter] += gain
+                by_user[(event.user, meter)] += gain
+        found: Counter[str] = Counter()
+        found_by_user: Counter[tuple[str | None, str]] = Counter()
+        for row in rows:
+            found[row.meter] += row.quantity
+            found_by_user[(row.user, row.meter)] += row.quantity
+        assert +found == +by_meter
+        if "user" in columns:
+            assert +found_by_user == +by_user
+        inside = [at for *_, at in events if start <= at < start + length]
+        assert len(page) == len(inside)
+
+    with TemporaryDirectory() as place:
+        asyncio.run(story(Path(place)))
+
+
+# Several ledgers on one store
+
+
+@asynccontextmanager
+async def two_ledgers(
+    store: SqliteStore, catalog: Catalog, clock: Clock
+) -> AsyncIterator[tuple[Ledger, Ledger]]:
+    async with (
+        store.open(catalog=catalog, clock=clock) as one,
+        store.open(catalog=catalog, clock=clock) as other,
+    ):
+        yield one, other
+
+
+async def test_two_ledgers_share_a_limit_exactly(store: SqliteStore) -> None:
+    async with two_ledgers(store, one_plan(a_limit(50)), Clock()) as ledgers:
+        outcomes = await asyncio.gather(*[ledgers[n % 2].submit_one(a_record()) for n in range(600)])
+        assert Counter(map(code_of, outcomes)) == {"ok": 50, "quota_exceeded": 550}
+
+
+async def test_two_ledgers_see_what_the_other_wrote(store: SqliteStore) -> None:
+    clock = Clock()
+    async with two_ledgers(store, a_catalog(), clock) as (one, other):
+        await one.submit_one(a_record(quantity=50, key="k"))
+        assert decision_of(await other.submit_one(a_record(quantity=50, key="k"))).replayed
+        assert code_of(await other.submit_one(a_record())) == "quota_exceeded"
+        await other.submit_one(a_change("advanced", offer="handle"))
+        await one.submit_one(a_change("advanced", confirmation="handle"))
+        assert code_of(await other.submit_one(a_record())) == "ok"
+        await other.submit_one(a_limit_set(51))
+        assert code_of(await one.submit_one(a_record())) == "quota_exceeded"
+        edited = replace(a_plan(a_limit(1)), key="basic")
+        await one.submit_one(a_publication(edited, *three_plans()[1:]))
+        newcomers = await other.submit([a_record("new"), a_record("new")])
+        assert [code_of(outcome) for outcome in newcomers] == ["ok", "quota_exceeded"]
+        assert other.engine.catalog.plans["basic"].version == 2
+
+
+async def test_a_failure_of_one_ledger_does_not_mislead_the_other(store: SqliteStore) -> None:
+    async with two_ledgers(store, a_catalog(), Clock()) as (one, other):
+        with store.without_a_table():
+            failed = await one.submit([a_record("ann"), a_record("ben")])
+            assert [code_of(outcome) for outcome in failed] == ["unavailable"] * 2
+        await other.submit([a_record("cleo", key="x"), a_record("dan")])
+        await one.submit([a_record("ann"), a_record("ben"), a_record("cleo")])
+        for user, count in (("ann", 1), ("ben", 1), ("cleo", 2), ("dan", 1)):
+            assert await used(other, user) == await used(one, user) == count
+
+
+def outcomes_are_values(outcomes: list[Outcome]) -> bool:
+    return all(not isinstance(outcome, BaseException) or isinstance(outcome, Refusal) for outcome in outcomes)
+
+
+async def test_whatever_is_submitted_nothing_is_raised(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        odd = [
+            a_record(a_subject("bob", "never seen")),
+            a_record(attributes={"nope": 1}),
+            a_record("bob", occurred_at=0),
+            a_change("nope"),
+            a_limit_set(1, a_subject(None, account="nobody")),
+            Arrive(a_subject(None, account="nobody")),
+        ]
+        with ExitStack():
+            outcomes = await ledger.submit(odd)
+        assert outcomes_are_values(outcomes)
+        assert "internal" not in map(code_of, outcomes)

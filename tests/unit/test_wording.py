@@ -1,0 +1,66 @@
+"""The sentences people and models read."""
+
+import pytest
+from tests.builders import TODAY, a_catalog, a_limit, a_plan
+
+from subscription_mcp.domain.catalog import UNLIMITED
+from subscription_mcp.domain.decisions import Total, limit_states
+from subscription_mcp.domain.instants import parse_instant
+from subscription_mcp.domain.windows import Anchor
+from subscription_mcp.domain.wording import clock_time, counted, line_of, overview_sentence
+
+NOW = parse_instant(TODAY)
+
+
+def states_of(plan, used: int = 0):
+    return limit_states(
+        a_catalog(plan), plan.limits, lambda limit: Total(used, 0, limit.window.period_at(NOW, Anchor(NOW)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "unit", "text"),
+    [
+        (0, "message", "0 messages"),
+        (1, "message", "1 message"),
+        (1_000, "tool call", "1,000 tool calls"),
+        (100, "MB", "100 MB"),
+        (1, "MB", "1 MB"),
+    ],
+)
+def test_numbers_are_read_with_their_unit(count: int, unit: str, text: str) -> None:
+    assert counted(count, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("window", "text"),
+    [
+        ("hour", "Messages: 3 of 50 used this hour, 47 left, resets 2026-11-20 15:00 UTC"),
+        ("day", "Messages: 3 of 50 used today, 47 left, resets 2026-11-21 00:00 UTC"),
+        ("week", "Messages: 3 of 50 used this week, 47 left, resets 2026-11-23 00:00 UTC"),
+        ("month", "Messages: 3 of 50 used this month, 47 left, resets 2026-12-01 00:00 UTC"),
+        (
+            "billing_period",
+            "Messages: 3 of 50 used this billing period, 47 left, resets 2026-12-20 14:03 UTC",
+        ),
+        ("lifetime", "Messages: 3 of 50 used in all, 47 left"),
+    ],
+)
+def test_every_window_has_its_words(window: str, text: str) -> None:
+    (state,) = states_of(a_plan(a_limit(50, window=window)), 3)
+    assert line_of(state) == text
+
+
+def test_a_reset_is_told_in_the_plans_time_zone() -> None:
+    (state,) = states_of(a_plan(a_limit(50), timezone="Asia/Kolkata"))
+    assert line_of(state).endswith("resets 2026-11-21 00:00 Asia/Kolkata")
+    assert clock_time(NOW, "Asia/Kolkata") == "2026-11-20 19:33 Asia/Kolkata"
+
+
+def test_the_overview_has_a_sentence_for_every_limit() -> None:
+    plan = a_plan(a_limit(UNLIMITED, meter="tool_calls"), a_limit(5, window="lifetime", scope="account"))
+    assert overview_sentence(plan, states_of(plan, 2)) == (
+        "Basic plan. Tool calls: 2 used today, no limit. Messages: 2 of 5 used in all by the whole account, 3 left."
+    )
+    assert overview_sentence(plan, []) == "Basic plan. No usage limits."
+    assert overview_sentence(None, []) == "No subscription yet: choose a plan with upgrade_tier."
