@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -118,13 +118,8 @@ class SqliteStore:
             lock.close()
 
     def _execute(self, statement: str) -> None:
-        with (
-            FileLock(self.path.with_name("ledger.db.lock"))
-            if False
-            else closing(sqlite3.connect(self.path)) as connection
-        ):
+        with closing(sqlite3.connect(self.path)) as connection:
             connection.execute(statement)
-            connection.commit()
 
 
 STORES = [SqliteStore]
@@ -137,6 +132,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteStore:
 
 def one_plan(*limits, **plan) -> Catalog:
     return a_catalog(a_plan(*limits, **plan))
+
+
+async def everybody_had_a_turn() -> None:
+    """Every task that could go on has gone on: the writer has taken what it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def used(ledger: Ledger, subject="bob", *, meter: str = "messages", window: str = "day") -> int:
@@ -247,7 +248,7 @@ async def test_without_a_default_plan_only_what_happened_anyway_is_recorded(stor
         again = decision_of(await ledger.submit_one(a_record(enforce=False, key="k")))
         assert again.as_dict() == {**recorded.as_dict(), "replayed": True}
         assert code_of(await buy(ledger, "advanced")) == "ok"
-        assert await used(ledger) == 0 or await used(ledger) == 1
+        assert await used(ledger) == 1
 
 
 async def test_no_counter_passes_what_every_json_reader_keeps_exact(store: SqliteStore) -> None:
@@ -278,7 +279,7 @@ async def test_a_batch_that_cannot_be_saved_counts_nothing_and_the_ledger_goes_o
                 ledger.submit([a_record("newcomer")]),
                 ledger.submit([a_limit_set(7)]),
             )
-        # A change of a limit writes no rollup: alone it may have worked, with the others it may not.
+        # Also the change of a limit, which writes nothing where the fault is: they were one batch.
         assert [code_of(o) for o in outcomes[0] + outcomes[1]] == ["unavailable"] * 6
         assert all(outcome.retryable for outcome in outcomes[0])
         assert code_of(outcomes[2][0]) == "unavailable"
@@ -301,7 +302,7 @@ async def test_plans_that_could_not_be_published_are_not_the_current_ones(store:
 
 
 async def test_an_answer_stands_although_the_checkpoint_after_it_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = SqliteStore(tmp_path)
     monkeypatch.setattr(sqlite_engine, "CHECKPOINT_ROWS", 1)
@@ -315,6 +316,7 @@ async def test_an_answer_stands_although_the_checkpoint_after_it_failed(
             outcome = await ledger.submit_one(a_record())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "checkpoint failed" in caplog.text
         assert code_of(outcome) == "ok"
         assert await used(ledger) == 2
 
@@ -338,7 +340,7 @@ async def test_a_closed_ledger_answers_unavailable(store: SqliteStore) -> None:
 async def test_what_waits_when_the_ledger_closes_is_still_done(store: SqliteStore) -> None:
     async with store.open() as ledger:
         waiting = [asyncio.create_task(ledger.submit_one(a_record())) for _ in range(5)]
-        await asyncio.sleep(0)
+        await everybody_had_a_turn()
     assert [code_of(await task) for task in waiting] == ["ok"] * 5
 
 
@@ -357,7 +359,7 @@ async def test_a_caller_that_goes_away_leaves_all_or_nothing(store: SqliteStore)
             if dice.random() < 0.5:
                 task.cancel()
             elif dice.random() < 0.2:
-                await asyncio.sleep(0)
+                await everybody_had_a_turn()
             if n % 50 == 49:
                 await ledger.submit_one(a_record("pause"))
         for n, outcome in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
@@ -375,10 +377,9 @@ async def test_who_gave_up_before_it_was_begun_was_never_there(store: SqliteStor
     async with store.open() as ledger:
         with store.locked():
             first = asyncio.create_task(ledger.submit_one(a_record()))
-            while ledger._waiting or not ledger._waiting_commands == 0 or not first:
-                await asyncio.sleep(0)
+            await everybody_had_a_turn()
             second = asyncio.create_task(ledger.submit_one(a_record()))
-            await asyncio.sleep(0)
+            await everybody_had_a_turn()
             second.cancel()
             await asyncio.gather(second, return_exceptions=True)
         assert code_of(await first) == "ok"
@@ -389,10 +390,9 @@ async def test_more_than_100_000_waiting_are_answered_at_once(store: SqliteStore
     async with store.open() as ledger:
         with store.locked():
             first = asyncio.create_task(ledger.submit_one(a_record()))
-            await asyncio.sleep(0)
+            await everybody_had_a_turn()
             many = asyncio.create_task(ledger.submit([a_record()] * 100_000))
-            while ledger._waiting_commands < 100_000:
-                await asyncio.sleep(0)
+            await everybody_had_a_turn()
             began = time.monotonic()
             refused = await ledger.submit_one(a_record())
             assert time.monotonic() - began < 1
@@ -1013,6 +1013,15 @@ async def test_a_removed_plan_is_no_longer_offered_but_stays_with_who_holds_it(s
         assert isinstance(back, PlansPublished) and (back.published, back.versions["advanced"]) == ([], 1)
 
 
+async def test_without_its_default_plan_a_newcomer_must_choose_one(store: SqliteStore) -> None:
+    basic, advanced, _ = three_plans()
+    async with store.open(catalog=a_catalog(basic, advanced)) as one:
+        async with store.open(catalog=a_catalog(advanced, default_plan=None)):
+            pass  # another process has published a file without it
+        refused = decision_of(await one.submit_one(a_record()))
+        assert (refused.code, refused.unlocks[0].plan) == ("payment_required", "advanced")
+
+
 async def test_the_plans_keep_the_order_of_the_file(store: SqliteStore) -> None:
     basic, advanced, premium = three_plans()
     async with store.open(catalog=a_catalog(premium, basic, advanced)):
@@ -1110,7 +1119,7 @@ recorded = st.tuples(
 
 
 @pytest.mark.parametrize("opened", STORES, ids=lambda store: store.engine)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     events=st.lists(recorded, min_size=5, max_size=60),
     start=moments,
@@ -1205,10 +1214,6 @@ async def test_a_failure_of_one_ledger_does_not_mislead_the_other(store: SqliteS
             assert await used(other, user) == await used(one, user) == count
 
 
-def outcomes_are_values(outcomes: list[Outcome]) -> bool:
-    return all(not isinstance(outcome, BaseException) or isinstance(outcome, Refusal) for outcome in outcomes)
-
-
 async def test_whatever_is_submitted_nothing_is_raised(store: SqliteStore) -> None:
     async with store.open() as ledger:
         odd = [
@@ -1219,7 +1224,6 @@ async def test_whatever_is_submitted_nothing_is_raised(store: SqliteStore) -> No
             a_limit_set(1, a_subject(None, account="nobody")),
             Arrive(a_subject(None, account="nobody")),
         ]
-        with ExitStack():
-            outcomes = await ledger.submit(odd)
-        assert outcomes_are_values(outcomes)
+        outcomes = await ledger.submit(odd)
+        assert all(isinstance(outcome, Outcome) for outcome in outcomes)
         assert "internal" not in map(code_of, outcomes)

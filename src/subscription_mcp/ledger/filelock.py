@@ -8,7 +8,9 @@ when a process dies.
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
+from threading import Event, Thread
 from types import TracebackType
 
 if sys.platform == "win32":
@@ -40,6 +42,7 @@ class FileLock:
     """An exclusive lock on a file beside the database. Not reentrant; `with` it."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
 
     def __enter__(self) -> None:
@@ -49,6 +52,18 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _unlock(self._descriptor)
+
+    def is_free_within(self, seconds: float) -> bool:
+        """Whether the lock can be had in time. The wait is a thread's: the system's lock has no time-out, and
+        a thread that waits for ever must not keep the process alive."""
+        free = Event()
+
+        def wait() -> None:
+            with closing(FileLock(self._path)) as another, another:
+                free.set()
+
+        Thread(target=wait, daemon=True, name="ledger lock").start()
+        return free.wait(seconds)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -77,6 +77,7 @@ FUTURE_TOLERANCE = 5 * MINUTE
 CONFIRMATION_LIFETIME = 10 * MINUTE
 
 NO_ANCHOR = Anchor(0)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class CounterKey(NamedTuple):
@@ -371,7 +372,7 @@ def _subscription_of(
     subscription = stored.at(now) if stored is not None else None
     claimed = catalog.plans.get(tier) if tier is not None else None
     if subscription is None:
-        plan = claimed or (catalog.plans[catalog.default_plan] if catalog.default_plan else None)
+        plan = claimed or catalog.plans.get(catalog.default_plan or "")
         if plan is None:
             return None
         return Subscription(plan.key, plan.version, "token" if claimed else "default", now, now)
@@ -753,7 +754,7 @@ def _pack(decision: Decision, plan: Plan | None) -> str:
     unlocks = [[u.action, u.plan, u.until] for u in decision.unlocks]
     version = plan.version if plan is not None else None
     packed = [decision.event_id, decision.code, decision.plan, version, decision.as_of, states, unlocks]
-    return json.dumps(packed, separators=(",", ":"))
+    return _encode(packed)
 
 
 def _replay(turn: Turn, located: Located, command: RecordUsage, stored: StoredAnswer) -> Decided | None:

@@ -68,6 +68,7 @@ PRAGMAS: dict[str, int | str] = {
     "trusted_schema": 0,
 }
 CHECKPOINT_ROWS = 20_000
+OPEN_WITHIN_SECONDS = 10
 CACHED_FACTS_MAX = 200_000
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
@@ -695,18 +696,20 @@ class SqliteEngine:
         self._checker_book: _PlanBook | None = None
 
     async def open(self) -> None:
+        opened: list[_Connection] = []
         try:
             self._lock = FileLock(prepare_file(self._path))
-            self._writer = await _connect(self._path)
             try:
+                self._writer = await _connect(self._path, opened)
                 await self._writer.run(self._prepare)
+                self._checker = await self._reader(opened)
+                self._reporter = await self._reader(opened)
             except BaseException:
-                await self._writer.run(self._close_under_lock)
-                await self._writer.close()
+                # A connection left open would keep its thread, and so the process, alive.
+                for connection in opened:
+                    await connection.close()
                 self._lock.close()
                 raise
-            self._checker = await self._reader()
-            self._reporter = await self._reader()
         except (sqlite3.Error, OSError) as error:
             log.error("the ledger cannot be opened: %s: %s", type(error).__name__, error)
             raise LedgerUnusable(_opening_advice(error, self._path)) from error
@@ -717,12 +720,13 @@ class SqliteEngine:
             await connection.close()
         self._lock.close()
 
-    def _close_under_lock(self, connection: _Connection | None = None) -> None:
+    def _close_under_lock(self, connection: _Connection) -> None:
+        # The last connection to close checkpoints.
         with self._lock:
-            (connection or self._writer)._conn.close()
+            connection._conn.close()
 
-    async def _reader(self) -> _Connection:
-        connection = await _connect(self._path)
+    async def _reader(self, opened: list[_Connection]) -> _Connection:
+        connection = await _connect(self._path, opened)
 
         def prepare() -> None:
             _set_pragmas(connection._conn)
@@ -732,6 +736,11 @@ class SqliteEngine:
         return connection
 
     def _prepare(self) -> None:
+        if not self._lock.is_free_within(OPEN_WITHIN_SECONDS):
+            raise LedgerUnusable(
+                f"Another program has held the lock of {self._path} for {OPEN_WITHIN_SECONDS} s. "
+                "Find the process that hangs (fuser, or lsof, on the .lock file beside it) and end it."
+            )
         with self._lock:
             connection = self._writer._conn
             check_identity(connection, self._path)
@@ -891,11 +900,12 @@ def prepare_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-async def _connect(path: Path) -> _Connection:
+async def _connect(path: Path, opened: list[_Connection]) -> _Connection:
     connection = _Connection(
         lambda: sqlite3.connect(path, isolation_level=None, cached_statements=256), iter_chunk_size=64
     )
     await connection
+    opened.append(connection)
     return connection
 
 
@@ -1036,5 +1046,5 @@ def _hash_of(key: tuple[str, str, str]) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=dict)
+# Made once: `json.dumps` would make an encoder for every row.
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=dict).encode
