@@ -145,8 +145,9 @@ class Place:
             command=COMMAND[0], args=[*COMMAND[1:], "stdio"], env=environment, cwd=self.folder
         )
         with (self.folder / "stdio.log").open("a") as log:
-            async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
-                yield Talk(client, access_token)
+            with _first_failure():
+                async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
+                    yield Talk(client, access_token)
 
     def rows(self) -> dict[str, int]:
         """How many rows every table of facts has, read independently of the product."""
@@ -161,7 +162,9 @@ class Place:
             "audit",
         )
         with closing(sqlite3.connect(self.database)) as database:
-            return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+            return {
+                table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables
+            }
 
     def select(self, statement: str, *values: object) -> list[Any]:
         with closing(sqlite3.connect(self.database)) as database:
@@ -240,8 +243,9 @@ class Server:
         headers = {"authorization": f"Bearer {access_token}"}
         async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
             transport = streamable_http_client(f"{self.base_url}/mcp", http_client=http)
-            async with Client(transport, mode=mode) as client:
-                yield Talk(client, access_token)
+            with _first_failure():
+                async with Client(transport, mode=mode) as client:
+                    yield Talk(client, access_token)
 
     @asynccontextmanager
     async def api(self, access_token: str | None = None) -> AsyncIterator["Api"]:
@@ -264,6 +268,18 @@ async def talking(
     )
     async with opened as talk:
         yield talk
+
+
+@contextmanager
+def _first_failure() -> Iterator[None]:
+    """What went wrong itself, out of the groups that the client's tasks wrap it in."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        failure: BaseException = group
+        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+            failure = failure.exceptions[0]
+        raise failure from None
 
 
 def discreet(text: str, access_token: str | None = None) -> None:
@@ -350,9 +366,7 @@ class Api:
         return await self.send("POST", f"/api/mcp/tools/{tool}", json={"arguments": arguments})
 
     async def raw(self, tool: str, body: str | bytes, kind: str = "application/json") -> httpx2.Response:
-        return await self.send(
-            "POST", f"/api/mcp/tools/{tool}", content=body, headers={"content-type": kind}
-        )
+        return await self.send("POST", f"/api/mcp/tools/{tool}", content=body, headers={"content-type": kind})
 
     def _seen(self, response: httpx2.Response) -> httpx2.Response:
         discreet(f"{response.headers} {response.text}", self._access_token)

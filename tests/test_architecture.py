@@ -302,7 +302,8 @@ def test_every_setting_is_in_the_readme() -> None:
 def command_lines() -> list[str]:
     """Every command a person can type, from `demo` to `token mint`; hidden ones are left out."""
     import click
-    from subscription_mcp.cli.main import main
+
+    from subscription_mcp.cli.main import cli
 
     def of(command: click.Command, words: tuple[str, ...]) -> Iterator[str]:
         if not isinstance(command, click.Group):
@@ -314,7 +315,7 @@ def command_lines() -> list[str]:
             if child is not None and not child.hidden:
                 yield from of(child, (*words, name))
 
-    return list(of(main, ()))
+    return list(of(cli, ()))
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -95,7 +95,7 @@ async def publish(ledger: Ledger, catalog: Catalog) -> None:
     assert isinstance(outcome, PlansPublished)
     for plan in outcome.held_back:
         log.warning("plan %r was edited at run time and is not overwritten by the catalog file", plan)
-    for plan, version, accounts in await ledger.query(PlanHolders()):
+    for plan, version, accounts in await ledger.query(PlanHolders(ledger.now())):
         current = outcome.versions.get(plan)
         if version != current:
             newest = f"the newest is {current}" if current is not None else "it is no longer offered"
@@ -116,7 +116,7 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     """The HTTP application over a service that is open."""
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from subscription_mcp.server.identity import identify_by_request
+    from subscription_mcp.auth.identity import identify_by_request
     from subscription_mcp.server.mcp import build_server
     from subscription_mcp.web.api import api_routes
     from subscription_mcp.web.app import build_app, resource_metadata
@@ -128,7 +128,7 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     )
     verifier = TokenVerifier.of(settings)
     return build_app(
-        api=api_routes(service.toolbox, service.ledger, resource_metadata(base_url, settings.issuer)),
+        api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer)),
         mcp_app=mcp_app,
         verifier=verifier,
         base_url=base_url,
@@ -138,7 +138,7 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
 
 async def run_stdio(settings: Settings) -> None:
     """Serve MCP over stdin and stdout until stdin ends."""
-    from subscription_mcp.server.identity import identify_by_configuration
+    from subscription_mcp.auth.identity import identify_by_configuration
     from subscription_mcp.server.mcp import build_server
 
     catalog = catalog_of(settings)

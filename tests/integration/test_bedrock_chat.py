@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.harness import ERAS, TODAY, Place, Server, problem_of, talking
 
-REFUSED = (
-    "Basic plan: 50 of 50 messages used today. Resets 2026-11-21 00:00 UTC. Advanced has 200 a day."
-)
+REFUSED = "Basic plan: 50 of 50 messages used today. Resets 2026-11-21 00:00 UTC. Advanced has 200 a day."
 TIERS = {
     "basic": ("0.00", 50, 1_000, 1_800, 1, False),
     "advanced": ("29.00", 200, 5_000, 7_200, 3, True),
@@ -122,9 +119,7 @@ async def test_the_story(place: Place, server: Server, transport: str, era: str)
         assert (applied["status"], applied["effective_at"]) == ("applied", TODAY)
         assert limit_of({"limits": applied["limits_before"]}, "day")["limit"] == 50
         assert limit_of({"limits": applied["limits_after"]}, "day")["limit"] == 200
-        used_twice = await bella.refusal(
-            "upgrade_tier", plan="premium", confirmation=offered["confirmation"]
-        )
+        used_twice = await bella.refusal("upgrade_tier", plan="premium", confirmation=offered["confirmation"])
         assert used_twice["code"] in ("conflict", "invalid_request")
 
         # At once, with the same tokens, which do not bring the old tier back
@@ -186,7 +181,9 @@ async def test_every_tier_has_its_price_limits_sessions_and_feature(
 async def test_the_tier_comes_from_the_claim_and_without_one_it_is_basic(
     place: Place, server: Server, claims: dict[str, str], plan: str
 ) -> None:
-    async with server.client(place.token(f"claims-{plan}-{len(claims)}-{claims.get('tier')}", **claims)) as user:
+    async with server.client(
+        place.token(f"claims-{plan}-{len(claims)}-{claims.get('tier')}", **claims)
+    ) as user:
         assert (await user.call("get_tier_info"))["plan"] == plan
 
 
@@ -274,13 +271,18 @@ async def test_the_tenant_sees_accounts_and_usage_by_tier_and_its_tools(place: P
         "calculator": 1,
     }
     assert of_plan["advanced"]["tools"] == []
-    lines = {(line["plan"], line["tool"], line["meter"]): line["quantity"] for line in report["result"]["breakdown"]}
+    lines = {
+        (line["plan"], line["tool"], line["meter"]): line["quantity"]
+        for line in report["result"]["breakdown"]
+    }
     assert lines[("premium", "search", "tool_calls")] == 2
 
 
 async def test_limits_of_a_user_are_set_listed_cleared_and_remembered(place: Place, server: Server) -> None:
     async with server.client(place.token("tara", role="tenant_admin")) as tara:
         whom = {"user_id": "limited"}
+        async with server.api(place.token("limited")) as limited:
+            assert (await limited.call("get_tier_info")).status_code == 200
         changed = await tara.call(
             "manage_limits", action="set", meter="messages", window="day", limit=2, reason="abuse", **whom
         )
@@ -319,7 +321,12 @@ async def test_resources_show_the_same_as_the_tools(place: Place, server: Server
 
 async def test_usage_over_the_day_and_the_month(place: Place, server: Server) -> None:
     async with server.api(place.token("app", role="service")) as app:
-        for when in ("2026-11-18T10:00:00Z", "2026-11-18T11:00:00Z", "2026-11-20T09:00:00Z", "2026-10-31T23:59:59Z"):
+        for when in (
+            "2026-11-18T10:00:00Z",
+            "2026-11-18T11:00:00Z",
+            "2026-11-20T09:00:00Z",
+            "2026-10-31T23:59:59Z",
+        ):
             recorded = await app.call("record_usage", user_id="series", event="message", occurred_at=when)
             assert recorded.status_code == 200, recorded.text
     async with server.client(place.token("series", tier="advanced")) as user:

@@ -11,7 +11,7 @@ import pytest
 from tests.builders import a_ledger
 
 from subscription_mcp.ledger.port import LedgerUnusable
-from subscription_mcp.ledger.sqlite import APPLICATION_ID, migrate, migrations, schema_version
+from subscription_mcp.ledger.sqlite_schema import APPLICATION_ID, migrate, migrations, schema_version
 
 SURROGATE_IDS = {"word", "plan_version", "event", "answer", "audit", "key_index", "holder"}
 """Tables with an integer of our own as their primary key; their other keys still begin with the tenant."""

@@ -99,7 +99,7 @@ def _catalog(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    from subscription_mcp.ledger.sqlite import schema_of_file
+    from subscription_mcp.ledger.sqlite_schema import schema_of_file
 
     path = settings.database_path
     if not path.exists():

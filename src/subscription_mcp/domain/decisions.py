@@ -187,8 +187,9 @@ def decide(
 ) -> Decision:
     """Whether the event may happen under the plan's limits.
 
-    `limits_of` gives the limits of any plan with this account's overrides in them. Every limit of every meter the event moves is looked at, so that a refusal names all that stand in the
-    way. Without a plan nothing may happen.
+    `limits_of` gives the limits of any plan with this account's overrides in them. Every limit of every meter
+    the event moves is looked at, so that a refusal names all that stand in the way. Without a plan nothing may
+    happen.
     """
     if plan is None:
         offers = [Unlock("upgrade_tier", catalog.plans_by_price[0].key)] if catalog.plans else []
@@ -207,7 +208,8 @@ def decide(
     until = waiting_helps_until(refused, gains, now)
     if until is not None:
         unlocks.append(Unlock("wait", until=until))
-    message = refusal_sentence(plan, refused[0], gains[refused[0].meter], limit_offer(next_plan, refused[0]))
+    offer = limit_offer(next_plan, refused[0], limits_of)
+    message = refusal_sentence(plan, refused[0], gains[refused[0].meter], offer)
     return Decision(False, "quota_exceeded", message, plan.key, event, quantity, states, now, unlocks)
 
 
@@ -228,7 +230,9 @@ def recorded_sentence(decision: Decision, catalog: Catalog, plan: Plan) -> str:
         return status_sentence(plan, decision.limits)
     offered = next((catalog.plans.get(unlock.plan) for unlock in decision.unlocks if unlock.plan), None)
     first = decision.limits[0]
-    return refusal_sentence(plan, first, decision.quantity, limit_offer(offered, first))
+    return refusal_sentence(
+        plan, first, decision.quantity, limit_offer(offered, first, lambda plan: plan.limits)
+    )
 
 
 def sort_states(states: list[LimitState]) -> None:

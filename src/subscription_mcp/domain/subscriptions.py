@@ -7,7 +7,7 @@ from subscription_mcp.domain.catalog import Money, Plan, monthly_micros
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.money import prorate
-from subscription_mcp.domain.windows import Anchor, BillingPeriod, Interval, Period
+from subscription_mcp.domain.windows import MONTHS_OF_INTERVAL, Anchor, BillingPeriod, Interval, Period
 
 Status = Literal["trialing", "active", "past_due", "suspended", "canceled", "expired"]
 Origin = Literal["default", "token", "purchase", "operator"]
@@ -118,7 +118,9 @@ def change_of_plan(
     started = Subscription(to_plan.key, to_plan.version, origin, now, now, interval)
     if current is None or from_plan is None:
         return Change(None, to_plan.key, price, price, now, started)
-    upward = monthly_micros(to_plan) >= monthly_micros(from_plan)
+    # A shorter rhythm waits for the end of what is paid for, like a cheaper plan: nothing paid is lost.
+    longer = MONTHS_OF_INTERVAL[interval] >= MONTHS_OF_INTERVAL[current.interval]
+    upward = longer and monthly_micros(to_plan) >= monthly_micros(from_plan)
     old_price = price_of(from_plan, current.interval)
     was_paid = old_price is not None and old_price.micros > 0
     if not was_paid:

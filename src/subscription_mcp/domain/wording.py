@@ -1,10 +1,10 @@
 """The sentences people and models read. Every number in them comes from the value they describe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan
+from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan
 from subscription_mcp.domain.instants import Instant, to_datetime
 
 if TYPE_CHECKING:
@@ -48,13 +48,14 @@ def refusal_sentence(plan: Plan, state: "LimitState", gain: int, offer: str) -> 
     return f"{plan.title} plan: {use_of(state)}{asked}.{_resets(state)}{offer}"
 
 
-def limit_offer(plan: Plan | None, state: "LimitState") -> str:
+def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Plan], Sequence[Limit]]) -> str:
     """What the next plan has instead of the limit that refused."""
     if plan is None:
         return ""
-    limit = plan.limit_for(state.meter, state.window, state.scope) or plan.limit_for(
-        state.meter, state.window
-    )
+    alike = [
+        limit for limit in limits_of(plan) if (limit.meter, limit.window.name) == (state.meter, state.window)
+    ]
+    limit = next((limit for limit in alike if limit.scope == state.scope), alike[0] if alike else None)
     if limit is None or limit.maximum is UNLIMITED:
         return f" {plan.title} has no such limit."
     return f" {plan.title} has {limit.maximum:,} {_PER[state.window]}."

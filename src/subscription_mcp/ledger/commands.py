@@ -144,7 +144,6 @@ class Decided:
     """The decision on an event; recorded where it has an `event_id`."""
 
     decision: Decision
-    standing: Standing
 
 
 @dataclass(slots=True)
@@ -165,7 +164,7 @@ class LimitsChanged:
 
     before: AccountView
     after: AccountView
-    audit_id: str
+    audit: "AuditEntry"
 
 
 @dataclass(slots=True)

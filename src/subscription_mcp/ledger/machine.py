@@ -151,6 +151,8 @@ class Facts:
 
     catalog: Catalog
     plan_heads: dict[str, PlanHead] = field(default_factory=dict)
+    plan_versions: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The version of a plan that has a digest."""
     plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
     members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
     seats: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -537,7 +539,7 @@ def _audit(
     reason: str | None,
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any] | None,
-) -> str:
+) -> AuditEntry:
     entry = AuditEntry(
         turn.new_id(),
         account.tenant,
@@ -552,7 +554,7 @@ def _audit(
         turn.now,
     )
     turn.changes.audits.append(entry)
-    return entry.id
+    return entry
 
 
 def subscription_as_dict(subscription: Subscription | None) -> dict[str, Any] | None:
@@ -582,7 +584,7 @@ def _check(turn: Turn, command: CheckUsage) -> Decided | None:
     gains = _gains(turn.facts.catalog, command.event, command.quantity, command.attributes)
     counters = _counters_of(turn.facts, located, turn.now)
     decision = _decide(turn, located, counters, command.event, command.quantity, gains)
-    return None if turn.facts.missing else Decided(decision, located.standing)
+    return None if turn.facts.missing else Decided(decision)
 
 
 def _record(turn: Turn, command: RecordUsage) -> Decided | None:
@@ -592,11 +594,12 @@ def _record(turn: Turn, command: RecordUsage) -> Decided | None:
     stored: StoredAnswer | None = None
     if key is not None:
         stored = facts.read("answers", (tenant, command.source, key))
+        if stored is not None and now - stored.at < KEY_RETENTION:
+            # Before anything else is looked at: a replay stays what it was, wherever the user has gone.
+            return _replay(turn, command, stored)
     located = _locate(turn, command.subject)
     if facts.missing or located is None:
         return None
-    if key is not None and stored is not None and now - stored.at < KEY_RETENTION:
-        return _replay(turn, located, command, stored)
     at = _instant_of_event(command.occurred_at, now)
     gains = _gains(facts.catalog, command.event, command.quantity, command.attributes)
     counters = _counters_of(facts, located, at)
@@ -605,7 +608,7 @@ def _record(turn: Turn, command: RecordUsage) -> Decided | None:
     if not turn.may_write:
         return None
     if not decision.allowed and command.enforce:
-        return Decided(decision, located.standing)
+        return Decided(decision)
     if any(used > TOTAL_MAX for used in counted.values()):
         raise refused("invalid_request", f"The total would pass {TOTAL_MAX}, the most one counter can hold.")
 
@@ -639,7 +642,7 @@ def _record(turn: Turn, command: RecordUsage) -> Decided | None:
         answer = StoredAnswer(command.digest, _pack(decision, plan), now)
         facts.answers[(tenant, command.source, key)] = answer
         turn.changes.answers.append(((tenant, command.source, key), answer))
-    return Decided(decision, located.standing)
+    return Decided(decision)
 
 
 def _instant_of_event(occurred_at: Instant | None, now: Instant) -> Instant:
@@ -757,7 +760,7 @@ def _pack(decision: Decision, plan: Plan | None) -> str:
     return _encode(packed)
 
 
-def _replay(turn: Turn, located: Located, command: RecordUsage, stored: StoredAnswer) -> Decided | None:
+def _replay(turn: Turn, command: RecordUsage, stored: StoredAnswer) -> Decided | None:
     if stored.digest != command.digest:
         raise refused(
             "conflict",
@@ -805,7 +808,7 @@ def _replay(turn: Turn, located: Located, command: RecordUsage, stored: StoredAn
     )
     if plan is not None:
         decision.message = recorded_sentence(decision, facts.catalog, plan)
-    return Decided(decision, located.standing)
+    return Decided(decision)
 
 
 # Changes of plan and limits
@@ -941,7 +944,7 @@ def _set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
     facts.overrides[holder] = held
     turn.changes.overrides[(holder, key)] = override
     _settle_in(turn, located, command.actor)
-    audit_id = _audit(
+    audit = _audit(
         turn,
         located.account,
         located.user,
@@ -951,7 +954,7 @@ def _set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
         override_as_dict(key, previous, limit),
         override_as_dict(key, override, limit),
     )
-    return LimitsChanged(before, after, audit_id)
+    return LimitsChanged(before, after, audit)
 
 
 def _limit_to_override(located: Located, command: SetLimit) -> Limit:
@@ -1017,15 +1020,16 @@ def _publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
         digest = command.digests[plan.key]
         if head is not None and head.origin == "runtime" and head.digest != digest:
             held_back.append(plan.key)
-        elif head is None or head.digest != digest:
+        elif head is None or (plan.key, digest) not in facts.plan_versions:
             version = head.version + 1 if head is not None else 1
             head = facts.plan_heads[plan.key] = PlanHead(version, digest, "file")
-            new = plan.with_version(version)
-            facts.plans[(plan.key, version)] = new
+            facts.plan_versions[(plan.key, digest)] = version
+            new = facts.plans[(plan.key, version)] = plan.with_version(version)
             changes.plan_versions.append((new, digest, turn.now))
             published.append(plan.key)
-        assert head is not None
-        current[plan.key] = facts.plans.get((plan.key, head.version)) or plan.with_version(head.version)
+        # A definition that was there before is that version again, not a new one.
+        version = head.version if plan.key in held_back else facts.plan_versions[(plan.key, digest)]
+        current[plan.key] = facts.plans[(plan.key, version)]
     for key, plan in facts.catalog.plans.items():
         head = facts.plan_heads.get(key)
         if key not in current and head is not None and head.origin == "runtime":

@@ -68,6 +68,7 @@ class TenantSummary:
     """Accounts and users per plan of a tenant."""
 
     tenant: str
+    now: Instant
 
 
 @dataclass(slots=True)
@@ -80,6 +81,8 @@ class PlanCount:
 @dataclass(frozen=True, slots=True)
 class PlanHolders:
     """How many accounts hold which version of each plan, over all tenants."""
+
+    now: Instant
 
 
 Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders

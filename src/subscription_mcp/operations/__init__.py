@@ -1,7 +1,9 @@
 """Use cases by noun: authorise, then a command or a question, then an answer."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from subscription_mcp.ledger.commands import AccountView, AuditEntry, LimitsChanged, PlanChanged, UsageEvent
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.limits import Limits
@@ -19,6 +21,8 @@ class Operations:
     plans: Plans
     limits: Limits
     reports: Reports
+    ready: Callable[[], Awaitable[bool]]
+    """Whether the ledger can be read and written right now."""
 
     @classmethod
     def on(cls, ledger: Ledger, *, members_may_record: bool) -> "Operations":
@@ -29,4 +33,8 @@ class Operations:
             Plans(ledger, access),
             Limits(ledger, access),
             Reports(ledger, access),
+            ledger.ready,
         )
+
+
+__all__ = ["AccountView", "AuditEntry", "LimitsChanged", "Operations", "PlanChanged", "UsageEvent"]

@@ -166,7 +166,7 @@ class Reports:
         timezone = self._access.catalog.timezone
         period = named_period("this_month", self._ledger.now(), timezone, None)
         assert period.end is not None
-        counts: list[PlanCount] = await self._ledger.query(TenantSummary(tenant))
+        counts: list[PlanCount] = await self._ledger.query(TenantSummary(tenant, self._ledger.now()))
         rows = await self._ledger.query(
             UsageTotals(Whose(tenant), period.start, period.end, timezone, frozenset({"dimensions"}))
         )

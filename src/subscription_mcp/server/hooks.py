@@ -16,8 +16,8 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from mcp.shared.exceptions import MCPError
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
 
+from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal
-from subscription_mcp.server.identity import Identify
 from subscription_mcp.tools.toolbox import TOOLS, Toolbox
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from mcp.server.mcpserver.tools import Tool as SdkTool
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 
 from subscription_mcp import __version__
+from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal, internal
 from subscription_mcp.server.hooks import NoArguments, UntouchedArguments, middleware, unknown_tool
-from subscription_mcp.server.identity import Identify
 from subscription_mcp.server.resources import add_resources
 from subscription_mcp.tools.toolbox import TOOLS, Tool, Toolbox, UnknownTool
 

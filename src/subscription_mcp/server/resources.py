@@ -9,11 +9,11 @@ from mcp.server.mcpserver.resources import Resource
 from mcp.shared.exceptions import MCPError
 from pydantic import Field
 
+from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import HTTP_STATUS, Refusal
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.operations.access import ME
 from subscription_mcp.server.hooks import unknown_resource
-from subscription_mcp.server.identity import Identify
 from subscription_mcp.tools import documents
 from subscription_mcp.tools.toolbox import Toolbox
 

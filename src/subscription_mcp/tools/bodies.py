@@ -9,8 +9,7 @@ from subscription_mcp.domain.catalog import UNLIMITED, Maximum
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.instants import Instant, parse_instant
-from subscription_mcp.ledger.commands import PlanChanged
-from subscription_mcp.operations import Operations
+from subscription_mcp.operations import Operations, PlanChanged
 from subscription_mcp.operations.access import Caller, Target
 from subscription_mcp.operations.limits import LimitChange
 from subscription_mcp.operations.metering import UsageReport
@@ -142,7 +141,8 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
         "limits": after,
         "limits_before": documents.limits(changed.before.limits),
         "limits_after": after,
-        "audit_id": changed.audit_id,
+        "history": [documents.audit_entry(changed.audit)],
+        "audit_id": changed.audit.id,
     }
     return Answer(texts.limits_changed(changed), document)
 

@@ -8,7 +8,7 @@ from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.windows import Period
-from subscription_mcp.ledger.commands import AccountView, AuditEntry, PlanChanged, UsageEvent
+from subscription_mcp.operations import AccountView, AuditEntry, PlanChanged, UsageEvent
 from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
 
 Document = dict[str, Any]

@@ -4,7 +4,7 @@ from subscription_mcp.domain.catalog import Money, Plan, Price
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.wording import clock_time, counted, line_of, maximum_text, overview_sentence
-from subscription_mcp.ledger.commands import AccountView, AuditEntry, LimitsChanged, PlanChanged, UsageEvent
+from subscription_mcp.operations import AccountView, AuditEntry, LimitsChanged, PlanChanged, UsageEvent
 from subscription_mcp.operations.plans import FeatureAnswer
 from subscription_mcp.operations.reports import UsageReportAnswer
 
@@ -112,7 +112,7 @@ def limits(view: AccountView) -> str:
 
 def limits_changed(changed: LimitsChanged) -> str:
     after = " ".join(f"{line_of(state)}." for state in changed.after.limits)
-    return f"Done, effective at once. {after}"
+    return f"Done, effective at once: {limit_history([changed.audit])}\n{after}".rstrip()
 
 
 def limit_history(entries: list[AuditEntry]) -> str:

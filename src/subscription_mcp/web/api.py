@@ -9,11 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, not_found
+from subscription_mcp.auth.identity import identify_by_request
+from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, internal, not_found
 from subscription_mcp.domain.identifiers import is_id
-from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Target
-from subscription_mcp.server.identity import identify_by_request
 from subscription_mcp.tools import documents
 from subscription_mcp.tools.toolbox import Tool, Toolbox, UnknownTool
 from subscription_mcp.web.problems import (
@@ -29,7 +28,7 @@ ADVISORY_TOOLS = frozenset({"check_quota"})
 """Tools that answer 200 whatever the decision says: asking was what was wanted."""
 
 
-def api_routes(toolbox: Toolbox, ledger: Ledger, resource_metadata: dict[str, Any]) -> list[Route]:
+def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any]) -> list[Route]:
     do = toolbox.operations
 
     async def tools(request: Request) -> Response:
@@ -75,7 +74,7 @@ def api_routes(toolbox: Toolbox, ledger: Ledger, resource_metadata: dict[str, An
         return JsonResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        ready = await ledger.ready()
+        ready = await do.ready()
         return JsonResponse({"status": "ok" if ready else "unavailable"}, 200 if ready else 503)
 
     async def metadata(request: Request) -> Response:
@@ -101,6 +100,11 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         error.status_code, "The request cannot be answered."
     )
     return http_fault(error.status_code, message, error.headers)
+
+
+async def on_defect(request: Request, error: Exception) -> Response:
+    """A defect of ours, without its text. Starlette raises it again after this, to be logged by the guard."""
+    return problem(internal())
 
 
 def _answering(endpoint: Endpoint) -> Endpoint:

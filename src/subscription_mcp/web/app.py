@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from subscription_mcp.auth.tokens import TokenVerifier
-from subscription_mcp.web.api import on_http_exception
+from subscription_mcp.web.api import on_defect, on_http_exception
 from subscription_mcp.web.guard import Guard
 
 METADATA_PATH = "/.well-known/oauth-protected-resource/mcp"
@@ -35,7 +35,7 @@ def build_app(
     app = Starlette(
         routes=[*api, *mcp_app.routes],
         lifespan=running,
-        exception_handlers={HTTPException: on_http_exception},
+        exception_handlers={HTTPException: on_http_exception, Exception: on_defect},
     )
     app.router.redirect_slashes = False
     return Guard(app, verifier, public_url=public_url, metadata_url=f"{base_url}{METADATA_PATH}")

@@ -13,14 +13,16 @@ from starlette.authentication import AuthCredentials
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from subscription_mcp.auth.identity import VerifiedToken
 from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.domain.errors import Refusal, internal
-from subscription_mcp.server.identity import VerifiedToken
+from subscription_mcp.web.mcp_faults import answering_requests_only
 from subscription_mcp.web.problems import http_fault, problem
 
 log = logging.getLogger(__name__)
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/api/plans", "/.well-known/oauth-protected-resource/mcp"})
+MCP_PATH = "/mcp"
 BODY_BYTES_MAX = 4 * 1024 * 1024
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -49,15 +51,18 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        body = _BoundedBody(receive)
         started = False
 
         async def sending(message: Message) -> None:
             nonlocal started
+            if body.is_too_large and not started:
+                return  # whatever is made of the rest of it, the answer is 413
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self._checked(scope, receive, sending)
+            await self._checked(scope, body.receive, sending)
         except Refusal as refusal:
             if started:
                 raise
@@ -66,14 +71,14 @@ class Guard:
             )
             await problem(refusal, headers=headers)(scope, receive, send)
         except _BodyTooLarge:
-            if not started:
-                await http_fault(413, f"The body is larger than {BODY_BYTES_MAX} bytes.")(
-                    scope, receive, send
-                )
+            body.is_too_large = True
         except Exception:
-            log.exception("%s %s could not be answered", scope["method"], scope["path"])
-            if not started:
-                await problem(internal())(scope, receive, send)
+            if not body.is_too_large:
+                log.exception("%s %s could not be answered", scope["method"], scope["path"])
+                if not started:
+                    await problem(internal())(scope, receive, send)
+        if body.is_too_large and not started:
+            await http_fault(413, f"The body is larger than {BODY_BYTES_MAX} bytes.")(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -87,16 +92,17 @@ class Guard:
             return
         if int(headers.get("content-length", "0") or 0) > BODY_BYTES_MAX:
             raise _BodyTooLarge
-        bounded = _bounded(receive)
         if scope["path"] in PUBLIC_PATHS:
-            await self._app(scope, bounded, send)
+            await self._app(scope, receive, send)
             return
         principal = self._verifier.verify(_bearer(headers.getlist("authorization")))
         user = AuthenticatedUser(VerifiedToken.of(principal))
         scope["user"], scope["auth"] = user, AuthCredentials([])
         token = auth_context_var.set(user)
+        if scope["path"] == MCP_PATH:
+            send = answering_requests_only(scope, receive, send)
         try:
-            await self._app(scope, bounded, send)
+            await self._app(scope, receive, send)
         finally:
             auth_context_var.reset(token)
 
@@ -139,17 +145,19 @@ def _bearer(values: list[str]) -> str:
     return access_token.strip()
 
 
-def _bounded(receive: Receive) -> Receive:
+class _BoundedBody:
     """The body, but no more of it than allowed: a length that was not announced is counted."""
-    read = 0
 
-    async def receiving() -> Message:
-        nonlocal read
-        message = await receive()
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read = 0
+        self.is_too_large = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
         if message["type"] == "http.request":
-            read += len(message.get("body", b""))
-            if read > BODY_BYTES_MAX:
+            self._read += len(message.get("body", b""))
+            if self._read > BODY_BYTES_MAX:
+                self.is_too_large = True
                 raise _BodyTooLarge
         return message
-
-    return receiving

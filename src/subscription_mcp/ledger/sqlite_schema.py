@@ -1,0 +1,146 @@
+"""The SQLite file of the ledger: who may use it, how it is set, which schema it has."""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Literal, cast
+
+from subscription_mcp.ledger.port import (
+    LedgerUnusable,
+)
+
+APPLICATION_ID = 0x5355424D  # "SUBM"
+PRAGMAS: dict[str, int | str] = {
+    "journal_mode": "wal",
+    "synchronous": 2,  # FULL: an answer leaves only after its commit is on the disk
+    "wal_autocheckpoint": 0,  # checkpoints happen under the lock file only
+    "busy_timeout": 5000,
+    "foreign_keys": 1,
+    "trusted_schema": 0,
+}
+
+
+def prepare_file(path: Path) -> Path:
+    """Make sure the database can be there, readable by its owner only; the path of its lock file."""
+    if path.is_dir():
+        raise LedgerUnusable(
+            f"The database path is a folder: {path}. Name a file in it, like {path / 'ledger.db'}."
+        )
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, mode=0o700)
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise LedgerUnusable(
+            f"The database {path} cannot be written ({error.strerror}). Its folder and file must be writable."
+        ) from error
+    return path.with_name(path.name + ".lock")
+
+
+def check_identity(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that is another program's."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (application or tables):
+        raise LedgerUnusable(f"{path} is the database of another program. Name another file in DATABASE_URL.")
+
+
+def set_pragmas(connection: sqlite3.Connection) -> None:
+    for name, wanted in PRAGMAS.items():
+        connection.execute(f"PRAGMA {name} = {wanted}")
+        (found,) = connection.execute(f"PRAGMA {name}").fetchone()
+        if found != wanted:
+            raise LedgerUnusable(
+                f"SQLite answers {name} = {found} where {wanted} is needed. Is the database on a network drive? "
+                "Put it on a local disk."
+            )
+
+
+def migrations() -> Mapping[int, str]:
+    """Every migration's statements by number."""
+    folder = resources.files("subscription_mcp.ledger") / "migrations" / "sqlite"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return {int(name[:4]): (folder / name).read_text(encoding="utf-8") for name in names}
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    return cast(int, connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def migrate(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Bring the schema up to date under the write lock, each step whole; versions before and after."""
+    before = schema_version(connection)
+    known = migrations()
+    newest = max(known)
+    if before > newest:
+        raise LedgerUnusable(
+            f"The database has schema {before}, this version knows up to {newest}. Install the newer version again."
+        )
+    for number in range(before + 1, newest + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        if schema_version(connection) >= number:  # another process was quicker
+            connection.execute("ROLLBACK")
+            continue
+        try:
+            for statement in statements_of(known[number]):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    return before, newest
+
+
+def schema_of_file(path: Path) -> tuple[int, int]:
+    """The schema a file has (0 where there is none yet) and the newest one; changes nothing."""
+    newest = max(migrations())
+    _must_be_no_folder(path)
+    if not path.exists():
+        return 0, newest
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+        try:
+            check_identity(connection, path)
+            return schema_version(connection), newest
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise LedgerUnusable(opening_advice(error, path)) from error
+
+
+def statements_of(script: str) -> Iterable[str]:
+    """The statements of a script, one by one: `executescript` would commit behind our back."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _must_be_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise LedgerUnusable(
+            f"The database path is a folder: {path}. Name a file in it, like {path / 'ledger.db'}."
+        )
+
+
+def opening_advice(error: BaseException, path: Path) -> str:
+    text = str(error).lower()
+    advice: Literal[
+        "It is damaged; restore a backup.",
+        "Another program holds it; close that program.",
+        "Its folder and file must be writable and the disk must have room.",
+    ]
+    if "malformed" in text or "not a database" in text:
+        advice = "It is damaged; restore a backup."
+    elif "locked" in text:
+        advice = "Another program holds it; close that program."
+    else:
+        advice = "Its folder and file must be writable and the disk must have room."
+    return f"The database {path} cannot be opened ({error}). {advice}"

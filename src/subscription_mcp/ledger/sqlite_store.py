@@ -1,0 +1,679 @@
+"""Facts, changes and questions of the ledger as SQL, over any SQLite connection."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, cast
+from uuid import UUID
+
+from subscription_mcp.domain.analytics import UsageRow
+from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan
+from subscription_mcp.domain.catalog_file import plan_from_definition
+from subscription_mcp.domain.identifiers import AccountKind
+from subscription_mcp.domain.instants import HOUR, Instant
+from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
+from subscription_mcp.domain.windows import Period, bucket_start
+from subscription_mcp.ledger import machine
+from subscription_mcp.ledger.commands import Actor, AuditEntry, UsageEvent
+from subscription_mcp.ledger.machine import (
+    FUTURE_TOLERANCE,
+    KEY_RETENTION,
+    Changes,
+    CounterKey,
+    Facts,
+    HolderKey,
+    Offer,
+    Override,
+    OverrideKey,
+    PlanHead,
+    StoredAnswer,
+)
+from subscription_mcp.ledger.port import (
+    AuditTrail,
+    EventPage,
+    PlanCount,
+    PlanHolders,
+    Query,
+    TenantSummary,
+    UsageTotals,
+    Whose,
+)
+
+EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
+KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
+# A change that was scheduled and is due has happened, also where nobody has touched the account since.
+_PLAN_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_plan ELSE s.plan END"
+_VERSION_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_version ELSE s.version END"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanBook:
+    """The plans as one connection last saw them."""
+
+    revision: int
+    plans: Mapping[tuple[str, int], Plan]
+    heads: Mapping[str, PlanHead]
+    versions: Mapping[tuple[str, str], int]
+    offered: Mapping[str, Plan]
+
+
+class Store:
+    """Facts, changes and questions as SQL over one connection; no transaction control."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._words: dict[str, int] = {}
+        self._texts: dict[int, str] = {}
+        self._holders: dict[HolderKey, int] = {}
+        self._plan_ids: dict[tuple[str, int], int] = {}
+
+    @property
+    def size(self) -> int:
+        """How many surrogates are remembered."""
+        return len(self._words) + len(self._texts) + len(self._holders)
+
+    def forget(self) -> None:
+        """Drop every surrogate handed out: a transaction that rolled back took them with it."""
+        self._words.clear()
+        self._texts.clear()
+        self._holders.clear()
+        self._plan_ids.clear()
+
+    # Surrogates
+
+    def word(self, text: str) -> int | None:
+        found = self._words.get(text)
+        if found is None:
+            row = self._db.execute("SELECT id FROM word WHERE text = ?", (text,)).fetchone()
+            if row is None:
+                return None
+            found = self._words[text] = row[0]
+        return found
+
+    def word_made(self, text: str) -> int:
+        found = self.word(text)
+        if found is None:
+            found = self._db.execute("INSERT INTO word (text) VALUES (?)", (text,)).lastrowid
+            assert found is not None
+            self._words[text] = found
+        return found
+
+    def text(self, word: int) -> str:
+        found = self._texts.get(word)
+        if found is None:
+            (found,) = self._db.execute("SELECT text FROM word WHERE id = ?", (word,)).fetchone()
+            self._texts[word] = cast(str, found)
+        return cast(str, found)
+
+    def holder(self, key: HolderKey) -> int | None:
+        found = self._holders.get(key)
+        if found is None:
+            account, user = key
+            words = (self.word(account.tenant), self.word(account.account), self.word(user))
+            if None in words:
+                return None
+            row = self._db.execute(
+                "SELECT id FROM holder WHERE tenant = ? AND account_kind = ? AND account = ? AND user = ?",
+                (words[0], KINDS.index(account.account_kind), words[1], words[2]),
+            ).fetchone()
+            if row is None:
+                return None
+            found = self._holders[key] = row[0]
+        return found
+
+    def holder_made(self, key: HolderKey) -> int:
+        found = self.holder(key)
+        if found is None:
+            account, user = key
+            found = self._db.execute(
+                "INSERT INTO holder (tenant, account_kind, account, user) VALUES (?, ?, ?, ?)",
+                (
+                    self.word_made(account.tenant),
+                    KINDS.index(account.account_kind),
+                    self.word_made(account.account),
+                    self.word_made(user),
+                ),
+            ).lastrowid
+            assert found is not None
+            self._holders[key] = found
+        return found
+
+    def _plan_id(self, plan: str, version: int) -> int:
+        if version == 0:
+            return 0
+        found = self._plan_ids.get((plan, version))
+        if found is None:
+            (found,) = self._db.execute(
+                "SELECT id FROM plan_version WHERE plan = ? AND version = ?", (plan, version)
+            ).fetchone()
+            self._plan_ids[(plan, version)] = cast(int, found)
+        return cast(int, found)
+
+    # Facts
+
+    def plans_revision(self) -> int:
+        (revision,) = self._db.execute(
+            "SELECT value FROM ledger_info WHERE name = 'plans_revision'"
+        ).fetchone()
+        return cast(int, revision)
+
+    def load_plans(self) -> "PlanBook":
+        """Every version there is, the newest of each plan, and the current ones in the catalog's order."""
+        plans: dict[tuple[str, int], Plan] = {}
+        heads: dict[str, PlanHead] = {}
+        versions: dict[tuple[str, str], int] = {}
+        rows = self._db.execute(
+            "SELECT plan, version, origin, digest, definition FROM plan_version ORDER BY plan, version"
+        )
+        for plan, version, origin, digest, definition in rows:
+            plans[(plan, version)] = plan_from_definition(plan, version, json.loads(definition))
+            heads[plan] = PlanHead(version, digest, origin)
+            versions[(plan, digest)] = version
+        current = self._db.execute("SELECT plan, version FROM plan_current ORDER BY position").fetchall()
+        offered = {plan: plans[(plan, version)] for plan, version in current}
+        return PlanBook(self.plans_revision(), plans, heads, versions, offered)
+
+    def load(self, facts: Facts) -> None:
+        """Bring what `facts.missing` names; what does not exist becomes None, 0 or empty."""
+        missing, facts.missing = facts.missing, {}
+        for table, keys in missing.items():
+            known: dict[Any, Any] = getattr(facts, table)
+            read = getattr(self, f"_read_{table}")
+            for key in keys:
+                known[key] = read(key)
+
+    def _read_members(self, key: tuple[str, str]) -> Membership | None:
+        tenant, user = self.word(key[0]), self.word(key[1])
+        row = self._one("SELECT account, role FROM member WHERE tenant = ? AND user = ?", tenant, user)
+        return None if row is None else Membership(self.text(row[0]), row[1])
+
+    def _read_seats(self, key: tuple[str, str]) -> int:
+        tenant, account = self.word(key[0]), self.word(key[1])
+        row = self._one("SELECT count(*) FROM member WHERE tenant = ? AND account = ?", tenant, account)
+        return 0 if row is None else row[0]
+
+    def _read_subscriptions(self, key: AccountKey) -> Subscription | None:
+        row = self._one(
+            "SELECT plan, version, origin, anchor, created_at, interval, status, next_plan, next_version,"
+            " next_interval, next_plan_at FROM subscription WHERE tenant = ? AND account_kind = ? AND account = ?",
+            self.word(key.tenant),
+            KINDS.index(key.account_kind),
+            self.word(key.account),
+        )
+        return None if row is None else Subscription(*row)
+
+    def _read_overrides(self, key: HolderKey) -> dict[OverrideKey, Override]:
+        holder = self.holder(key)
+        if holder is None:
+            return {}
+        rows = self._db.execute(
+            "SELECT meter, window, scope, maximum, expires_at FROM limit_override WHERE tenant = ? AND holder = ?",
+            (self.word(key[0].tenant), holder),
+        ).fetchall()
+        return {
+            (self.text(meter), self.text(window), scope): Override(_maximum(maximum), expires_at)
+            for meter, window, scope, maximum, expires_at in rows
+        }
+
+    def _read_counters(self, key: CounterKey) -> int:
+        account = AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
+        row = self._one(
+            "SELECT used FROM counter WHERE tenant = ? AND start = ? AND window = ? AND holder = ? AND meter = ?",
+            self.word(key.tenant),
+            key.start,
+            self.word(key.window_key),
+            self.holder((account, key.user)),
+            self.word(key.meter),
+        )
+        return 0 if row is None else row[0]
+
+    def _read_plans(self, key: tuple[str, int]) -> Plan:
+        (definition,) = self._db.execute(
+            "SELECT definition FROM plan_version WHERE plan = ? AND version = ?", key
+        ).fetchone()
+        return plan_from_definition(key[0], key[1], json.loads(definition))
+
+    def _read_answers(self, key: tuple[str, str, str]) -> StoredAnswer | None:
+        found = self._find_answer(key)
+        return None if found[1] is None else StoredAnswer(*found[1])
+
+    def _find_answer(
+        self, key: tuple[str, str, str]
+    ) -> tuple[int, tuple[bytes, str, int] | None, int | None]:
+        """Its place in the index, the answer if it is there, and the row's number."""
+        tenant, source = self.word(key[0]), self.word(key[1])
+        place = _hash_of(key)
+        while True:
+            row = self._db.execute(
+                "SELECT a.tenant, a.source, a.key, a.digest, a.answer, a.at, a.seq"
+                " FROM key_index k JOIN answer a ON a.seq = k.seq WHERE k.hash = ?",
+                (place,),
+            ).fetchone()
+            if row is None:
+                return place, None, None
+            if row[:3] == (tenant, source, key[2]):
+                return place, row[3:6], row[6]
+            place += 1  # two keys of one hash stand side by side
+
+    def _read_offers(self, key: tuple[str, bytes]) -> Offer | None:
+        row = self._one(
+            "SELECT actor, digest, expires_at, used_at FROM offer WHERE tenant = ? AND handle = ?",
+            self.word(key[0]),
+            key[1],
+        )
+        return None if row is None else Offer(*row)
+
+    def _one(self, statement: str, *values: object) -> Any:
+        # A word nobody ever stored is NULL here, and NULL equals nothing.
+        return self._db.execute(statement, values).fetchone()
+
+    # Changes
+
+    def save(self, changes: Changes) -> int:
+        """Write everything; how many rows that were."""
+        self._save_plans(changes)
+        many = self._db.executemany
+        if changes.subscriptions:
+            many(
+                "INSERT OR REPLACE INTO subscription VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [self._subscription_row(key, value) for key, value in changes.subscriptions.items()],
+            )
+        if changes.members:
+            many(
+                "INSERT OR REPLACE INTO member (tenant, user, account, role, joined_at) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (self.word_made(t), self.word_made(u), self.word_made(m.account), m.role, at)
+                    for (t, u), (m, at) in changes.members.items()
+                ],
+            )
+        if changes.events:
+            many(
+                "INSERT INTO event (id, tenant, holder, event, plan, quantity, attributes, gains, source,"
+                " occurred_at, recorded_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [self._event_row(event) for event in changes.events],
+            )
+        if changes.counters:
+            many(
+                "INSERT INTO counter (tenant, start, window, holder, meter, used) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET used = excluded.used",
+                sorted(self._counter_row(key, used) for key, used in changes.counters.items()),
+            )
+        if changes.rollups:
+            many(
+                "INSERT INTO rollup (tenant, hour, holder, meter, dimensions, events, quantity)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET events = events + excluded.events, quantity = quantity + excluded.quantity",
+                sorted(self._rollup_row(key, cell) for key, cell in changes.rollups.items()),
+            )
+        for key, answer in changes.answers:
+            self._save_answer(key, answer)
+        for (holder, override_key), override in changes.overrides.items():
+            self._save_override(holder, override_key, override)
+        if changes.offers:
+            many(
+                "INSERT OR REPLACE INTO offer (tenant, handle, actor, digest, expires_at, used_at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (self.word_made(t), handle, o.actor, o.digest, o.expires_at, o.used_at)
+                    for (t, handle), o in changes.offers.items()
+                ],
+            )
+        if changes.audits:
+            many(
+                "INSERT INTO audit (id, tenant, holder, action, actor, actor_role, reason, before, after, at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [self._audit_row(entry) for entry in changes.audits],
+            )
+        return len(changes.events) + len(changes.counters) + len(changes.rollups) + 2 * len(changes.answers)
+
+    def _save_plans(self, changes: Changes) -> None:
+        for plan, digest, at in changes.plan_versions:
+            self._db.execute(
+                "INSERT INTO plan_version (plan, version, origin, digest, definition, created_at)"
+                " VALUES (?, ?, 'file', ?, ?, ?)",
+                (plan.key, plan.version, digest, _json(plan.definition), at),
+            )
+        if changes.current_plans is not None:
+            self._db.execute("DELETE FROM plan_current")
+            self._db.executemany(
+                "INSERT INTO plan_current (plan, version, position) VALUES (?, ?, ?)",
+                [(plan, version, i) for i, (plan, version, _) in enumerate(changes.current_plans)],
+            )
+            self._db.execute("UPDATE ledger_info SET value = value + 1 WHERE name = 'plans_revision'")
+
+    def _subscription_row(self, key: AccountKey, value: Subscription) -> tuple[Any, ...]:
+        return (
+            self.word_made(key.tenant),
+            KINDS.index(key.account_kind),
+            self.word_made(key.account),
+            value.plan,
+            value.version,
+            value.status,
+            value.origin,
+            value.interval,
+            value.anchor,
+            value.created_at,
+            value.next_plan,
+            value.next_version,
+            value.next_interval,
+            value.next_plan_at,
+        )
+
+    def _event_row(self, event: UsageEvent) -> tuple[Any, ...]:
+        account = AccountKey(event.tenant, event.account_kind, event.account)
+        return (
+            UUID(event.id).bytes,
+            self.word_made(event.tenant),
+            self.holder_made((account, event.user)),
+            self.word_made(event.event),
+            self._plan_id(event.plan, event.plan_version),
+            event.quantity,
+            _json(event.attributes) if event.attributes else None,
+            _json(event.gains),
+            self.word_made(event.source),
+            event.occurred_at,
+            event.recorded_at,
+        )
+
+    def _counter_row(self, key: CounterKey, used: int) -> tuple[int, ...]:
+        account = AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
+        holder = self.holder_made((account, key.user))
+        return (
+            self.word_made(key.tenant),
+            key.start,
+            self.word_made(key.window_key),
+            holder,
+            self.word_made(key.meter),
+            used,
+        )
+
+    def _rollup_row(self, key: machine.RollupKey, cell: list[int]) -> tuple[int, ...]:
+        account = AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
+        return (
+            self.word_made(key.tenant),
+            key.hour,
+            self.holder_made((account, key.user)),
+            self.word_made(key.meter),
+            self.word_made(_json(key.dimensions)),
+            cell[0],
+            cell[1],
+        )
+
+    def _save_answer(self, key: tuple[str, str, str], answer: StoredAnswer) -> None:
+        place, _, old = self._find_answer(key)
+        values = (answer.digest, answer.answer, answer.at)
+        if old is not None:  # remembered too long ago to count: the key starts anew
+            self._db.execute("UPDATE answer SET digest = ?, answer = ?, at = ? WHERE seq = ?", (*values, old))
+            return
+        seq = self._db.execute(
+            "INSERT INTO answer (tenant, source, key, digest, answer, at) VALUES (?, ?, ?, ?, ?, ?)",
+            (self.word_made(key[0]), self.word_made(key[1]), key[2], *values),
+        ).lastrowid
+        self._db.execute("INSERT INTO key_index (hash, seq) VALUES (?, ?)", (place, seq))
+
+    def _save_override(self, holder: HolderKey, key: OverrideKey, override: Override | None) -> None:
+        place = (
+            self.word_made(holder[0].tenant),
+            self.holder_made(holder),
+            self.word_made(key[0]),
+            self.word_made(key[1]),
+            key[2],
+        )
+        if override is None:
+            self._db.execute(
+                "DELETE FROM limit_override"
+                " WHERE tenant = ? AND holder = ? AND meter = ? AND window = ? AND scope = ?",
+                place,
+            )
+            return
+        maximum = None if override.maximum is UNLIMITED else override.maximum
+        self._db.execute(
+            "INSERT OR REPLACE INTO limit_override (tenant, holder, meter, window, scope, maximum, expires_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*place, maximum, override.expires_at),
+        )
+
+    def _audit_row(self, entry: AuditEntry) -> tuple[Any, ...]:
+        account = AccountKey(entry.tenant, entry.account_kind, entry.account)
+        return (
+            UUID(entry.id).bytes,
+            self.word_made(entry.tenant),
+            self.holder_made((account, entry.user)),
+            entry.action,
+            entry.actor.user,
+            entry.actor.role,
+            entry.reason,
+            None if entry.before is None else _json(entry.before),
+            None if entry.after is None else _json(entry.after),
+            entry.at,
+        )
+
+    # Questions
+
+    def answer(self, question: Query) -> Any:
+        match question:
+            case UsageTotals():
+                return self._usage_totals(question)
+            case EventPage():
+                return self._event_page(question)
+            case AuditTrail():
+                return self._audit_trail(question)
+            case TenantSummary():
+                return self._tenant_summary(question)
+            case PlanHolders():
+                return self._db.execute(
+                    f"SELECT {_PLAN_NOW} AS plan_now, {_VERSION_NOW} AS version_now, count(*) FROM subscription s"
+                    " GROUP BY plan_now, version_now",
+                    {"now": question.now},
+                ).fetchall()
+
+    def _holders_of(self, whose: Whose) -> list[int] | None:
+        """The holders asked about; None is every holder of the tenant."""
+        if whose.account is None or whose.account_kind is None:
+            return None
+        account = AccountKey(whose.tenant, whose.account_kind, whose.account)
+        if whose.user is not None:
+            found = self.holder((account, whose.user))
+            return [] if found is None else [found]
+        rows = self._db.execute(
+            "SELECT id FROM holder WHERE tenant = ? AND account_kind = ? AND account = ?",
+            (self.word(whose.tenant), KINDS.index(whose.account_kind), self.word(whose.account)),
+        )
+        return [row[0] for row in rows]
+
+    def _usage_totals(self, question: UsageTotals) -> list[UsageRow]:
+        """The whole hours from the rollups; where the period begins or ends within an hour, that part of it
+        from the events themselves."""
+        columns = question.columns
+        by_holder = bool({"user", "account"} & columns)
+        picked = ["meter"]
+        picked += ["hour"] if "hour" in columns else []
+        picked += ["holder"] if by_holder else []
+        picked += ["dimensions"] if "dimensions" in columns else []
+        tenant = self.word(question.whose.tenant)
+        among = _among(self._holders_of(question.whose))
+        first, edges = _whole_hours(question)
+        names = ", ".join(picked)
+        rows = self._db.execute(
+            f"SELECT {names}, sum(events), sum(quantity) FROM rollup"
+            f" WHERE tenant = ? AND hour >= ? AND hour < ?{among} GROUP BY {names}",
+            (tenant, first.start, first.end),
+        ).fetchall()
+        totals = []
+        for *values, events, quantity in rows:
+            row = dict(zip(picked, values, strict=True))
+            total = UsageRow(self.text(row["meter"]), events, quantity, row.get("hour"))
+            if by_holder:
+                total.account, total.user = self._holder_names(row["holder"])
+            if "dimensions" in row:
+                total.dimensions = tuple(json.loads(self.text(row["dimensions"])))
+            totals.append(total)
+        for edge in edges:
+            page = EventPage(question.whose, edge.start, cast(Instant, edge.end), size=-1)
+            for _, event in self._event_page(page)[0]:
+                totals += [
+                    UsageRow(
+                        meter,
+                        1,
+                        gain,
+                        bucket_start(event.occurred_at, question.timezone),
+                        event.account,
+                        event.user,
+                        machine.dimensions_of(event),
+                    )
+                    for meter, gain in event.gains.items()
+                ]
+        return totals
+
+    def _holder_names(self, holder: int) -> tuple[str, str]:
+        account, user = self._db.execute(
+            "SELECT account, user FROM holder WHERE id = ?", (holder,)
+        ).fetchone()
+        return self.text(account), self.text(user)
+
+    def _event_page(self, question: EventPage) -> tuple[list[tuple[int, UsageEvent]], bool]:
+        """One page, newest first, and whether there is more. Walks back block by block; an event is reported
+        at most 35 days late and 5 minutes early, which bounds the blocks that can hold the period."""
+        holders = self._holders_of(question.whose)
+        tenant = self.word(question.whose.tenant)
+        event = None if question.event is None else self.word(question.event)
+        if tenant is None or holders == [] or (question.event is not None and event is None):
+            return [], False
+        last = self._seq_at(question.end + KEY_RETENTION)
+        if question.before is not None:
+            last = min(last, question.before - 1)
+        first = self._seq_at(question.start - FUTURE_TOLERANCE - 1) + 1
+        kind = "" if event is None else f" AND event = {event}"
+        unbounded = question.size < 0
+        found: list[Any] = []
+        for block in range(last >> EVENTS_PER_BLOCK_BITS, (first >> EVENTS_PER_BLOCK_BITS) - 1, -1):
+            found += self._db.execute(
+                "SELECT seq, id, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at"
+                f" FROM event WHERE seq >> {EVENTS_PER_BLOCK_BITS} = ?{_among(holders)}{kind} AND tenant = ?"
+                " AND seq BETWEEN ? AND ? AND occurred_at >= ? AND occurred_at < ? ORDER BY seq DESC LIMIT ?",
+                (
+                    block,
+                    tenant,
+                    first,
+                    last,
+                    question.start,
+                    question.end,
+                    -1 if unbounded else question.size + 1 - len(found),
+                ),
+            ).fetchall()
+            if not unbounded and len(found) > question.size:
+                break
+        shown = found if unbounded else found[: question.size]
+        return [(row[0], self._event_of(question.whose.tenant, row)) for row in shown], len(shown) < len(
+            found
+        )
+
+    def _seq_at(self, at: Instant) -> int:
+        """The last event recorded at or before an instant, by bisection: the clock never runs backwards."""
+        low: int = 0
+        high: int = self._db.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0]
+        while low < high:
+            middle = (low + high + 1) // 2
+            row = self._db.execute(
+                "SELECT seq, recorded_at FROM event WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (middle,)
+            ).fetchone()
+            if row is None or row[1] <= at:
+                low = middle
+            else:
+                high = row[0] - 1
+        return low
+
+    def _event_of(self, tenant: str, row: tuple[Any, ...]) -> UsageEvent:
+        _, id_, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at = row
+        kind, account, user = self._db.execute(
+            "SELECT account_kind, account, user FROM holder WHERE id = ?", (holder,)
+        ).fetchone()
+        held = self._db.execute("SELECT plan, version FROM plan_version WHERE id = ?", (plan,)).fetchone()
+        plan_key, version = held or ("", 0)
+        return UsageEvent(
+            str(UUID(bytes=id_)),
+            tenant,
+            KINDS[kind],
+            self.text(account),
+            self.text(user),
+            self.text(event),
+            plan_key,
+            version,
+            quantity,
+            json.loads(attributes) if attributes else {},
+            json.loads(gains),
+            self.text(source),
+            occurred_at,
+            recorded_at,
+        )
+
+    def _audit_trail(self, question: AuditTrail) -> list[AuditEntry]:
+        among = _among(self._holders_of(question.whose), "a.holder")
+        rows = self._db.execute(
+            "SELECT a.id, h.account_kind, h.account, h.user, a.action, a.actor, a.actor_role, a.reason,"
+            " a.before, a.after, a.at FROM audit a JOIN holder h ON h.id = a.holder"
+            f" WHERE a.tenant = ?{among} AND a.action LIKE ? || '%' ORDER BY a.seq DESC LIMIT ?",
+            (self.word(question.whose.tenant), question.action, question.size),
+        ).fetchall()
+        return [
+            AuditEntry(
+                str(UUID(bytes=id_)),
+                question.whose.tenant,
+                KINDS[kind],
+                self.text(account),
+                self.text(user),
+                action,
+                Actor(actor, actor_role),
+                reason,
+                None if before is None else json.loads(before),
+                None if after is None else json.loads(after),
+                at,
+            )
+            for id_, kind, account, user, action, actor, actor_role, reason, before, after, at in rows
+        ]
+
+    def _tenant_summary(self, question: TenantSummary) -> list[PlanCount]:
+        tenant = self.word(question.tenant)
+        rows = self._db.execute(
+            f"SELECT {_PLAN_NOW} AS plan_now, count(*), sum(CASE s.account_kind WHEN 0 THEN 1 ELSE"
+            " (SELECT count(*) FROM member m WHERE m.tenant = s.tenant AND m.account = s.account) END)"
+            " FROM subscription s WHERE s.tenant = :tenant GROUP BY plan_now",
+            {"tenant": tenant, "now": question.now},
+        ).fetchall()
+        return [PlanCount(*row) for row in rows]
+
+
+def _among(holders: list[int] | None, column: str = "holder") -> str:
+    """The condition that picks the holders; they are our own integers."""
+    return "" if holders is None else f" AND {column} IN ({','.join(map(str, holders))})"
+
+
+def _whole_hours(question: UsageTotals) -> tuple[Period, list[Period]]:
+    """The rollup hours that lie in the period as a whole, and the parts of hours at its ends."""
+    start, end = question.start, question.end
+    first, last = bucket_start(start, question.timezone), bucket_start(end, question.timezone)
+    if first == start:
+        whole_start, edges = start, []
+    elif first == last:
+        return Period(end, end), [Period(start, end)]
+    else:
+        whole_start = first + HOUR
+        edges = [Period(start, whole_start)]
+    if last != end:
+        edges.append(Period(last, end))
+    return Period(whole_start, last), edges
+
+
+def _maximum(stored: int | None) -> Maximum:
+    return UNLIMITED if stored is None else stored
+
+
+def _hash_of(key: tuple[str, str, str]) -> int:
+    digest = blake2b("\0".join(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+# Made once: `json.dumps` would make an encoder for every row.
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=dict).encode

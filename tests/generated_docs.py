@@ -1,0 +1,105 @@
+"""The tables of README.md that are made from the code. `python -m tests.generated_docs` writes them anew."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from subscription_mcp.auth.permissions import REACH, STANDING_ROLES, Reach
+from subscription_mcp.catalogs import load_catalog
+from subscription_mcp.cli.main import cli
+from subscription_mcp.tools.toolbox import TOOLS, Tool
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+SHIPPED = "bedrock-chat"
+TARGET = ("tenant_id", "account_id", "user_id")
+
+
+def tools_table() -> str:
+    catalog = load_catalog(SHIPPED)
+    lines = ["| tool | | arguments | for | |", "|---|---|---|---|---|"]
+    for tool in TOOLS:
+        feature = catalog.feature_of_tool(tool.name)
+        who = _who(tool.name) + (f"; in `{SHIPPED}` with `{feature}`" if feature else "")
+        effect = "reads" if tool.read_only else "changes"
+        description = tool.description.removeprefix("Call this ")
+        description = description[0].upper() + description[1:]
+        lines.append(f"| `{tool.name}` | {description} | {_arguments(tool)} | {who} | {effect} |")
+    return "\n".join(lines)
+
+
+def _arguments(tool: Tool) -> str:
+    fields = tool.arguments.model_fields
+    own = [
+        f"`{name}`" if field.is_required() else f"`{name}?`"
+        for name, field in fields.items()
+        if name not in TARGET
+    ]
+    return ", ".join([*own, *(["target"] if "user_id" in fields else [])]) or "–"
+
+
+def _who(operation: str) -> str:
+    reaches = REACH[operation]
+    if reaches["member"] > Reach.NONE:
+        return "everybody"
+    names = {"holder": "holder of a personal account", "admin": "`admin`"}
+    return ", ".join(
+        names.get(role, f"`{role}`") for role in STANDING_ROLES if reaches[role] > Reach.NONE
+    ) + (", users with `METERING__MEMBERS_MAY_RECORD`" if operation.startswith("record_usage") else "")
+
+
+def commands_table() -> str:
+    lines = ["| | |", "|---|---|"]
+    for words, command in commands():
+        context = click.Context(command)
+        given = [
+            name
+            for parameter in command.get_params(context)
+            if parameter.name != "help"
+            for name in (
+                [parameter.make_metavar(context)] if _is_argument(parameter) else parameter.opts[-1:]
+            )
+        ]
+        summary = " ".join((command.help or "").split())
+        usage = "".join(f" `{name}`" for name in given)
+        lines.append(f"| `subscription-mcp {words}`{usage} | {summary} |")
+    return "\n".join(lines)
+
+
+def _is_argument(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Argument)
+
+
+def commands(
+    command: click.Command = cli, above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, click.Command]]:
+    """Every command with the words a person types for it."""
+    if not isinstance(command, click.Group):
+        yield " ".join(above), command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)
+        if child is not None and not child.hidden:
+            yield from commands(child, (*above, name))
+
+
+TABLES: dict[str, Callable[[], str]] = {"tools": tools_table, "commands": commands_table}
+
+
+def with_tables(text: str) -> str:
+    """The text with every generated table as the code says it now."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- generated: {name} -->", f"<!-- /generated: {name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"README.md must hold {begin} and {end} once")
+        made = f"{begin}\n{table()}\n{end}"
+        text = re.sub(
+            f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, made=made: made, text, flags=re.DOTALL
+        )
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
