@@ -333,10 +333,13 @@ def _standing(facts: Facts, subject: Subject) -> tuple[Standing, Membership | No
         assert named is not None
         group_subscription = facts.read("subscriptions", AccountKey(tenant, "group", named))
         seats = facts.read("seats", (tenant, named))
+        personal_subscription = facts.read("subscriptions", AccountKey(tenant, "personal", named))
         if facts.missing:
             return None
         if group_subscription is not None or seats:
             return Standing(tenant, "group", named, None, None), None
+        if personal_subscription is None:
+            raise refused("not_found", "No such account yet: it appears with its first call or recorded event.")
         return Standing(tenant, "personal", named, named, None), None
     membership: Membership | None = facts.read("members", (tenant, user))
     if facts.missing:
