@@ -25,13 +25,21 @@ USER = f"nadia-{uuid.uuid4().hex[:6]}"  # somebody new each time, with nothing u
 
 def token(*arguments: str) -> str:
     command = [sys.executable, "-m", "subscription_mcp", "token", "mint", "--tenant", TENANT, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout.strip()
 
 
 async def connected(stack: AsyncExitStack, url: str, access_token: str) -> Client:
     headers = {"Authorization": f"Bearer {access_token}"}
     http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers))
-    return await stack.enter_async_context(Client(streamable_http_client(url, http_client=http)))
+    try:
+        return await stack.enter_async_context(Client(streamable_http_client(url, http_client=http)))
+    except Exception:
+        sys.exit(
+            f"{url} does not let us in. Is it running, and does SUBSCRIPTION_MCP_CONFIG name its configuration?"
+        )
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> tuple[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ TARGET = ("tenant_id", "account_id", "user_id")
 
 def tools_table() -> str:
     catalog = load_catalog(SHIPPED)
-    lines = ["| tool | | arguments | for | |", "|---|---|---|---|---|"]
+    lines = ["| tool | call it | arguments | for | |", "|---|---|---|---|---|"]
     for tool in TOOLS:
         feature = catalog.feature_of_tool(tool.name)
         who = _who(tool.name) + (f"; in `{SHIPPED}` with `{feature}`" if feature else "")

@@ -104,6 +104,7 @@ class Place:
         *arguments: str,
         timeout_seconds: float = 60,
         standard_input: str | None = None,
+        before_exec: Callable[[], None] | None = None,
         **variables: str | None,
     ) -> subprocess.CompletedProcess[str]:
         """A command line to its end; none may show a traceback."""
@@ -116,6 +117,7 @@ class Place:
             text=True,
             encoding="utf-8",
             timeout=timeout_seconds,
+            preexec_fn=before_exec,
         )
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         return done
