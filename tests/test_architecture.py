@@ -160,10 +160,7 @@ RANDOM_IDS = {"uuid1", "uuid4"}
 
 def pure_files() -> list[Path]:
     """The domain, the ledger's commands and machine, and every module of ours that one of these imports."""
-    waiting = python_files("domain")
-    waiting += [
-        path for name in ("machine", "commands") if (path := SOURCE / "ledger" / f"{name}.py").is_file()
-    ]
+    waiting = [*python_files("domain"), *python_files("ledger/machine"), SOURCE / "ledger" / "commands.py"]
     pure: set[Path] = set()
     while waiting:
         path = waiting.pop()

@@ -19,11 +19,7 @@ from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome
 from subscription_mcp.ledger.filelock import FileLock
-from subscription_mcp.ledger.machine import (
-    Changes,
-    Facts,
-    Turn,
-)
+from subscription_mcp.ledger.machine.facts import Changes, Facts, Turn
 from subscription_mcp.ledger.port import (
     LedgerUnavailable,
     LedgerUnusable,

@@ -15,9 +15,8 @@ from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import HOUR, Instant
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
 from subscription_mcp.domain.windows import Period, bucket_start
-from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Actor, AuditEntry, UsageEvent
-from subscription_mcp.ledger.machine import (
+from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
     KEY_RETENTION,
     Changes,
@@ -28,8 +27,10 @@ from subscription_mcp.ledger.machine import (
     Override,
     OverrideKey,
     PlanHead,
+    RollupKey,
     StoredAnswer,
 )
+from subscription_mcp.ledger.machine.usage import dimensions_of
 from subscription_mcp.ledger.port import (
     AuditTrail,
     EventPage,
@@ -389,7 +390,7 @@ class Store:
             used,
         )
 
-    def _rollup_row(self, key: machine.RollupKey, cell: list[int]) -> tuple[int, ...]:
+    def _rollup_row(self, key: RollupKey, cell: list[int]) -> tuple[int, ...]:
         account = AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
         return (
             self.word_made(key.tenant),
@@ -521,7 +522,7 @@ class Store:
                         bucket_start(event.occurred_at, question.timezone),
                         event.account,
                         event.user,
-                        machine.dimensions_of(event),
+                        dimensions_of(event),
                     )
                     for meter, gain in event.gains.items()
                 ]

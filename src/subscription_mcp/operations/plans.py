@@ -9,7 +9,7 @@ from subscription_mcp.domain.catalog import Catalog, FeatureValue, Plan
 from subscription_mcp.domain.errors import FieldProblem, Refusal, not_found
 from subscription_mcp.domain.windows import Interval
 from subscription_mcp.ledger.commands import AccountView, Arrive, ChangePlan, PlanChanged
-from subscription_mcp.ledger.machine import origin_of_role
+from subscription_mcp.ledger.machine.plans import origin_of_role
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target
 

@@ -1,0 +1,65 @@
+"""The state machine of the ledger: facts and a command in, an outcome and the changes out. No I/O, no clock.
+
+`apply` first reads every fact it needs. A fact that is not loaded is noted in `facts.missing` and nothing
+happens: the engine loads what is missing, for all commands that wait, and applies again. Only with every
+fact at hand does it decide, write the changes into the facts (so that the next command of the batch sees
+them) and note them for the engine to save.
+"""
+
+from collections.abc import Callable, Sequence
+
+from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.ledger.commands import (
+    Arrive,
+    ChangePlan,
+    CheckUsage,
+    Command,
+    Outcome,
+    PublishPlans,
+    RecordUsage,
+    SetLimit,
+)
+from subscription_mcp.ledger.machine.accounts import arrive
+from subscription_mcp.ledger.machine.facts import Facts, Turn
+from subscription_mcp.ledger.machine.limits import set_limit
+from subscription_mcp.ledger.machine.plans import change_plan, publish_plans
+from subscription_mcp.ledger.machine.usage import check, record
+
+
+def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) -> list[Outcome]:
+    """Apply the commands in order. Where a fact is missing, `load` brings in one go what all that still
+    wait are missing, round by round (the counters are only known once the subscription is)."""
+    outcomes: list[Outcome] = []
+    for index, command in enumerate(commands):
+        outcome = apply(turn, command)
+        while outcome is None:
+            turn.probing = True
+            for later in commands[index + 1 :]:
+                apply(turn, later)
+            turn.probing = False
+            if not turn.facts.missing:
+                raise AssertionError(f"{type(command).__name__} came to nothing with every fact loaded")
+            load(turn.facts)
+            outcome = apply(turn, command)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def apply(turn: Turn, command: Command) -> Outcome | None:
+    """The outcome of one command, its changes already in the facts; None where facts are missing."""
+    try:
+        match command:
+            case RecordUsage():
+                return record(turn, command)
+            case CheckUsage():
+                return check(turn, command)
+            case Arrive():
+                return arrive(turn, command)
+            case ChangePlan():
+                return change_plan(turn, command)
+            case SetLimit():
+                return set_limit(turn, command)
+            case PublishPlans():
+                return publish_plans(turn, command)
+    except Refusal as refusal:
+        return None if turn.facts.missing else refusal

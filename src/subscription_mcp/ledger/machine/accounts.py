@@ -1,0 +1,360 @@
+"""Whose account a command is about, with the plan and limits that decide; and first sight."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from subscription_mcp.domain.catalog import (
+    Catalog,
+    Limit,
+    Plan,
+    Scope,
+)
+from subscription_mcp.domain.decisions import (
+    LimitState,
+    Total,
+    limit_states,
+    sort_states,
+)
+from subscription_mcp.domain.errors import FieldProblem
+from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.subscriptions import (
+    AccountKey,
+    Membership,
+    Subscription,
+)
+from subscription_mcp.domain.windows import Anchor, Window
+from subscription_mcp.ledger.commands import (
+    AccountView,
+    Actor,
+    Arrive,
+    AuditEntry,
+    Standing,
+    Subject,
+    refused,
+)
+from subscription_mcp.ledger.machine.facts import (
+    NO_ANCHOR,
+    CounterKey,
+    Facts,
+    HolderKey,
+    Override,
+    OverrideKey,
+    Turn,
+)
+
+
+@dataclass(slots=True)
+class Located:
+    """A subject's account with everything that decides about it."""
+
+    standing: Standing
+    account: AccountKey
+    stored: Subscription | None
+    subscription: Subscription | None
+    plan: Plan | None
+    limits_of: Callable[[Plan], tuple[Limit, ...]]
+    joins: bool
+    leaves: str | None
+    seats_used: int | None
+
+    @property
+    def user(self) -> str:
+        return self.standing.user or ""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return () if self.plan is None else self.limits_of(self.plan)
+
+    @property
+    def anchor(self) -> Anchor:
+        return self.subscription.billing_anchor if self.subscription else NO_ANCHOR
+
+
+def locate(turn: Turn, subject: Subject) -> Located | None:
+    facts = turn.facts
+    found = _standing(facts, subject)
+    if found is None:
+        return None
+    standing, membership = found
+    account = AccountKey(standing.tenant, standing.account_kind, standing.account)
+    stored: Subscription | None = facts.read("subscriptions", account)
+    seats_used = (
+        facts.read("seats", (account.tenant, account.account)) if account.account_kind == "group" else None
+    )
+    overrides = overrides_of(facts, account, standing.user)
+    if facts.missing or overrides is None:
+        return None
+    subscription = _subscription_of(facts.catalog, stored, subject.tier, turn.now)
+    plan: Plan | None = None
+    if subscription is not None:
+        plan = facts.read("plans", (subscription.plan, subscription.version))
+        if plan is None:
+            return None
+    joins = standing.account_kind == "group" and standing.user is not None and standing.role is None
+    leaves = None
+    if joins:
+        standing.role = "admin" if subject.group_admin else "member"
+        leaves = membership.account if membership is not None else None
+        seats_max = plan.seats_max if plan is not None else None
+        if isinstance(seats_max, int) and seats_used is not None and seats_used >= seats_max:
+            raise refused(
+                "conflict", f"All {seats_max} seats of this group are taken. Ask its administrator for one."
+            )
+    limits_of = limits_of_overrides(overrides, turn.now)
+    return Located(standing, account, stored, subscription, plan, limits_of, joins, leaves, seats_used)
+
+
+def _standing(facts: Facts, subject: Subject) -> tuple[Standing, Membership | None] | None:
+    """Which account: the one named, else the caller's own claim, else membership, else personal."""
+    tenant, user, named = subject.tenant, subject.user, subject.account
+    if user is None:
+        assert named is not None
+        group_subscription = facts.read("subscriptions", AccountKey(tenant, "group", named))
+        seats = facts.read("seats", (tenant, named))
+        personal_subscription = facts.read("subscriptions", AccountKey(tenant, "personal", named))
+        if facts.missing:
+            return None
+        if group_subscription is not None or seats:
+            return Standing(tenant, "group", named, None, None), None
+        if personal_subscription is None:
+            raise refused(
+                "not_found", "No such account yet: it appears with its first call or recorded event."
+            )
+        return Standing(tenant, "personal", named, named, None), None
+    membership: Membership | None = facts.read("members", (tenant, user))
+    if facts.missing:
+        return None
+    wanted = named if named is not None else subject.group
+    if wanted is None:
+        wanted = membership.account if membership is not None else user
+    elif (
+        named is not None
+        and named == user
+        and named not in (subject.group, membership and membership.account)
+    ):
+        wanted = user
+    if membership is not None and membership.account == wanted:
+        return Standing(tenant, "group", wanted, user, membership.role), membership
+    if subject.group == wanted:
+        return Standing(tenant, "group", wanted, user, None), membership
+    if wanted == user:
+        return Standing(tenant, "personal", user, user, "holder"), membership
+    raise refused(
+        "invalid_request",
+        "That user is no member of that account. Leave account_id out, or add the user to the account first.",
+        FieldProblem("account_id", "must be an account the user belongs to"),
+    )
+
+
+def _subscription_of(
+    catalog: Catalog, stored: Subscription | None, tier: str | None, now: Instant
+) -> Subscription | None:
+    """The subscription as the ledger and the user's own token make it.
+
+    The ledger is the truth; only a subscription nobody chose (`default`) is replaced, once, by the first
+    token that names a valid plan.
+    """
+    subscription = stored.at(now) if stored is not None else None
+    claimed = catalog.plans.get(tier) if tier is not None else None
+    if subscription is None:
+        plan = claimed or catalog.plans.get(catalog.default_plan or "")
+        if plan is None:
+            return None
+        return Subscription(plan.key, plan.version, "token" if claimed else "default", now, now)
+    if subscription.origin == "default" and claimed is not None:
+        if claimed.key == subscription.plan:
+            return replace(subscription, origin="token")
+        return Subscription(claimed.key, claimed.version, "token", now, subscription.created_at)
+    return subscription
+
+
+def overrides_of(
+    facts: Facts, account: AccountKey, user: str | None, instead: Mapping[HolderKey, Any] | None = None
+) -> dict[OverrideKey, Override] | None:
+    """The overrides that apply: the account's, then the user's own over them. `instead` stands in for a
+    holder's overrides, to see what a change would make of them."""
+    holders = [""] if account.account_kind == "group" else []
+    if user:
+        holders.append(user)
+    merged: dict[OverrideKey, Override] = {}
+    for holder in holders:
+        key = (account, holder)
+        found = instead[key] if instead is not None and key in instead else facts.read("overrides", key)
+        if found is None:
+            return None
+        merged.update(found)
+    return merged
+
+
+def limits_of_overrides(
+    overrides: Mapping[OverrideKey, Override], now: Instant
+) -> Callable[[Plan], tuple[Limit, ...]]:
+    """A plan's limits with the overrides in them, and caps of a user inside a pool the plan only limits as a
+    whole. An override stays through a change of plan: somebody meant it."""
+    live = {k: o for k, o in overrides.items() if o.expires_at is None or now < o.expires_at}
+    if not live:
+        return lambda plan: plan.limits
+
+    def limits_of(plan: Plan) -> tuple[Limit, ...]:
+        caps = dict(live)
+        limits = []
+        for limit in plan.limits:
+            override = caps.pop(limit.key, None)
+            limits.append(limit if override is None else replace(limit, maximum=override.maximum))
+        for (meter, window, scope), override in caps.items():
+            pool = plan.limit_for(meter, window)
+            if pool is not None:
+                limits.append(replace(pool, scope=scope, maximum=override.maximum))
+        return tuple(limits)
+
+    return limits_of
+
+
+def holder_of(account: AccountKey, user: str, scope: Scope) -> str:
+    return "" if account.account_kind == "group" and scope == "account" else user
+
+
+class Counters:
+    """Reads the running totals of one account at one instant."""
+
+    def __init__(self, facts: Facts, account: AccountKey, user: str, anchor: Anchor, at: Instant) -> None:
+        self._facts, self._account, self._user, self._anchor, self._at = facts, account, user, anchor, at
+
+    def key(self, meter: str, window: Window, scope: Scope) -> CounterKey:
+        period = self._facts.period(window, self._anchor, self._at)
+        account = self._account
+        holder = holder_of(account, self._user, scope)
+        return CounterKey(
+            account.tenant, period.start, window.key, account.account_kind, account.account, holder, meter
+        )
+
+    def total(self, limit: Limit) -> Total:
+        used = self._facts.read("counters", self.key(limit.meter, limit.window, limit.scope))
+        return Total(used or 0, 0, self._facts.period(limit.window, self._anchor, self._at))
+
+    def states(self, catalog: Catalog, limits: Sequence[Limit], *, whole_account: bool) -> list[LimitState]:
+        # What each user of a group may use says nothing about the group as a whole.
+        shown = [limit for limit in limits if not whole_account or limit.scope == "account"]
+        states = limit_states(catalog, shown, self.total)
+        sort_states(states)
+        return states
+
+
+def counters_of(facts: Facts, located: Located, at: Instant) -> Counters:
+    return Counters(facts, located.account, located.user, located.anchor, at)
+
+
+def view_of(turn: Turn, located: Located) -> AccountView:
+    whole = located.standing.user is None
+    states = counters_of(turn.facts, located, turn.now).states(
+        turn.facts.catalog, located.limits, whole_account=whole
+    )
+    return AccountView(
+        located.standing, located.subscription, located.plan, states, located.seats_used, turn.now
+    )
+
+
+def arrive(turn: Turn, command: Arrive) -> AccountView | None:
+    located = locate(turn, command.subject)
+    if located is None:
+        return None
+    view = view_of(turn, located)
+    if not turn.may_write:
+        return None
+    user = command.subject.user
+    if user is not None:
+        settle_in(turn, located, Actor(user, "token"))
+        view.seats_used = turn.facts.seats.get(
+            (located.account.tenant, located.account.account), view.seats_used
+        )
+    return view
+
+
+def settle_in(turn: Turn, located: Located, actor: Actor) -> None:
+    """Write what first sight makes: the membership, the subscription."""
+    facts, changes, account = turn.facts, turn.changes, located.account
+    if located.joins:
+        assert located.standing.user is not None and located.standing.role != "holder"
+        role = located.standing.role or "member"
+        key = (account.tenant, located.standing.user)
+        membership = Membership(account.account, role)
+        facts.members[key] = membership
+        changes.members[key] = (membership, turn.now)
+        facts.seats[(account.tenant, account.account)] = (located.seats_used or 0) + 1
+        if located.leaves is not None:
+            # Its count of seats is stale now; the next command that needs it loads it after the save.
+            left = (account.tenant, located.leaves)
+            if left in facts.seats:
+                facts.seats[left] -= 1
+        before = {"account_id": located.leaves} if located.leaves is not None else None
+        after = {"account_id": account.account, "role": role}
+        audit(turn, account, located.standing.user, "member.join", actor, None, before, after)
+    if located.subscription is not None and located.subscription != located.stored:
+        action = "subscription.start" if located.stored is None else "subscription.change"
+        save_subscription(turn, account, located.stored, located.subscription, action, actor, None)
+
+
+def save_subscription(
+    turn: Turn,
+    account: AccountKey,
+    before: Subscription | None,
+    after: Subscription,
+    action: str,
+    actor: Actor,
+    reason: str | None,
+) -> None:
+    turn.facts.subscriptions[account] = after
+    turn.changes.subscriptions[account] = after
+    audit(turn, account, "", action, actor, reason, subscription_as_dict(before), subscription_as_dict(after))
+
+
+def audit(
+    turn: Turn,
+    account: AccountKey,
+    user: str,
+    action: str,
+    actor: Actor,
+    reason: str | None,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+) -> AuditEntry:
+    entry = AuditEntry(
+        turn.new_id(),
+        account.tenant,
+        account.account_kind,
+        account.account,
+        user,
+        action,
+        actor,
+        reason,
+        before,
+        after,
+        turn.now,
+    )
+    turn.changes.audits.append(entry)
+    return entry
+
+
+def subscription_as_dict(subscription: Subscription | None) -> dict[str, Any] | None:
+    """A subscription as the audit trail shows it."""
+    if subscription is None:
+        return None
+    shown: dict[str, Any] = {
+        "plan": subscription.plan,
+        "version": subscription.version,
+        "status": subscription.status,
+        "origin": subscription.origin,
+        "interval": subscription.interval,
+    }
+    if subscription.next_plan is not None and subscription.next_plan_at is not None:
+        shown["next_plan"] = subscription.next_plan
+        shown["next_plan_at"] = format_instant(subscription.next_plan_at)
+    return shown
+
+
+def must_be_known(located: Located, actor: Actor) -> None:
+    """Changing somebody never seen is most likely a typing error; one's own account is made on the way."""
+    own = located.standing.user == actor.user
+    if located.stored is None and not own:
+        raise refused("not_found", "No such account yet: it appears with its first call or recorded event.")

@@ -1,0 +1,173 @@
+"""What the machine knows of the ledger, and what it wants to change in it: values, no rules."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from subscription_mcp.domain.catalog import (
+    Catalog,
+    Maximum,
+    Plan,
+    Scope,
+)
+from subscription_mcp.domain.instants import DAY, MINUTE, Instant
+from subscription_mcp.domain.subscriptions import (
+    AccountKey,
+    Membership,
+    Subscription,
+)
+from subscription_mcp.domain.windows import Anchor, Period, Window
+from subscription_mcp.ledger.commands import (
+    AuditEntry,
+    UsageEvent,
+)
+
+KEY_RETENTION = 35 * DAY
+"""How long an idempotency key is remembered, and how late an event may be reported."""
+FUTURE_TOLERANCE = 5 * MINUTE
+CONFIRMATION_LIFETIME = 10 * MINUTE
+
+NO_ANCHOR = Anchor(0)
+
+
+class CounterKey(NamedTuple):
+    """One running total: the tenant first, then the time, then whose it is (`user` is '' for a group as a
+    whole; a personal account is its one user)."""
+
+    tenant: str
+    start: Instant
+    window_key: str
+    account_kind: str
+    account: str
+    user: str
+    meter: str
+
+
+class RollupKey(NamedTuple):
+    """One cell of the hourly rollup. `dimensions` is the event, the plan and the `DIMENSIONS` in order."""
+
+    tenant: str
+    hour: Instant
+    account_kind: str
+    account: str
+    user: str
+    meter: str
+    dimensions: tuple[str | None, ...]
+
+
+@dataclass(slots=True)
+class StoredAnswer:
+    """What an idempotency key did the first time."""
+
+    digest: bytes
+    answer: str
+    at: Instant
+
+
+@dataclass(slots=True)
+class Offer:
+    """A change of plan somebody may confirm."""
+
+    actor: str
+    digest: bytes
+    expires_at: Instant
+    used_at: Instant | None = None
+
+
+@dataclass(slots=True)
+class Override:
+    """A maximum set by hand in place of the plan's."""
+
+    maximum: Maximum
+    expires_at: Instant | None
+
+
+@dataclass(slots=True)
+class PlanHead:
+    """The newest version of a plan and where it came from."""
+
+    version: int
+    digest: str
+    origin: str
+
+
+OverrideKey = tuple[str, str, Scope]
+HolderKey = tuple[AccountKey, str]
+
+
+@dataclass
+class Facts:
+    """What is known of the ledger. A key that is absent is not loaded; None or 0 means there is none."""
+
+    catalog: Catalog
+    plan_heads: dict[str, PlanHead] = field(default_factory=dict)
+    plan_versions: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The version of a plan that has a digest."""
+    plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
+    members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
+    seats: dict[tuple[str, str], int] = field(default_factory=dict)
+    subscriptions: dict[AccountKey, Subscription | None] = field(default_factory=dict)
+    overrides: dict[HolderKey, dict[OverrideKey, Override]] = field(default_factory=dict)
+    counters: dict[CounterKey, int] = field(default_factory=dict)
+    answers: dict[tuple[str, str, str], StoredAnswer | None] = field(default_factory=dict)
+    offers: dict[tuple[str, bytes], Offer | None] = field(default_factory=dict)
+    missing: dict[str, set[Any]] = field(default_factory=dict)
+    periods: dict[tuple[Window, Anchor], Period] = field(default_factory=dict)
+
+    def read(self, table: str, key: Any) -> Any:
+        """The fact, or None after noting that it is missing."""
+        try:
+            return getattr(self, table)[key]
+        except KeyError:
+            self.missing.setdefault(table, set()).add(key)
+            return None
+
+    @property
+    def size(self) -> int:
+        """How many facts are remembered."""
+        tables = (self.members, self.subscriptions, self.overrides, self.counters, self.answers, self.periods)
+        return sum(len(table) for table in tables)
+
+    def period(self, window: Window, anchor: Anchor, at: Instant) -> Period:
+        """The window's period at an instant; calendars are slow and most events fall into the last one."""
+        key = (window, anchor if window.name == "billing_period" else NO_ANCHOR)
+        period = self.periods.get(key)
+        if period is None or not period.holds(at):
+            period = self.periods[key] = window.period_at(at, anchor)
+        return period
+
+
+@dataclass
+class Changes:
+    """What a batch does to the ledger, to be saved in one transaction."""
+
+    events: list[UsageEvent] = field(default_factory=list)
+    counters: dict[CounterKey, int] = field(default_factory=dict)
+    rollups: dict[RollupKey, list[int]] = field(default_factory=dict)
+    answers: list[tuple[tuple[str, str, str], StoredAnswer]] = field(default_factory=list)
+    subscriptions: dict[AccountKey, Subscription] = field(default_factory=dict)
+    members: dict[tuple[str, str], tuple[Membership, Instant]] = field(default_factory=dict)
+    overrides: dict[tuple[HolderKey, OverrideKey], Override | None] = field(default_factory=dict)
+    offers: dict[tuple[str, bytes], Offer] = field(default_factory=dict)
+    plan_versions: list[tuple[Plan, str, Instant]] = field(default_factory=list)
+    current_plans: list[tuple[str, int, str]] | None = None
+    audits: list[AuditEntry] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in self.__dataclass_fields__)
+
+
+@dataclass(slots=True)
+class Turn:
+    """What every command of a batch shares: the facts, the changes so far, the instant, and new ids."""
+
+    facts: Facts
+    changes: Changes
+    now: Instant
+    new_id: Callable[[], str]
+    probing: bool = False
+
+    @property
+    def may_write(self) -> bool:
+        """Every fact is there, and this is not only to find out which ones a command needs."""
+        return not self.facts.missing and not self.probing

@@ -1,0 +1,134 @@
+"""Limits set by hand."""
+
+from dataclasses import replace
+from typing import Any
+
+from subscription_mcp.domain.catalog import (
+    UNLIMITED,
+    Limit,
+    Maximum,
+    Scope,
+)
+from subscription_mcp.domain.errors import FieldProblem
+from subscription_mcp.domain.instants import format_instant
+from subscription_mcp.domain.wording import maximum_text
+from subscription_mcp.ledger.commands import (
+    LimitsChanged,
+    SetLimit,
+    refused,
+)
+from subscription_mcp.ledger.machine.accounts import (
+    Located,
+    audit,
+    limits_of_overrides,
+    locate,
+    must_be_known,
+    overrides_of,
+    settle_in,
+    view_of,
+)
+from subscription_mcp.ledger.machine.facts import (
+    HolderKey,
+    Override,
+    OverrideKey,
+    Turn,
+)
+
+
+def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
+    facts = turn.facts
+    located = locate(turn, command.subject)
+    if located is None:
+        return None
+    before = view_of(turn, located)
+    if facts.missing:
+        return None
+    must_be_known(located, command.actor)
+    limit = _limit_to_override(located, command)
+    standing = located.standing
+    for_user = standing.user is not None
+    scope: Scope = "user" if for_user and standing.account_kind == "group" else limit.scope
+    holder: HolderKey = (located.account, located.user)
+    key: OverrideKey = (command.meter, command.window, scope)
+    held = dict(facts.overrides.get(holder, {}))
+    previous = held.pop(key, None)
+    override = None
+    if command.maximum is not None:
+        if command.within_plan:
+            _must_be_within(limit, command.maximum, for_member=for_user)
+        if command.expires_at is not None and command.expires_at <= turn.now:
+            raise refused(
+                "invalid_request",
+                "The override would have expired already.",
+                FieldProblem("expires_at", "must lie in the future"),
+            )
+        override = held[key] = Override(command.maximum, command.expires_at)
+    elif previous is None:
+        raise refused("not_found", "There is no override to clear: the plan's own limit applies.")
+    overrides = overrides_of(facts, located.account, standing.user, {holder: held})
+    after = view_of(turn, replace(located, limits_of=limits_of_overrides(overrides or {}, turn.now)))
+    if not turn.may_write:
+        return None
+    facts.overrides[holder] = held
+    turn.changes.overrides[(holder, key)] = override
+    settle_in(turn, located, command.actor)
+    entry = audit(
+        turn,
+        located.account,
+        located.user,
+        "limit.clear" if override is None else "limit.set",
+        command.actor,
+        command.reason,
+        override_as_dict(key, previous, limit),
+        override_as_dict(key, override, limit),
+    )
+    return LimitsChanged(before, after, entry)
+
+
+def _limit_to_override(located: Located, command: SetLimit) -> Limit:
+    plan = located.plan
+    if plan is None:
+        raise refused(
+            "payment_required", "There is no subscription for this account yet, so it has no limits to set."
+        )
+    for_group = located.standing.account_kind == "group" and located.standing.user is None
+    preferred: Scope = "account" if for_group else "user"
+    limit = plan.limit_for(command.meter, command.window, preferred) or plan.limit_for(
+        command.meter, command.window
+    )
+    if limit is None:
+        known = (
+            ", ".join(sorted({f"{entry.meter} per {entry.window.name}" for entry in plan.limits})) or "none"
+        )
+        raise refused(
+            "invalid_request",
+            f"The {plan.title} plan has no such limit. It limits: {known}.",
+            FieldProblem("meter", "must, with window, name a limit of the plan"),
+        )
+    return limit
+
+
+def _must_be_within(limit: Limit, maximum: Maximum, *, for_member: bool) -> None:
+    if not for_member or (
+        limit.maximum is not UNLIMITED and (maximum is UNLIMITED or maximum > limit.maximum)
+    ):
+        raise refused(
+            "forbidden",
+            f"You may set limits of members up to the plan's own, {maximum_text(limit.maximum)}. "
+            "Beyond it a tenant administrator can, or a larger plan.",
+        )
+
+
+def override_as_dict(key: OverrideKey, override: Override | None, limit: Limit) -> dict[str, Any]:
+    """One limit before or after an override changed, as the audit trail shows it."""
+    maximum = limit.maximum if override is None else override.maximum
+    shown: dict[str, Any] = {
+        "meter": key[0],
+        "window": key[1],
+        "scope": key[2],
+        "limit": "unlimited" if maximum is UNLIMITED else maximum,
+        "source": "plan" if override is None else "override",
+    }
+    if override is not None and override.expires_at is not None:
+        shown["expires_at"] = format_instant(override.expires_at)
+    return shown

@@ -1,0 +1,170 @@
+"""Changes of plan, and the plans of a catalog made current."""
+
+from dataclasses import replace
+from difflib import get_close_matches
+from hashlib import sha256
+
+from subscription_mcp.domain.catalog import (
+    Catalog,
+    Plan,
+)
+from subscription_mcp.domain.errors import FieldProblem
+from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.subscriptions import (
+    Change,
+    Origin,
+    change_of_plan,
+    price_of,
+)
+from subscription_mcp.ledger.commands import (
+    ChangePlan,
+    PlanChanged,
+    PlansPublished,
+    PublishPlans,
+    refused,
+)
+from subscription_mcp.ledger.machine.accounts import (
+    Counters,
+    Located,
+    counters_of,
+    locate,
+    must_be_known,
+    save_subscription,
+    settle_in,
+)
+from subscription_mcp.ledger.machine.facts import (
+    CONFIRMATION_LIFETIME,
+    Offer,
+    PlanHead,
+    Turn,
+)
+
+
+def handle_digest(handle: str) -> bytes:
+    """What is stored of a confirmation handle: enough to recognise it, not to use it."""
+    return sha256(handle.encode()).digest()
+
+
+def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
+    facts, now = turn.facts, turn.now
+    located = locate(turn, command.subject)
+    offer_key = (
+        (command.subject.tenant, handle_digest(command.confirmation))
+        if command.confirmation is not None
+        else None
+    )
+    offer: Offer | None = facts.read("offers", offer_key) if offer_key is not None else None
+    if facts.missing or located is None:
+        return None
+    must_be_known(located, command.actor)
+    change = _change(facts.catalog, located, command, now)
+    to_plan = facts.catalog.plans[command.plan]
+    whole = located.standing.user is None
+    before = counters_of(facts, located, now).states(facts.catalog, located.limits, whole_account=whole)
+    after = Counters(facts, located.account, located.user, change.after.billing_anchor, now).states(
+        facts.catalog, located.limits_of(to_plan), whole_account=whole
+    )
+    if not turn.may_write:
+        return None
+    if command.confirmation is None:
+        if command.offer is not None:
+            key = (command.subject.tenant, handle_digest(command.offer))
+            facts.offers[key] = turn.changes.offers[key] = Offer(
+                command.actor.user, command.digest, now + CONFIRMATION_LIFETIME
+            )
+        return PlanChanged(change, before, after, False, command.offer, now)
+    assert offer_key is not None
+    if (
+        offer is None
+        or offer.used_at is not None
+        or now >= offer.expires_at
+        or offer.actor != command.actor.user
+        or offer.digest != command.digest
+    ):
+        raise refused(
+            "invalid_request",
+            "This confirmation is not valid: it was used, is older than 10 minutes, or belongs to another request. "
+            "Call again without it to get a new one.",
+            FieldProblem("confirmation", "must be a handle given for exactly this request"),
+        )
+    facts.offers[offer_key] = turn.changes.offers[offer_key] = replace(offer, used_at=now)
+    settle_in(turn, located, command.actor)
+    action = "subscription.schedule" if change.is_scheduled else "subscription.change"
+    save_subscription(turn, located.account, located.subscription, change.after, action, command.actor, None)
+    return PlanChanged(change, before, after, True, None, now)
+
+
+def _change(catalog: Catalog, located: Located, command: ChangePlan, now: Instant) -> Change:
+    to_plan = catalog.plans.get(command.plan)
+    if to_plan is None:
+        names = [plan.key for plan in catalog.plans_by_price]
+        nearest = get_close_matches(command.plan, names, n=1)
+        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        raise refused(
+            "invalid_request",
+            f"There is no such plan.{hint} Plans: {', '.join(names)}.",
+            FieldProblem("plan", f"must be one of {', '.join(names)}"),
+        )
+    interval = command.interval or "monthly"
+    current = located.subscription
+    if price_of(to_plan, interval) is None:
+        raise refused(
+            "invalid_request",
+            f"{to_plan.title} is not sold {interval}.",
+            FieldProblem("interval", "must be one the plan is sold for"),
+        )
+    if current is not None and current.plan == to_plan.key and current.interval == interval:
+        raise refused("conflict", f"The {to_plan.title} plan is already held; nothing was changed.")
+    if (
+        current is not None
+        and current.next_plan == to_plan.key
+        and (current.next_interval or interval) == interval
+    ):
+        assert current.next_plan_at is not None
+        when = format_instant(current.next_plan_at)
+        raise refused("conflict", f"The change to {to_plan.title} is already scheduled for {when}.")
+    return change_of_plan(current, located.plan, to_plan, interval, command.origin, now)
+
+
+def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
+    if not turn.may_write:
+        return None
+    facts, changes = turn.facts, turn.changes
+    published, held_back = [], []
+    current: dict[str, Plan] = {}
+    for plan in command.plans:
+        head = facts.plan_heads.get(plan.key)
+        digest = command.digests[plan.key]
+        if head is not None and head.origin == "runtime" and head.digest != digest:
+            held_back.append(plan.key)
+        elif head is None or (plan.key, digest) not in facts.plan_versions:
+            version = head.version + 1 if head is not None else 1
+            head = facts.plan_heads[plan.key] = PlanHead(version, digest, "file")
+            facts.plan_versions[(plan.key, digest)] = version
+            new = facts.plans[(plan.key, version)] = plan.with_version(version)
+            changes.plan_versions.append((new, digest, turn.now))
+            published.append(plan.key)
+        # A definition that was there before is that version again, not a new one.
+        version = head.version if plan.key in held_back else facts.plan_versions[(plan.key, digest)]
+        current[plan.key] = facts.plans[(plan.key, version)]
+    for key, plan in facts.catalog.plans.items():
+        head = facts.plan_heads.get(key)
+        if key not in current and head is not None and head.origin == "runtime":
+            current[key] = plan
+    wanted = [(key, plan.version, facts.plan_heads[key].origin) for key, plan in current.items()]
+    standing = [
+        (key, plan.version, facts.plan_heads[key].origin)
+        for key, plan in facts.catalog.plans.items()
+        if key in facts.plan_heads
+    ]
+    if wanted != standing:
+        changes.current_plans = wanted
+        facts.catalog = facts.catalog.with_plans(current)
+        for plan in current.values():
+            facts.plans[(plan.key, plan.version)] = plan
+    return PlansPublished({key: plan.version for key, plan in current.items()}, published, held_back)
+
+
+def origin_of_role(role: str) -> Origin:
+    """Who chose the plan, as the subscription remembers it."""
+    return "operator" if role in ("tenant_admin", "superadmin") else "purchase"

@@ -1,0 +1,289 @@
+"""Usage: checked, recorded, replayed."""
+
+import json
+from collections.abc import Mapping
+
+from subscription_mcp.domain.catalog import (
+    QUANTITY_MAX,
+    TOTAL_MAX,
+    UNLIMITED,
+    Attributes,
+    Catalog,
+    Plan,
+    Scope,
+)
+from subscription_mcp.domain.decisions import (
+    Decision,
+    LimitState,
+    Unlock,
+    count_in,
+    decide,
+    recorded_sentence,
+)
+from subscription_mcp.domain.errors import FieldProblem
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.usage import DIMENSIONS, attribute_problems, event_type_of, gains_of
+from subscription_mcp.domain.windows import Period, bucket_start
+from subscription_mcp.domain.wording import NO_SUBSCRIPTION
+from subscription_mcp.ledger.commands import (
+    Actor,
+    CheckUsage,
+    Decided,
+    RecordUsage,
+    UsageEvent,
+    refused,
+)
+from subscription_mcp.ledger.machine.accounts import (
+    Counters,
+    Located,
+    counters_of,
+    locate,
+    settle_in,
+)
+from subscription_mcp.ledger.machine.facts import (
+    FUTURE_TOLERANCE,
+    KEY_RETENTION,
+    Changes,
+    CounterKey,
+    Facts,
+    RollupKey,
+    StoredAnswer,
+    Turn,
+)
+
+# Made once: `json.dumps` would make an encoder for every answer.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def check(turn: Turn, command: CheckUsage) -> Decided | None:
+    located = locate(turn, command.subject)
+    if located is None:
+        return None
+    gains = _gains(turn.facts.catalog, command.event, command.quantity, command.attributes)
+    counters = counters_of(turn.facts, located, turn.now)
+    decision = _decide(turn, located, counters, command.event, command.quantity, gains)
+    return None if turn.facts.missing else Decided(decision)
+
+
+def record(turn: Turn, command: RecordUsage) -> Decided | None:
+    facts, now = turn.facts, turn.now
+    tenant = command.subject.tenant
+    key = command.idempotency_key
+    stored: StoredAnswer | None = None
+    if key is not None:
+        stored = facts.read("answers", (tenant, command.source, key))
+        if stored is not None and now - stored.at < KEY_RETENTION:
+            # Before anything else is looked at: a replay stays what it was, wherever the user has gone.
+            return _replay(turn, command, stored)
+    located = locate(turn, command.subject)
+    if facts.missing or located is None:
+        return None
+    at = _instant_of_event(command.occurred_at, now)
+    gains = _gains(facts.catalog, command.event, command.quantity, command.attributes)
+    counters = counters_of(facts, located, at)
+    decision = _decide(turn, located, counters, command.event, command.quantity, gains)
+    counted = _counted(facts, located, counters, gains)
+    if not turn.may_write:
+        return None
+    if not decision.allowed and command.enforce:
+        return Decided(decision)
+    if any(used > TOTAL_MAX for used in counted.values()):
+        raise refused("invalid_request", f"The total would pass {TOTAL_MAX}, the most one counter can hold.")
+
+    settle_in(turn, located, Actor(command.source, "service"))
+    plan = located.plan
+    event = UsageEvent(
+        turn.new_id(),
+        tenant,
+        located.account.account_kind,
+        located.account.account,
+        located.user,
+        command.event,
+        plan.key if plan else "",
+        plan.version if plan else 0,
+        command.quantity,
+        command.attributes,
+        gains,
+        command.source,
+        at,
+        now,
+    )
+    turn.changes.events.append(event)
+    facts.counters.update(counted)
+    turn.changes.counters.update(counted)
+    _roll_up(turn.changes, event, plan.timezone if plan else facts.catalog.timezone)
+    if plan is not None:
+        count_in(decision, facts.catalog, plan, gains, event.id)
+    else:
+        decision.event_id = event.id
+    if key is not None:
+        answer = StoredAnswer(command.digest, _pack(decision, plan), now)
+        facts.answers[(tenant, command.source, key)] = answer
+        turn.changes.answers.append(((tenant, command.source, key), answer))
+    return Decided(decision)
+
+
+def _instant_of_event(occurred_at: Instant | None, now: Instant) -> Instant:
+    if occurred_at is None:
+        return now
+    if not now - KEY_RETENTION <= occurred_at <= now + FUTURE_TOLERANCE:
+        raise refused(
+            "invalid_request",
+            "The event is too old or lies in the future. Events are taken from 35 days back to 5 minutes ahead.",
+            FieldProblem("occurred_at", "must lie between 35 days ago and 5 minutes from now"),
+        )
+    return occurred_at
+
+
+def _gains(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
+    if not 1 <= quantity <= QUANTITY_MAX:
+        raise refused(
+            "invalid_request",
+            f"The quantity must be an integer from 1 to {QUANTITY_MAX}.",
+            FieldProblem("quantity", f"must be an integer from 1 to {QUANTITY_MAX}"),
+        )
+    event_type = event_type_of(catalog, event)
+    if attributes:
+        problems = attribute_problems(event_type, attributes)
+        if problems:
+            raise refused("invalid_request", f"{problems[0].field} {problems[0].rule}", *problems)
+    return gains_of(catalog, event, quantity, attributes)
+
+
+def _decide(
+    turn: Turn, located: Located, counters: Counters, event: str, quantity: int, gains: Mapping[str, int]
+) -> Decision:
+    return decide(
+        catalog=turn.facts.catalog,
+        plan=located.plan,
+        limits_of=located.limits_of,
+        totals=counters.total,
+        event=event,
+        quantity=quantity,
+        gains=gains,
+        now=turn.now,
+    )
+
+
+def _counted(
+    facts: Facts, located: Located, counters: Counters, gains: Mapping[str, int]
+) -> dict[CounterKey, int]:
+    """The totals after the event, in every window any plan limits the meter in, for user and account."""
+    scopes: tuple[Scope, ...] = ("user", "account") if located.account.account_kind == "group" else ("user",)
+    windows_of_meter = facts.catalog.windows_of_meter
+    counted: dict[CounterKey, int] = {}
+    for meter, gain in gains.items():
+        windows = windows_of_meter.get(meter, ())
+        if located.plan is not None and located.plan.version != _current_version(facts, located.plan.key):
+            # A subscriber of an older version may be limited in a window no current plan has.
+            known = {window.key for window in windows}
+            windows += tuple(
+                limit.window
+                for limit in located.plan.limits
+                if limit.meter == meter and limit.window.key not in known
+            )
+        for window in windows:
+            for scope in scopes:
+                key = counters.key(meter, window, scope)
+                used = facts.read("counters", key)
+                counted[key] = (used or 0) + gain
+    return counted
+
+
+def _current_version(facts: Facts, plan: str) -> int | None:
+    current = facts.catalog.plans.get(plan)
+    return current.version if current is not None else None
+
+
+def _roll_up(changes: Changes, event: UsageEvent, timezone: str) -> None:
+    hour = bucket_start(event.occurred_at, timezone)
+    dimensions = dimensions_of(event)
+    for meter, gain in event.gains.items():
+        key = RollupKey(event.tenant, hour, event.account_kind, event.account, event.user, meter, dimensions)
+        cell = changes.rollups.get(key)
+        if cell is None:
+            changes.rollups[key] = [1, gain]
+        else:
+            cell[0] += 1
+            cell[1] += gain
+
+
+def dimensions_of(event: UsageEvent) -> tuple[str | None, ...]:
+    """What usage of the event can be grouped by, in the order of `RollupKey.dimensions`."""
+    return (event.event, event.plan, *(_text(event.attributes.get(name)) for name in DIMENSIONS))
+
+
+def _text(value: str | int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _pack(decision: Decision, plan: Plan | None) -> str:
+    """The numbers the first answer is rebuilt from; names and sentences follow from them and the plan."""
+    states = [
+        [
+            state.meter,
+            state.window_key,
+            state.scope,
+            None if state.maximum is UNLIMITED else state.maximum,
+            state.used,
+            state.held,
+            *state.period,
+            int(state.refused),
+        ]
+        for state in decision.limits
+    ]
+    unlocks = [[u.action, u.plan, u.until] for u in decision.unlocks]
+    version = plan.version if plan is not None else None
+    packed = [decision.event_id, decision.code, decision.plan, version, decision.as_of, states, unlocks]
+    return _encode(packed)
+
+
+def _replay(turn: Turn, command: RecordUsage, stored: StoredAnswer) -> Decided | None:
+    if stored.digest != command.digest:
+        raise refused(
+            "conflict",
+            "This idempotency_key was already used for another request. Use a new key for a new event.",
+        )
+    event_id, code, plan_key, version, as_of, packed, unlocks = json.loads(stored.answer)
+    facts = turn.facts
+    plan: Plan | None = facts.read("plans", (plan_key, version)) if plan_key is not None else None
+    if facts.missing:
+        return None
+    states = []
+    for meter, window_key, scope, maximum, used, held, start, end, is_refused in packed:
+        name, _, timezone = window_key.partition("@")
+        known = plan.limit_for(meter, name) if plan is not None else None
+        known_meter = facts.catalog.meters.get(meter)
+        states.append(
+            LimitState(
+                meter,
+                name,
+                window_key,
+                known.window.seconds if known else None,
+                scope,
+                known_meter.unit if known_meter else meter,
+                UNLIMITED if maximum is None else maximum,
+                used,
+                held,
+                Period(start, end),
+                known.window.timezone if known else timezone or "UTC",
+                bool(is_refused),
+            )
+        )
+    offers = [Unlock(action, plan_, until) for action, plan_, until in unlocks]
+    decision = Decision(
+        code == "ok",
+        code,
+        NO_SUBSCRIPTION,
+        plan_key,
+        command.event,
+        command.quantity,
+        states,
+        as_of,
+        offers,
+        event_id,
+        replayed=True,
+    )
+    if plan is not None:
+        decision.message = recorded_sentence(decision, facts.catalog, plan)
+    return Decided(decision)
