@@ -16,17 +16,25 @@ from subscription_mcp.domain.catalog import UNLIMITED, Catalog, EventType, Limit
 from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definition
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
+from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.windows import parse_window
 from subscription_mcp.ledger.commands import (
     AccountView,
     Actor,
     ChangePlan,
+    CloseSession,
     Decided,
+    OpenSession,
     Outcome,
     PlansPublished,
     PublishPlans,
     RecordUsage,
+    RenewSession,
+    Reserve,
+    SessionClosed,
+    SessionDecided,
     SetLimit,
+    Settle,
     Subject,
 )
 from subscription_mcp.ledger.port import Engine
@@ -98,6 +106,8 @@ def a_plan(
     timezone: str = "UTC",
     seats: int | None = None,
     features: Mapping[str, Any] | None = None,
+    sessions: Maximum = UNLIMITED,
+    session_seconds: Maximum = UNLIMITED,
 ) -> Plan:
     """A plan as a catalog file would make it, its limits in its own time zone."""
     price = {name: text for name, text in (("monthly", monthly), ("yearly", yearly)) if text is not None}
@@ -116,7 +126,10 @@ def a_plan(
             for limit in limits
         ],
         "features": dict(features or {}),
-        "sessions": {"max_concurrent": "unlimited", "max_duration_seconds": "unlimited"},
+        "sessions": {
+            "max_concurrent": "unlimited" if sessions is UNLIMITED else sessions,
+            "max_duration_seconds": "unlimited" if session_seconds is UNLIMITED else session_seconds,
+        },
         "rate_limit_multiplier": "1",
     }
     if seats is not None:
@@ -168,6 +181,61 @@ def a_record(
     who = a_subject(subject) if isinstance(subject, str) else subject
     digest = repr((who.user, event, quantity, fields)).encode()
     return RecordUsage(who, event, source, quantity, idempotency_key=key, digest=digest, **fields)
+
+
+def a_reserve(
+    subject: Subject | str = "bob",
+    event: str = "message",
+    quantity: int = 1,
+    *,
+    key: str | None = None,
+    source: str = "app",
+    **fields: Any,
+) -> Reserve:
+    """A reserve command; requests that differ have different digests."""
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    digest = repr(("reserve", who.user, event, quantity, fields)).encode()
+    return Reserve(who, event, source, quantity, idempotency_key=key, digest=digest, **fields)
+
+
+def a_settle(
+    reservation: Outcome | str,
+    quantity: int | None = None,
+    *,
+    tenant: str = "acme",
+    user: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Settle:
+    """A settle of what was reserved, or of an id; `user` narrows it to that user's own."""
+    id_ = reservation if isinstance(reservation, str) else reservation_of(reservation)
+    digest = repr((id_, quantity, attributes)).encode()
+    return Settle(tenant, id_, "app", digest, user, quantity, attributes)
+
+
+def an_opening(
+    subject: Subject | str = "bob",
+    *,
+    ttl_seconds: int | None = None,
+    key: str | None = None,
+    source: str = "app",
+) -> OpenSession:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    digest = repr(("open", who.user, ttl_seconds)).encode()
+    return OpenSession(who, source, ttl_seconds, key, digest)
+
+
+def a_renewal(
+    session: Outcome | str,
+    ttl_seconds: int | None = None,
+    *,
+    tenant: str = "acme",
+    user: str | None = None,
+) -> RenewSession:
+    return RenewSession(tenant, _session_id(session), user, ttl_seconds)
+
+
+def a_closing(session: Outcome | str, *, tenant: str = "acme", user: str | None = None) -> CloseSession:
+    return CloseSession(tenant, _session_id(session), user)
 
 
 def a_change(
@@ -240,6 +308,34 @@ def decision_of(outcome: Outcome) -> Decision:
     return outcome.decision
 
 
+def reservation_of(outcome: Outcome) -> str:
+    """The id of what was reserved."""
+    id_ = decision_of(outcome).reservation_id
+    assert id_ is not None, outcome
+    return id_
+
+
+def opened_of(outcome: Outcome) -> SessionDecided:
+    assert isinstance(outcome, SessionDecided), outcome
+    return outcome
+
+
+def session_of(outcome: Outcome) -> Session:
+    session = opened_of(outcome).session
+    assert session is not None, outcome
+    return session
+
+
+def duration_of(outcome: Outcome) -> int:
+    """How many seconds a session that was closed had been open."""
+    assert isinstance(outcome, SessionClosed), outcome
+    return outcome.duration_seconds
+
+
+def _session_id(session: Outcome | str) -> str:
+    return session if isinstance(session, str) else session_of(session).id
+
+
 def view_of(outcome: Outcome) -> AccountView:
     assert isinstance(outcome, AccountView), outcome
     return outcome
@@ -247,6 +343,6 @@ def view_of(outcome: Outcome) -> AccountView:
 
 def code_of(outcome: Outcome) -> str:
     """The code of a decision or refusal; `ok` for everything else that worked."""
-    if isinstance(outcome, Decided):
+    if isinstance(outcome, Decided | SessionDecided):
         return outcome.decision.code
     return outcome.code if isinstance(outcome, Exception) else "ok"

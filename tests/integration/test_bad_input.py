@@ -31,6 +31,10 @@ REQUIRED = {
     "upgrade_tier": {"plan": "advanced", "dry_run": True},
     "record_usage": {"event": "message", "user_id": "bella"},
     "record_usage_batch": {"events": [{"event": "message", "user_id": "bella"}]},
+    "reserve_usage": {"event": "message", "user_id": "bella"},
+    "settle_usage": {"reservation_id": "r1"},
+    "renew_session": {"session_id": "s1"},
+    "close_session": {"session_id": "s1"},
     "has_feature": {"feature": "mcp_access"},
     "manage_limits": {"action": "list"},
 }
@@ -69,7 +73,7 @@ async def settled(place: Place, server: Server, *people: tuple[str, str | None])
 
 def token_for(tool: str, place: Place) -> str:
     """A token of somebody who has the tool."""
-    if tool.startswith("record_usage"):
+    if tool.startswith(("record_usage", "reserve_", "settle_")):
         return place.token("app", role="service")
     return place.token("prudence", tier="premium")
 

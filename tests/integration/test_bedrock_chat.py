@@ -14,7 +14,8 @@ TIERS = {
     "premium": ("99.00", 1_000, 25_000, 28_800, 10, True),
 }
 WITHHELD = {"get_usage_analytics", "list_usage_events", "manage_limits"}
-KEPT = {"get_tier_info", "check_quota", "list_plans", "has_feature", "upgrade_tier"}
+SESSIONS = {"open_session", "renew_session", "close_session"}
+KEPT = {"get_tier_info", "check_quota", "list_plans", "has_feature", "upgrade_tier"} | SESSIONS
 
 
 @pytest.fixture(scope="module")

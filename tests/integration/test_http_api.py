@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from subscription_mcp.domain.errors import HTTP_STATUS
 from tests.harness import ERAS, TODAY, Place, Server, problem_of
 
-BASIC = ["get_tier_info", "check_quota", "upgrade_tier", "list_plans", "has_feature"]
+from subscription_mcp.domain.errors import HTTP_STATUS
+
+SESSIONS = ["open_session", "renew_session", "close_session"]
+BASIC = ["get_tier_info", "check_quota", "upgrade_tier", "list_plans", "has_feature", *SESSIONS]
 WITH_ACCESS = [*BASIC, "get_usage_analytics", "list_usage_events", "manage_limits"]
 SERVICE = [
     "get_tier_info",
@@ -21,6 +22,9 @@ SERVICE = [
     "list_usage_events",
     "record_usage",
     "record_usage_batch",
+    "reserve_usage",
+    "settle_usage",
+    *SESSIONS,
 ]
 LISTED = {
     "basic": ({"user": "bella"}, BASIC),
@@ -51,8 +55,7 @@ def items(header: str) -> dict[str, dict[str, int]]:
         assert match, header
         assert match[1] not in found
         found[match[1]] = {
-            name: int(number)
-            for name, number in (part.split("=") for part in match[2].split(";")[1:])
+            name: int(number) for name, number in (part.split("=") for part in match[2].split(";")[1:])
         }
     return found
 
@@ -73,7 +76,9 @@ async def test_tools_are_listed_as_the_caller_sees_them(place: Place, server: Se
         assert tool["outputSchema"] == shown[tool["name"]].output_schema
         assert tool["description"] == shown[tool["name"]].description
     size = len(
-        json.dumps([[tool["name"], tool["title"], tool["description"], tool["inputSchema"]] for tool in tools])
+        json.dumps(
+            [[tool["name"], tool["title"], tool["description"], tool["inputSchema"]] for tool in tools]
+        )
     )
     assert size <= 12_000
 
@@ -205,9 +210,7 @@ async def test_a_refused_key_may_succeed_after_an_upgrade(place: Place, server: 
         problem_of(await app.call("record_usage", **arguments), 429, "quota_exceeded")
         offered = (await user.call("upgrade_tier", plan="advanced")).json()["result"]
         assert offered["status"] == "confirmation_required"
-        applied = await user.call(
-            "upgrade_tier", plan="advanced", confirmation=offered["confirmation"]
-        )
+        applied = await user.call("upgrade_tier", plan="advanced", confirmation=offered["confirmation"])
         assert applied.json()["result"]["status"] == "applied"
         assert (await app.call("record_usage", **arguments)).json()["result"]["allowed"]
         held = await user.call("upgrade_tier", plan="advanced")
@@ -329,7 +332,9 @@ async def test_an_mcp_session_belongs_to_who_began_it(place: Place, server: Serv
         session = (await bella.send("POST", "/mcp", json=hello, headers=headers)).headers["mcp-session-id"]
     message = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
     async with server.api(place.token("mallory")) as mallory:
-        stolen = await mallory.send("POST", "/mcp", json=message, headers=headers | {"mcp-session-id": session})
+        stolen = await mallory.send(
+            "POST", "/mcp", json=message, headers=headers | {"mcp-session-id": session}
+        )
         assert stolen.status_code in (403, 404), stolen.text
 
 

@@ -13,12 +13,18 @@ list_usage_events     SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 check_quota           SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 record_usage          NONE    NONE     NONE     TENANT   NONE          NONE
 record_usage_batch    NONE    NONE     NONE     TENANT   NONE          NONE
+reserve_usage         NONE    NONE     NONE     TENANT   NONE          NONE
+settle_usage          NONE    NONE     NONE     TENANT   NONE          NONE
+open_session          SELF    SELF     SELF     TENANT   SELF          SELF
+renew_session         SELF    SELF     SELF     TENANT   SELF          SELF
+close_session         SELF    SELF     SELF     TENANT   SELF          SELF
 has_feature           SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 list_plans            SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 manage_limits         NONE    ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 tenant_summary        NONE    NONE     NONE     NONE     TENANT        ALL
 """
 _HEAD, *_ROWS = [line.split() for line in MATRIX.strip().splitlines()]
+RECORDING = ["record_usage", "record_usage_batch", "reserve_usage", "settle_usage"]
 CELLS = [(row[0], role, Reach[cell]) for row in _ROWS for role, cell in zip(_HEAD, row[1:], strict=True)]
 
 
@@ -39,7 +45,7 @@ def test_roles_add_up_to_the_farthest() -> None:
     assert reach("manage_limits", roles, members_may_record=False) is Reach.TENANT
 
 
-@pytest.mark.parametrize("operation", ["record_usage", "record_usage_batch"])
+@pytest.mark.parametrize("operation", RECORDING)
 def test_members_record_for_themselves_only_where_it_is_allowed(operation: str) -> None:
     for role in ("member", "holder", "admin", "tenant_admin", "superadmin"):
         roles = frozenset({"member", role})
@@ -48,7 +54,7 @@ def test_members_record_for_themselves_only_where_it_is_allowed(operation: str) 
     assert reach(operation, frozenset({"member", "service"}), members_may_record=True) is Reach.TENANT
 
 
-@pytest.mark.parametrize("operation", [row[0] for row in _ROWS if not row[0].startswith("record_")])
+@pytest.mark.parametrize("operation", [row[0] for row in _ROWS if row[0] not in RECORDING])
 def test_the_permission_to_record_opens_nothing_else(operation: str) -> None:
     for role in STANDING_ROLES:
         roles = frozenset({"member", role})

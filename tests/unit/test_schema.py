@@ -8,10 +8,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.builders import a_ledger
+from tests.builders import a_ledger, a_record, a_reserve, an_opening, code_of, decision_of
 
 from subscription_mcp.ledger.port import LedgerUnusable
-from subscription_mcp.ledger.sqlite_schema import APPLICATION_ID, migrate, migrations, schema_version
+from subscription_mcp.ledger.sqlite_schema import (
+    APPLICATION_ID,
+    migrate,
+    migrations,
+    schema_of_file,
+    schema_version,
+    statements_of,
+)
 
 SURROGATE_IDS = {"word", "plan_version", "event", "answer", "audit", "key_index", "holder"}
 """Tables with an integer of our own as their primary key; their other keys still begin with the tenant."""
@@ -82,6 +89,36 @@ def test_no_column_holds_a_float(schema: sqlite3.Connection) -> None:
         row[2] for table, *_ in tables_of(schema) for row in schema.execute(f"PRAGMA table_info({table})")
     }
     assert types == {"INTEGER", "TEXT", "BLOB"}
+
+
+async def test_a_ledger_of_the_first_schema_is_migrated_and_keeps_its_rows(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path / "newest") as ledger:
+        await ledger.submit([a_record(quantity=5, key="k"), a_record("eve")])
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as first:
+        for statement in statements_of(migrations()[1]):
+            first.execute(statement)
+        first.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        first.execute("PRAGMA user_version = 1")
+        tables = [name for name, *_ in tables_of(first)]
+        assert not {"reservation", "hold", "session"} & set(tables)
+        first.execute("ATTACH ? AS rows", (str(tmp_path / "newest" / "ledger.db"),))
+        for table in tables:
+            first.execute(f"DELETE FROM main.{table}")
+            first.execute(f"INSERT INTO main.{table} SELECT * FROM rows.{table}")
+        first.execute("DETACH rows")
+        before = {table: first.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+    assert schema_of_file(path) == (1, max(migrations()))
+
+    async with a_ledger(tmp_path) as ledger:
+        assert decision_of(await ledger.submit_one(a_record(quantity=5, key="k"))).replayed
+        held = decision_of(await ledger.submit_one(a_reserve(quantity=4)))
+        assert (held.limits[0].used, held.limits[0].held) == (5, 4)
+        assert code_of(await ledger.submit_one(an_opening())) == "ok"
+    assert schema_of_file(path) == (max(migrations()), max(migrations()))
+    with closing(sqlite3.connect(path, isolation_level=None)) as migrated:
+        for table, rows in before.items():
+            assert migrated.execute(f"SELECT * FROM {table}").fetchall()[: len(rows)] == rows, table
 
 
 async def test_the_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:

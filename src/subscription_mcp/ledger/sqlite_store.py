@@ -48,7 +48,7 @@ from subscription_mcp.ledger.port import (
 
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
-_EXPIRING = frozenset({"holds", "open_sessions"})
+_EXPIRING = frozenset({"open_sessions"})
 """Facts of which only what has not expired need be loaded."""
 # A change that was scheduled and is due has happened, also where nobody has touched the account since.
 _PLAN_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_plan ELSE s.plan END"
@@ -273,17 +273,17 @@ class Store:
         )
         return None if row is None else Offer(*row)
 
-    def _read_holds(self, key: CounterKey, now: Instant) -> dict[str, Hold]:
+    def _read_holds(self, key: CounterKey) -> dict[str, Hold]:
+        # Those that have expired too: the next reservation clears them away.
         rows = self._db.execute(
             "SELECT reservation, quantity, expires_at FROM hold WHERE tenant = ? AND start = ? AND window = ?"
-            " AND holder = ? AND meter = ? AND expires_at > ?",
+            " AND holder = ? AND meter = ?",
             (
                 self.word(key.tenant),
                 key.start,
                 self.word(key.window_key),
                 self.holder((_account_of(key), key.user)),
                 self.word(key.meter),
-                now,
             ),
         )
         return {str(UUID(bytes=id_)): Hold(quantity, expires_at) for id_, quantity, expires_at in rows}
@@ -832,11 +832,13 @@ def _account_of(key: CounterKey | RollupKey) -> AccountKey:
 
 
 def _uuid_bytes(text: str) -> bytes | None:
-    """What a caller's id is stored as; None where it cannot be one of ours."""
+    """What a caller's id is stored as; None where it cannot be one of ours. Only as we write it: another
+    spelling of the same id would be a second name for one row."""
     try:
-        return UUID(text).bytes
+        known = UUID(text)
     except ValueError:
         return None
+    return known.bytes if str(known) == text else None
 
 
 def _maximum(stored: int | None) -> Maximum:

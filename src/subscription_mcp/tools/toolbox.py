@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from subscription_mcp.auth.principal import Principal
-from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.operations import Operations
 from subscription_mcp.operations.access import Caller
 from subscription_mcp.tools import bodies, wire
@@ -261,9 +261,11 @@ def _in_tenant(given: Any, tenant: str, principal: Principal) -> Any:
             "tenant_id beside the arguments and tenant_id in them differ; give one.",
             fields=[FieldProblem("tenant_id", "must agree with the tenant_id in the arguments")],
         )
-    if named is None and tenant != principal.tenant and isinstance(given, wire.TargetArguments):
-        return given.model_copy(update={"tenant_id": tenant})
-    return given
+    if named is not None or tenant == principal.tenant:
+        return given
+    if not isinstance(given, wire.TargetArguments):
+        raise forbidden()  # these act in the caller's own tenant only
+    return given.model_copy(update={"tenant_id": tenant})
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:

@@ -276,7 +276,10 @@ def held_of(facts: Facts, key: CounterKey, now: Instant, *, besides: str | None 
 
 def open_sessions_of(turn: Turn, located: Located) -> list[Session]:
     """The sessions a user has open (of a whole group: everybody's), in the order they end."""
-    known: Mapping[str, Session] | None = turn.facts.read("open_sessions", (located.account, located.user))
+    known: dict[str, Session] | None = turn.facts.read("open_sessions", (located.account, located.user))
+    if known is not None and not located.user:
+        # A group's list may have been loaded in the middle of a batch that has not been saved yet.
+        known.update({s.id: s for s in turn.changes.sessions.values() if s.account == located.account})
     still_open = [session for session in (known or {}).values() if session.is_open(turn.now)]
     return sorted(still_open, key=lambda session: (session.expires_at, session.id))
 

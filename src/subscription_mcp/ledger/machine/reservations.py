@@ -113,8 +113,12 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     counters = counters_of(turn, located, reservation.reserved_at)
     keys = _keys_of(turn, located, counters, reservation, gains)
     counted = {key: (facts.read("counters", key) or 0) + gains[key.meter] for key in keys}
-    within = not late and all(gains[meter] <= _held_of_meter(reservation, meter) for meter in gains)
+    within = not gains or (
+        not late and all(gains[meter] <= _held_of_meter(reservation, meter) for meter in gains)
+    )
     decision = _decision_on(turn, located, counters, reservation, quantity, gains, within=within)
+    for key in reservation.held:  # known before it is given back: nobody loads it again within the batch
+        facts.read("holds", key)
     if not turn.may_write:
         return None
     _must_fit(counted)
@@ -130,7 +134,7 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     if located.plan is not None:
         decision.message = recorded_sentence(decision, facts.catalog, located.plan)
     for key in reservation.held:
-        facts.holds.get(key, {}).pop(reservation.id, None)
+        facts.holds[key].pop(reservation.id, None)
         turn.changes.holds[(key, reservation.id)] = None
     ended = replace(reservation, digest=command.digest, answer=pack(decision, located.plan))
     facts.reservations[place] = turn.changes.reservations[place] = ended
@@ -144,8 +148,9 @@ def _hold(turn: Turn, reservation: Reservation) -> None:
         for id_ in [id_ for id_, hold in holds.items() if hold.expires_at <= turn.now]:
             del holds[id_]
             changes.holds[(key, id_)] = None
-        hold = Hold(quantity, reservation.expires_at)
-        holds[reservation.id] = changes.holds[(key, reservation.id)] = hold
+        if quantity:  # an estimate of 0 holds nothing, yet is settled in this window
+            hold = Hold(quantity, reservation.expires_at)
+            holds[reservation.id] = changes.holds[(key, reservation.id)] = hold
     place = (reservation.account.tenant, reservation.id)
     facts.reservations[place] = changes.reservations[place] = reservation
 
@@ -197,6 +202,9 @@ def _decision_on(
         used = turn.facts.read("counters", key) or 0
         held = held_of(turn.facts, key, turn.now, besides=reservation.id)
         period = turn.facts.period(limit.window, located.anchor, reservation.reserved_at)
+        if period.start != key.start:  # a billing period that another plan has cut short since
+            anchor = located.anchor._replace(at=key.start)
+            period = limit.window.period_at(reservation.reserved_at, anchor)
         return Total(used, held, period)
 
     def limits_of(plan: Plan) -> list[Limit]:

@@ -86,6 +86,10 @@ def renew_session(turn: Turn, command: RenewSession) -> SessionDecided | None:
     plan = located.plan
     assert plan is not None  # it was opened under one, and a plan never goes away
     renewed = replace(session, expires_at=expiry_of(plan, session.opened_at, turn.now, command.ttl_seconds))
+    if not renewed.is_open(turn.now):
+        raise refused(
+            "not_found", f"This session is as old as the {plan.title} plan lets one be. Open a new one."
+        )
     _keep(turn, renewed)
     decision = _decision(turn, plan, len(sessions))
     return SessionDecided(decision, renewed, len(sessions), plan.sessions.max_concurrent)
@@ -122,7 +126,10 @@ def _unknown() -> Refusal:
 def _keep(turn: Turn, session: Session) -> None:
     facts, place = turn.facts, (session.account.tenant, session.id)
     facts.sessions[place] = turn.changes.sessions[place] = session
-    facts.open_sessions[(session.account, session.user)][session.id] = session
+    known = facts.open_sessions[(session.account, session.user)]
+    known[session.id] = session
+    for id_ in [id_ for id_, one in known.items() if not one.is_open(turn.now)]:
+        del known[id_]
     # The whole group's list is loaded again when somebody asks.
     facts.open_sessions.pop((session.account, ""), None)
 
@@ -187,4 +194,6 @@ def _opened_before(turn: Turn, command: OpenSession, stored: StoredAnswer) -> Se
         return None
     decision = _decision(turn, plan, active)
     decision.as_of, decision.replayed = as_of, True
-    return SessionDecided(decision, session, active, plan.sessions.max_concurrent)
+    expires_at = expiry_of(plan, session.opened_at, session.opened_at, command.ttl_seconds)
+    first = replace(session, expires_at=expires_at, closed_at=None)
+    return SessionDecided(decision, first, active, plan.sessions.max_concurrent)
