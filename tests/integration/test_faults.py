@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx2
 import pytest
-
 from tests.harness import COMMAND, ERAS, STOP_WITHIN_SECONDS, TODAY, Place, audit, problem_of
 
 CANNOT_REACH = 5
@@ -84,9 +83,7 @@ async def test_a_full_disk_is_unavailable_counts_nothing_and_heals(tmp_path: Pat
                 written += 1
             log = tmp_path / "ledger.db-wal"
             full = max(log.stat().st_size, place.database.stat().st_size)
-            resource.prlimit(
-                server.process.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY)
-            )
+            resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
             response = await app.call("record_usage", **MESSAGE)
             while response.status_code == 200:
                 written += 1
@@ -168,7 +165,7 @@ async def test_a_lock_that_is_not_given_back_is_unavailable_within_seconds(tmp_p
     with place.serving() as server:
         async with server.api(place.token("app", role="service")) as app:
             assert (await app.call("record_usage", **MESSAGE)).status_code == 200
-            (lock,) = tmp_path.glob("*.lock")
+            lock = tmp_path / "ledger.db.lock"
             with lock.open("r+") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
                 asked = time.monotonic()

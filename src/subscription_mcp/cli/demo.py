@@ -168,9 +168,7 @@ def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
         "",
         *_indented(http_configuration(base_url, basic)),
         "",
-        f"Stop with Ctrl-C. Start over: {_command(folder, 'demo', '--reset')}".replace(
-            " --config", " --config"
-        ),
+        f"Stop with Ctrl-C. Start over: {_command(folder, 'demo', '--reset')}",
     ]
     click.echo("\n".join(lines))
     sys.stdout.flush()
