@@ -4,6 +4,7 @@ import click
 
 from subscription_mcp.catalogs import load_catalog, shipped_names
 from subscription_mcp.cli.common import json_option, print_json, tell
+from subscription_mcp.domain.wording import counted
 from subscription_mcp.tools import documents, texts
 
 
@@ -43,6 +44,9 @@ def show_catalog(name_or_path: str, as_json: bool) -> None:
 def check_catalog(path: str) -> None:
     """Check a catalog file; says file, key, what is wrong and the nearest valid word."""
     found = load_catalog(path)
-    tell(
-        f"{path}: fine, {len(found.plans)} plans, {len(found.meters)} meters, {len(found.events)} kinds of event."
+    parts = (
+        counted(len(found.plans), "plan"),
+        counted(len(found.meters), "meter"),
+        counted(len(found.events), "event"),
     )
+    tell(f"{path}: fine, {', '.join(parts)}.")

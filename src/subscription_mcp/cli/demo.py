@@ -23,6 +23,7 @@ from subscription_mcp.cli.common import log_to_stderr, tell
 from subscription_mcp.cli.serving import DEFAULT_PORT, listen, run_http
 from subscription_mcp.settings import DEFAULT_NAME, Settings, SettingsError, load_settings
 
+OURSELVES = (sys.executable, "-m", "subscription_mcp")
 PORTS_TRIED = 20
 TOKEN_DAYS = 30
 
@@ -136,6 +137,7 @@ def first_free(port: int) -> Any:
 def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
     """Everything needed to try it, on stdout."""
     service, basic = tokens["service"], tokens["basic"]
+    bin_folder, configuration = str(Path(sys.executable).parent), str(folder / "subscription.toml")
     lines = [
         "",
         "subscription-mcp demo: tenants acme and globex, catalog bedrock-chat",
@@ -156,9 +158,10 @@ def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
         f"  curl -s {base_url}/api/mcp/tools/record_usage -H 'Content-Type: application/json' \\",
         f"    -H 'Authorization: Bearer {service}' -d '{body}'",
         "",
-        "What is left for her:",
+        "What is left for her, in another terminal (the export makes the command short and points it here):",
         "",
-        f"  {_command(folder, 'usage', '--tenant', 'acme', '--user', 'bella')}",
+        f"  export PATH={shlex.quote(bin_folder)}:$PATH SUBSCRIPTION_MCP_CONFIG={shlex.quote(configuration)}",
+        "  subscription-mcp usage --tenant acme --user bella",
         "",
         "Claude Desktop (claude_desktop_config.json), over stdio on the same data:",
         "",
@@ -168,7 +171,7 @@ def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
         "",
         *_indented(http_configuration(base_url, basic)),
         "",
-        f"Stop with Ctrl-C. Start over: {_command(folder, 'demo', '--reset')}",
+        f"Stop with Ctrl-C. Start over: {shlex.join([*OURSELVES, 'demo', '--reset', '--dir', str(folder)])}",
     ]
     click.echo("\n".join(lines))
     sys.stdout.flush()
@@ -180,8 +183,8 @@ def stdio_configuration(folder: Path, access_token: str) -> dict[str, Any]:
     return {
         "mcpServers": {
             "subscription": {
-                "command": sys.executable,
-                "args": ["-m", "subscription_mcp", "stdio"],
+                "command": OURSELVES[0],
+                "args": [*OURSELVES[1:], "stdio"],
                 "env": {
                     "SUBSCRIPTION_MCP_CONFIG": str(folder / "subscription.toml"),
                     "SUBSCRIPTION_MCP_TOKEN": access_token,
@@ -201,14 +204,6 @@ def http_configuration(base_url: str, access_token: str) -> dict[str, Any]:
             }
         }
     }
-
-
-def _command(folder: Path, *arguments: str) -> str:
-    """A command line that works from anywhere on this machine."""
-    if arguments[0] == "demo":
-        return shlex.join([sys.executable, "-m", "subscription_mcp", *arguments, "--dir", str(folder)])
-    config = str(folder / "subscription.toml")
-    return shlex.join([sys.executable, "-m", "subscription_mcp", "--config", config, *arguments])
 
 
 def _indented(document: dict[str, Any]) -> Sequence[str]:

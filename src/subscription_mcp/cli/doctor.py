@@ -51,7 +51,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         for finding in findings:
             click.echo(f"{finding.state:5} {finding.check:10} {finding.seen}")
             if finding.fix:
-                click.echo(f"{'':16} fix: {finding.fix}")
+                click.echo(f"{'':16} {'note' if finding.state == 'ok' else 'fix'}: {finding.fix}")
     ctx.exit(1 if failed else 0)
 
 
