@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from subscription_mcp.auth.principal import Role
 from subscription_mcp.auth.tokens import mint
 from subscription_mcp.cli.common import log_to_stderr, tell
 from subscription_mcp.cli.serving import DEFAULT_PORT, listen, run_http
+from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.settings import DEFAULT_NAME, Settings, SettingsError, load_settings
 
 OURSELVES = (sys.executable, "-m", "subscription_mcp")
@@ -56,26 +58,12 @@ PERSONAS = (
 @click.option("--no-serve", is_flag=True, help="Make the data and print everything, but start no server.")
 def demo(directory: Path | None, port: int, reset: bool, no_serve: bool) -> None:
     """Start a server with demo data and print how to reach it: URLs, a token per persona, client configurations."""
-    from subscription_mcp.cli.demo_data import seed
-
     log_to_stderr()
     folder = (directory or platformdirs.user_data_path(DEFAULT_NAME, appauthor=False) / "demo").absolute()
-    settings = prepare(folder)
-    database = settings.database_path
-    if reset:
-        for suffix in ("", "-wal", "-shm", ".lock"):
-            database.with_name(database.name + suffix).unlink(missing_ok=True)
-    if not database.exists():
-        tell("making demo data: two tenants, 90 days of usage …")
-        started = time.monotonic()
-        # Built aside and moved into place, so that an interrupted start leaves nothing half made.
-        aside = database.with_name("being-made.db")
-        for suffix in ("", "-wal", "-shm", ".lock"):
-            aside.with_name(aside.name + suffix).unlink(missing_ok=True)
-        events = asyncio.run(seed(settings.model_copy(update={"database_url": f"sqlite:///{aside}"})))
-        aside.rename(database)
-        aside.with_name(aside.name + ".lock").unlink(missing_ok=True)
-        tell(f"{events:,} events in {time.monotonic() - started:.0f} s")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Two demos started at once make one set of data.
+    with closing(FileLock(folder / "lock")) as lock, lock:
+        settings = prepare(folder, reset=reset)
     tokens = {persona.name: token_of(settings, persona) for persona in PERSONAS}
     if no_serve:
         print_guide(folder, f"http://127.0.0.1:{port}", tokens)
@@ -84,25 +72,48 @@ def demo(directory: Path | None, port: int, reset: bool, no_serve: bool) -> None
     asyncio.run(run_http(settings, listening, "127.0.0.1", lambda url: print_guide(folder, url, tokens)))
 
 
-def prepare(folder: Path) -> Settings:
-    """The demo's folder with its configuration file: a secret made once, nothing of the environment in it."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    secret_file = folder / "secret"
-    if not secret_file.exists():
-        _write_private(secret_file, secrets.token_urlsafe(48))
+def prepare(folder: Path, *, reset: bool) -> Settings:
+    """The demo's folder: a secret made once, a configuration file with nothing of the environment in it, and
+    a ledger with data. Called under the folder's lock.
+
+    A reset begins another file: a demo that still runs goes on in the old one and loses nothing.
+    """
+    secret = folder / "secret"
+    if not secret.exists():
+        _write_private(secret, secrets.token_urlsafe(48))
+    ledgers = sorted(folder.glob("demo-*.db"), key=lambda path: path.stat().st_mtime_ns)
+    database = ledgers[-1] if ledgers and not reset else folder / f"demo-{uuid.uuid4().hex[:8]}.db"
     configuration = folder / "subscription.toml"
-    database_url = f"sqlite:///{folder / 'demo.db'}"
     # Strings of TOML and JSON are written alike.
     lines = [
         "# Written by `subscription-mcp demo`; delete this folder to start over.",
-        f"database_url = {json.dumps(database_url)}",
+        f"database_url = {json.dumps(f'sqlite:///{database}')}",
         'catalog = "bedrock-chat"',
         "",
         "[auth]",
-        f"secret = {json.dumps(secret_file.read_text())}",
+        f"secret = {json.dumps(secret.read_text())}",
     ]
+    if not database.exists():
+        make_data(database, secret.read_text())
     _write_private(configuration, "\n".join(lines) + "\n")
     return load_settings({"config": str(configuration)}, environ={})
+
+
+def make_data(database: Path, secret: str) -> None:
+    """Fill a ledger with the demo's past. It is made aside and moved into place, so that an interrupted
+    start leaves nothing half made."""
+    from subscription_mcp.cli.demo_data import seed
+
+    tell("making demo data: two tenants, 90 days of usage …")
+    started = time.monotonic()
+    for old in database.parent.glob("being-made.db*"):
+        old.unlink()
+    aside = database.with_name("being-made.db")
+    settings = load_settings({"database_url": f"sqlite:///{aside}", "auth": {"secret": secret}}, environ={})
+    events = asyncio.run(seed(settings))
+    aside.rename(database)
+    aside.with_name(f"{aside.name}.lock").unlink(missing_ok=True)
+    tell(f"{events:,} events in {time.monotonic() - started:.0f} s")
 
 
 def token_of(settings: Settings, persona: Persona) -> str:

@@ -33,6 +33,8 @@ def usage(
     for name, value in (("--tenant", tenant), ("--account", account), ("--user", user)):
         if value is not None and not is_id(value):
             raise click.BadParameter(f"must be {ID_RULE}", param_hint=name)
+    if tenant is not None and user is None and account is None:
+        raise click.UsageError("--tenant goes with --user or --account.")
     settings = settings_of(ctx)
     if user is None and account is None:
         principal: Principal = TokenVerifier.of(settings).verify(TokenSource.of(settings).read())
@@ -55,7 +57,7 @@ async def _view(settings: Settings, principal: Principal, target: Target) -> tup
     from subscription_mcp.assembly import catalog_of, make_service, opened
 
     catalog = catalog_of(settings)
-    async with opened(make_service(settings, catalog), catalog) as service:
+    async with opened(make_service(settings, catalog), catalog, publishing=False) as service:
         do = service.operations
         caller = await do.access.caller(principal)
         return await do.plans.account(caller, target), do.plans.catalog
