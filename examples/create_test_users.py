@@ -54,7 +54,7 @@ async def create(settings: Settings, tenant: str) -> list[User]:
     catalog = catalog_of(settings)
     verifier = TokenVerifier.of(settings)
     made: list[User] = []
-    async with opened(make_service(settings, catalog), catalog) as service:
+    async with opened(make_service(settings, catalog), catalog, publishing=False) as service:
         for tier in catalog.plans:
             user = f"test-{tier}"
             token = token_of(settings, user, tenant, tier)

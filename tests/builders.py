@@ -261,7 +261,7 @@ def a_limit_set(
 
 
 def a_publication(*plans: Plan) -> PublishPlans:
-    return PublishPlans(list(plans), {plan.key: plan_digest(plan.definition) for plan in plans})
+    return PublishPlans("test", list(plans), {plan.key: plan_digest(plan.definition) for plan in plans})
 
 
 # The ledger

@@ -15,6 +15,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -42,7 +43,7 @@ ERAS = {"modern": "auto", "legacy": "legacy"}
 START_WITHIN_SECONDS = 30
 STOP_WITHIN_SECONDS = 25
 COMMAND = (sys.executable, "-m", "subscription_mcp")
-FORBIDDEN_WORDS = ("traceback", "sqlite", "/work" + "/", "/tmp/", "/src/", "site-packages", ".py")
+FORBIDDEN_WORDS = ("traceback", "sqlite", str(ROOT), tempfile.gettempdir(), "site-packages", ".py")
 
 
 class Place:
@@ -285,7 +286,7 @@ def _first_failure() -> Iterator[None]:
 
 def discreet(text: str, access_token: str | None = None) -> None:
     """No answer tells about our insides, or repeats a token."""
-    told = [word for word in FORBIDDEN_WORDS if word in text.lower()]
+    told = [word for word in FORBIDDEN_WORDS if word.lower() in text.lower()]
     assert not told, f"{told} in {text}"
     assert not access_token or access_token not in text, text
 

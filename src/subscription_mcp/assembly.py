@@ -22,7 +22,7 @@ from subscription_mcp.ledger.port import LedgerUnusable, PlanHolders
 from subscription_mcp.ledger.sqlite import SqliteEngine
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations import Operations
-from subscription_mcp.settings import Settings
+from subscription_mcp.settings import Settings, SettingsError
 from subscription_mcp.tools.toolbox import Toolbox
 
 if TYPE_CHECKING:
@@ -72,27 +72,41 @@ def make_service(settings: Settings, catalog: Catalog, clock: Clock | None = Non
 
 
 @asynccontextmanager
-async def opened(service: Service, catalog: Catalog) -> AsyncIterator[Service]:
-    """The service with its ledger open and the catalog's plans in it. Raises LedgerUnusable."""
+async def opened(
+    service: Service, catalog: Catalog, *, publishing: bool = True, replace_catalog: bool = False
+) -> AsyncIterator[Service]:
+    """The service with its ledger open and the catalog's plans in it. A command that only reads does not
+    publish, but in a ledger that has no plans yet. Raises LedgerUnusable."""
     await service.ledger.open()
     try:
-        await publish(service.ledger, catalog)
+        await publish(service.ledger, catalog, only_first=not publishing, replace_catalog=replace_catalog)
         yield service
     finally:
         await service.ledger.close()
 
 
-async def publish(ledger: Ledger, catalog: Catalog) -> None:
+async def publish(
+    ledger: Ledger, catalog: Catalog, *, only_first: bool = False, replace_catalog: bool = False
+) -> None:
     """Make the catalog's plans the current ones; writes only where something changed, so that a client may
-    start us twice. Says who stays on which older version."""
+    start us twice. Says who stays on which older version. Raises SettingsError where the ledger counts by
+    another catalog."""
     command = PublishPlans(
+        catalog.name,
         list(catalog.plans.values()),
         {key: plan_digest(plan.definition) for key, plan in catalog.plans.items()},
+        replace_catalog,
     )
-    outcome = await ledger.rehearse_or_submit(command)
+    outcome = await ledger.rehearse(command)
+    if isinstance(outcome, PlansPublished) and (outcome.is_first or not only_first):
+        outcome = await ledger.rehearse_or_submit(command)
     if isinstance(outcome, Refusal):
-        raise LedgerUnusable(f"The ledger cannot be written: {outcome.message}")
+        raise (
+            SettingsError(outcome.message) if outcome.code == "conflict" else LedgerUnusable(outcome.message)
+        )
     assert isinstance(outcome, PlansPublished)
+    if only_first:
+        return
     for plan in outcome.held_back:
         log.warning("plan %r was edited at run time and is not overwritten by the catalog file", plan)
     for plan, version, accounts in await ledger.query(PlanHolders(ledger.now())):

@@ -586,9 +586,38 @@ async def test_a_claim_joins_its_group_and_membership_stays_without_it(store: Sq
         assert [entry.action for entry in await history(ledger, "member.")] == ["member.join"] * 2
 
 
-async def test_nobody_in_a_group_has_a_personal_account(store: SqliteStore) -> None:
+async def test_without_a_group_the_account_is_ones_own(store: SqliteStore) -> None:
     async with store.open() as ledger:
         assert await standing(ledger) == Standing("acme", "personal", "bob", "bob", "holder")
+
+
+async def test_who_is_in_a_group_has_no_second_quota_of_their_own(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, group="team")
+        named = await ledger.submit_one(a_record(a_subject(account="bob")))
+        assert code_of(named) == "invalid_request"
+        claimed = await ledger.rehearse(Arrive(a_subject("eve", account="eve", group="team")))
+        assert code_of(claimed) == "invalid_request"
+
+
+async def test_a_group_with_a_persons_id_is_not_that_person(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await buy(ledger, "premium", "bella", actor="bella")
+        only_the_group = a_subject("bella", account="bella", account_kind="group")
+        assert code_of(await ledger.rehearse(Arrive(only_the_group))) == "invalid_request"
+        whole_group = a_subject(None, account="bella", account_kind="group")
+        assert code_of(await ledger.rehearse(Arrive(whole_group))) == "not_found"
+        await arrive(ledger, user="mallory", group="bella")
+        group = view_of(await ledger.rehearse(Arrive(whole_group)))
+        assert (group.standing.account_kind, group.subscription and group.subscription.plan) == (
+            "group",
+            "basic",
+        )
+        person = view_of(await ledger.rehearse(Arrive(a_subject("bella"))))
+        assert (person.standing.account_kind, person.subscription and person.subscription.plan) == (
+            "personal",
+            "premium",
+        )
 
 
 async def test_the_ledgers_role_decides_not_the_tokens(store: SqliteStore) -> None:
@@ -965,7 +994,7 @@ async def test_an_edited_plan_is_a_new_version_and_subscribers_stay_on_theirs(st
     edited = a_plan(a_limit(2), a_limit(3, window="week"))
     async with store.open(catalog=a_catalog(edited), clock=clock, publish=False) as ledger:
         published = await ledger.submit_one(a_publication(edited))
-        assert published == PlansPublished({"basic": 2}, ["basic"], [])
+        assert published == PlansPublished({"basic": 2}, ["basic"], [], is_first=False)
         old, new = await ledger.submit([a_record("old", quantity=3), a_record("new", quantity=3)])
         assert (code_of(old), code_of(new)) == ("ok", "quota_exceeded")
         await ledger.submit_one(a_record("new"))
@@ -985,7 +1014,7 @@ async def test_an_unchanged_file_publishes_nothing(store: SqliteStore) -> None:
     async with store.open() as ledger:
         rows = store.rows()
         again = await ledger.submit_one(a_publication(*three_plans()))
-        assert again == PlansPublished({"basic": 1, "advanced": 1, "premium": 1}, [], [])
+        assert again == PlansPublished({"basic": 1, "advanced": 1, "premium": 1}, [], [], is_first=False)
         assert store.rows() == rows
     async with store.open(publish=False) as ledger:
         again = await ledger.submit_one(a_publication(*three_plans()))
@@ -1142,7 +1171,7 @@ def test_usage_sums_to_what_the_events_of_any_period_say(
                 ]
             )
             period = (first + start, first + start + length)
-            rows = await ledger.query(UsageTotals(Whose("acme"), *period, zone, frozenset(columns)))
+            rows = await ledger.query(UsageTotals(Whose("acme"), *period, frozenset(columns)))
             page, _ = await ledger.query(EventPage(Whose("acme"), *period, -1))
         by_meter: Counter[str] = Counter()
         by_user: Counter[tuple[str | None, str]] = Counter()
@@ -1227,3 +1256,87 @@ async def test_whatever_is_submitted_nothing_is_raised(store: SqliteStore) -> No
         outcomes = await ledger.submit(odd)
         assert all(isinstance(outcome, Outcome) for outcome in outcomes)
         assert "internal" not in map(code_of, outcomes)
+
+
+async def test_a_ledger_counts_by_one_catalog_until_another_is_put_in_its_place(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        basic, advanced, _ = three_plans()
+        other = replace(a_publication(basic, advanced), catalog="another")
+        rows = store.rows()
+        assert code_of(await ledger.submit_one(other)) == "conflict"
+        assert (store.rows(), list(ledger.engine.catalog.plans)) == (rows, ["basic", "advanced", "premium"])
+        assert code_of(await ledger.submit_one(replace(other, replace_catalog=True))) == "ok"
+        assert list(ledger.engine.catalog.plans) == ["basic", "advanced"]
+        assert code_of(await ledger.submit_one(a_publication(*three_plans()))) == "conflict"
+
+
+async def test_a_confirmation_is_for_the_terms_that_were_shown(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        basic, advanced, premium = three_plans()
+        await ledger.submit_one(a_change("advanced", offer="shown"))
+        dearer = a_plan(*advanced.limits, key="advanced", monthly="500.00")
+        await ledger.submit_one(a_publication(basic, dearer, premium))
+        assert code_of(await ledger.submit_one(a_change("advanced", confirmation="shown"))) == "conflict"
+        await ledger.submit_one(a_change("advanced", offer="shown again"))
+        await buy(ledger, "premium")
+        assert (
+            code_of(await ledger.submit_one(a_change("advanced", confirmation="shown again"))) == "conflict"
+        )
+
+
+async def test_what_was_shown_is_what_is_charged(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        await buy(ledger, "advanced")
+        clock.advance(days=10)
+        offered = await ledger.submit_one(a_change("premium", offer="h"))
+        clock.advance(minutes=9)
+        applied = await ledger.submit_one(a_change("premium", confirmation="h"))
+        assert isinstance(offered, PlanChanged) and isinstance(applied, PlanChanged) and applied.confirmed
+        assert applied.change.price_now == offered.change.price_now
+
+
+async def test_asking_for_the_held_plan_takes_back_a_scheduled_change(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await buy(ledger, "premium")
+        await buy(ledger, "advanced")
+        taken_back = await buy(ledger, "premium")
+        assert isinstance(taken_back, PlanChanged) and taken_back.change.price_now.micros == 0
+        subscription = view_of(await ledger.rehearse(Arrive(a_subject()))).subscription
+        assert subscription is not None and (subscription.plan, subscription.next_plan) == ("premium", None)
+        assert code_of(await ledger.submit_one(a_change("premium", offer="again"))) == "conflict"
+
+
+async def test_no_clock_records_before_what_is_recorded(store: SqliteStore) -> None:
+    ahead, right = Clock(), Clock()
+    ahead.advance(minutes=10)
+    async with store.open(clock=ahead) as ledger:
+        await ledger.submit([a_record() for _ in range(3)])
+    async with store.open(clock=right) as ledger, store.open(clock=ahead) as other:
+        await ledger.submit_one(a_record())
+        ahead.advance(minutes=10)
+        await other.submit_one(a_record())
+        await ledger.submit_one(a_record())
+        page, _ = await ledger.query(EventPage(Whose("acme"), right() - HOUR, right() + HOUR, -1))
+        recorded = [event.recorded_at for _, event in page]
+        assert len(recorded) == 6 and recorded == sorted(recorded, reverse=True)
+
+
+async def test_usage_stays_in_its_hour_when_the_plans_time_zone_changes(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T11:10:00Z")
+    async with store.open(catalog=one_plan(a_limit(50)), clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=7))
+    elsewhere = a_catalog(a_plan(a_limit(50, timezone="Asia/Kolkata"), timezone="Asia/Kolkata"))
+    async with store.open(catalog=elsewhere, clock=clock) as ledger:
+        asked = (parse_instant("2026-11-20T10:30:00Z"), parse_instant("2026-11-20T12:30:00Z"))
+        rows = await ledger.query(UsageTotals(Whose("acme"), *asked, frozenset()))
+        assert [row.quantity for row in rows] == [7]
+
+
+async def test_an_offer_that_can_no_longer_be_confirmed_is_forgotten(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        await ledger.submit_one(a_change("advanced", offer="old"))
+        clock.advance(days=2)
+        await ledger.submit_one(a_change("advanced", offer="new"))
+    assert store.rows()["offer"] == 1

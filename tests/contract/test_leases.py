@@ -45,7 +45,7 @@ from tests.contract.test_engine import (
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import DAY, SECOND, format_instant, parse_instant
-from subscription_mcp.domain.windows import bucket_start
+from subscription_mcp.domain.windows import quarter_of
 from subscription_mcp.ledger.commands import Arrive, CheckUsage, Decided, Outcome
 from subscription_mcp.ledger.port import UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
@@ -88,8 +88,8 @@ def late(outcome: Outcome) -> bool:
 
 async def totals_of(ledger: Ledger, clock: Clock, whose: Whose | None = None) -> dict[str, int]:
     """What the rollups sum to, by meter."""
-    start, end = bucket_start(clock.now - 60 * DAY, "UTC"), bucket_start(clock.now + 2 * DAY, "UTC")
-    rows = await ledger.query(UsageTotals(whose or Whose("acme"), start, end, "UTC", frozenset()))
+    start, end = quarter_of(clock.now - 60 * DAY), quarter_of(clock.now + 2 * DAY)
+    rows = await ledger.query(UsageTotals(whose or Whose("acme"), start, end, frozenset()))
     return {row.meter: row.quantity for row in rows}
 
 

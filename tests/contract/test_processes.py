@@ -99,6 +99,7 @@ def start_of(window: str, at: int) -> int:
     """The start of a window in UTC, worked out without the product."""
     moment = datetime.fromtimestamp(at // 1_000_000, UTC)
     first = {
+        "quarter": moment.replace(minute=moment.minute // 15 * 15, second=0),
         "hour": moment.replace(minute=0, second=0),
         "day": moment.replace(hour=0, minute=0, second=0),
         "month": moment.replace(day=1, hour=0, minute=0, second=0),
@@ -125,8 +126,8 @@ def audit(path: Path) -> int:
         rollups = {
             (words[row[0]], row[1], row[2], words[row[3]]): row[4:]
             for row in connection.execute(
-                "SELECT tenant, hour, holder, meter, sum(events), sum(quantity) FROM rollup"
-                " GROUP BY tenant, hour, holder, meter"
+                "SELECT tenant, quarter, holder, meter, sum(events), sum(quantity) FROM rollup"
+                " GROUP BY tenant, quarter, holder, meter"
             )
         }
         keys = connection.execute("SELECT count(*), count(DISTINCT seq) FROM key_index").fetchone()
@@ -146,7 +147,7 @@ def audit(path: Path) -> int:
             for window in windows:
                 for counted in whose:
                     expected[(words[tenant], start_of(window, at), window, counted, meter)] += gain
-            cell = (words[tenant], start_of("hour", at), holder, meter)
+            cell = (words[tenant], start_of("quarter", at), holder, meter)
             count, quantity = cells.get(cell, (0, 0))
             cells[cell] = (count + 1, quantity + gain)
     assert counters == expected

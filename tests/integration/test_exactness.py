@@ -11,7 +11,7 @@ import pytest
 from tests.harness import TODAY, Api, Place, Server, audit
 
 CONCURRENT = 64
-KILLS_MIN = 8
+KILLS_MIN = 20
 
 
 async def all_at_once(calls: list[Any], concurrent: int = CONCURRENT) -> list[Any]:

@@ -165,7 +165,7 @@ async def test_a_lock_that_is_not_given_back_is_unavailable_within_seconds(tmp_p
     with place.serving() as server:
         async with server.api(place.token("app", role="service")) as app:
             assert (await app.call("record_usage", **MESSAGE)).status_code == 200
-            lock = place.database.with_name("ledger.db.lock")
+            lock = tmp_path / "ledger.db.lock"
             with lock.open("r+") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
                 asked = time.monotonic()

@@ -11,11 +11,11 @@ from subscription_mcp.domain.analytics import (
     named_period,
     series,
     totals,
-    whole_hours,
+    whole_quarters,
 )
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import DAY, HOUR, format_instant, parse_instant
-from subscription_mcp.domain.windows import Period, bucket_start
+from subscription_mcp.domain.windows import Period, quarter_of
 
 ZONES = ["UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York", "Pacific/Apia"]
 KEYS = ("meter", "event", "plan", "user", "account", "provider", "model", "tool", "client")
@@ -66,17 +66,10 @@ def test_a_period_ends_after_it_starts(length: int) -> None:
         explicit_period(start, start + length)
 
 
-@pytest.mark.parametrize(
-    ("zone", "start", "end"),
-    [
-        ("UTC", "2026-11-20T10:00:00Z", "2026-11-20T13:00:00Z"),
-        ("Asia/Kolkata", "2026-11-20T10:30:00Z", "2026-11-20T12:30:00Z"),
-    ],
-)
-def test_a_period_is_widened_to_whole_local_hours(zone: str, start: str, end: str) -> None:
-    asked = Period(parse_instant("2026-11-20T10:45:00Z"), parse_instant("2026-11-20T12:15:00Z"))
-    assert text_of(whole_hours(asked, zone)) == (start, end)
-    assert whole_hours(whole_hours(asked, zone), zone) == whole_hours(asked, zone)
+def test_a_period_is_widened_to_whole_quarters_of_an_hour() -> None:
+    asked = Period(parse_instant("2026-11-20T10:46:01Z"), parse_instant("2026-11-20T12:14:59Z"))
+    assert text_of(whole_quarters(asked)) == ("2026-11-20T10:45:00Z", "2026-11-20T12:15:00Z")
+    assert whole_quarters(whole_quarters(asked)) == whole_quarters(asked)
 
 
 instants = st.integers(parse_instant("2026-02-01T00:00:00Z"), parse_instant("2026-12-01T00:00:00Z"))
@@ -91,7 +84,7 @@ def rows_in_a_zone(draw: st.DrawFn) -> tuple[list[UsageRow], str]:
         meter=st.sampled_from(["messages", "tokens"]),
         events=st.integers(1, 5),
         quantity=st.integers(0, 1_000),
-        hour=instants.map(lambda at: bucket_start(at, zone)),
+        quarter=instants.map(quarter_of),
         account=st.sampled_from(["x", "y"]),
         user=st.sampled_from(["bob", "eve"]),
         dimensions=st.tuples(*[words] * 6),
@@ -140,8 +133,8 @@ def test_meters_are_never_added_to_each_other() -> None:
 
 
 def test_hours_fall_into_the_local_day() -> None:
-    late = bucket_start(parse_instant("2026-11-20T18:15:00Z"), "Asia/Kolkata")
-    later = bucket_start(parse_instant("2026-11-20T18:45:00Z"), "Asia/Kolkata")
+    late = quarter_of(parse_instant("2026-11-20T18:15:00Z"))
+    later = quarter_of(parse_instant("2026-11-20T18:45:00Z"))
     steps = series([UsageRow("m", 1, 1, late), UsageRow("m", 1, 2, later)], "day", (), "Asia/Kolkata")
     assert [(format_instant(step.start or 0), step.quantity) for step in steps] == [
         ("2026-11-19T18:30:00Z", 1),

@@ -62,5 +62,6 @@ def test_the_overview_has_a_sentence_for_every_limit() -> None:
     assert overview_sentence(plan, states_of(plan, 2)) == (
         "Basic plan. Tool calls: 2 used today, no limit. Messages: 2 of 5 used in all by the whole account, 3 left."
     )
-    assert overview_sentence(plan, []) == "Basic plan. No usage limits."
+    assert overview_sentence(plan, []) == "Basic plan. No limit on the account as a whole."
+    assert overview_sentence(a_plan(), []) == "Basic plan. No limits."
     assert overview_sentence(None, []) == "No subscription yet: choose a plan with upgrade_tier."

@@ -1,9 +1,12 @@
 """`catalog`: look at catalogs and check one's own."""
 
+import asyncio
+
 import click
 
 from subscription_mcp.catalogs import load_catalog, shipped_names
-from subscription_mcp.cli.common import json_option, print_json, tell
+from subscription_mcp.cli.common import json_option, print_json, settings_of, tell
+from subscription_mcp.domain.wording import counted
 from subscription_mcp.tools import documents, texts
 
 
@@ -38,11 +41,36 @@ def show_catalog(name_or_path: str, as_json: bool) -> None:
     click.echo(texts.plans(list(found.plans_by_price)))
 
 
+@catalog.command("publish")
+@click.option("--yes", is_flag=True, help="Do it: the ledger counts by this catalog from then on.")
+@click.pass_context
+def publish_catalog(ctx: click.Context, yes: bool) -> None:
+    """Make the configured catalog that of a ledger that counts by another one. Subscribers keep their plans."""
+    from subscription_mcp.assembly import catalog_of, make_service, opened
+
+    settings = settings_of(ctx)
+    found = catalog_of(settings)
+    if not yes:
+        raise click.UsageError(
+            f"This changes the plans on offer to those of {found.name}. Add --yes to do it."
+        )
+
+    async def publish_once() -> None:
+        async with opened(make_service(settings, found), found, replace_catalog=True):
+            pass
+
+    asyncio.run(publish_once())
+    tell(f"The ledger counts by the catalog {found.name} now: {', '.join(found.plans)}.")
+
+
 @catalog.command("check")
 @click.argument("path")
 def check_catalog(path: str) -> None:
     """Check a catalog file; says file, key, what is wrong and the nearest valid word."""
     found = load_catalog(path)
-    tell(
-        f"{path}: fine, {len(found.plans)} plans, {len(found.meters)} meters, {len(found.events)} kinds of event."
+    parts = (
+        counted(len(found.plans), "plan"),
+        counted(len(found.meters), "meter"),
+        counted(len(found.events), "event"),
     )
+    tell(f"{path}: fine, {', '.join(parts)}.")

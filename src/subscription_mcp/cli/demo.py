@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from subscription_mcp.auth.principal import Role
 from subscription_mcp.auth.tokens import mint
 from subscription_mcp.cli.common import log_to_stderr, tell
 from subscription_mcp.cli.serving import DEFAULT_PORT, listen, run_http
+from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.settings import DEFAULT_NAME, Settings, SettingsError, load_settings
 
+OURSELVES = (sys.executable, "-m", "subscription_mcp")
 PORTS_TRIED = 20
 TOKEN_DAYS = 30
 
@@ -55,26 +58,12 @@ PERSONAS = (
 @click.option("--no-serve", is_flag=True, help="Make the data and print everything, but start no server.")
 def demo(directory: Path | None, port: int, reset: bool, no_serve: bool) -> None:
     """Start a server with demo data and print how to reach it: URLs, a token per persona, client configurations."""
-    from subscription_mcp.cli.demo_data import seed
-
     log_to_stderr()
     folder = (directory or platformdirs.user_data_path(DEFAULT_NAME, appauthor=False) / "demo").absolute()
-    settings = prepare(folder)
-    database = settings.database_path
-    if reset:
-        for suffix in ("", "-wal", "-shm", ".lock"):
-            database.with_name(database.name + suffix).unlink(missing_ok=True)
-    if not database.exists():
-        tell("making demo data: two tenants, 90 days of usage …")
-        started = time.monotonic()
-        # Built aside and moved into place, so that an interrupted start leaves nothing half made.
-        aside = database.with_name("being-made.db")
-        for suffix in ("", "-wal", "-shm", ".lock"):
-            aside.with_name(aside.name + suffix).unlink(missing_ok=True)
-        events = asyncio.run(seed(settings.model_copy(update={"database_url": f"sqlite:///{aside}"})))
-        aside.rename(database)
-        aside.with_name(aside.name + ".lock").unlink(missing_ok=True)
-        tell(f"{events:,} events in {time.monotonic() - started:.0f} s")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Two demos started at once make one set of data.
+    with closing(FileLock(folder / "lock")) as lock, lock:
+        settings = prepare(folder, reset=reset)
     tokens = {persona.name: token_of(settings, persona) for persona in PERSONAS}
     if no_serve:
         print_guide(folder, f"http://127.0.0.1:{port}", tokens)
@@ -83,25 +72,48 @@ def demo(directory: Path | None, port: int, reset: bool, no_serve: bool) -> None
     asyncio.run(run_http(settings, listening, "127.0.0.1", lambda url: print_guide(folder, url, tokens)))
 
 
-def prepare(folder: Path) -> Settings:
-    """The demo's folder with its configuration file: a secret made once, nothing of the environment in it."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    secret_file = folder / "secret"
-    if not secret_file.exists():
-        _write_private(secret_file, secrets.token_urlsafe(48))
+def prepare(folder: Path, *, reset: bool) -> Settings:
+    """The demo's folder: a secret made once, a configuration file with nothing of the environment in it, and
+    a ledger with data. Called under the folder's lock.
+
+    A reset begins another file: a demo that still runs goes on in the old one and loses nothing.
+    """
+    secret = folder / "secret"
+    if not secret.exists():
+        _write_private(secret, secrets.token_urlsafe(48))
+    ledgers = sorted(folder.glob("demo-*.db"), key=lambda path: path.stat().st_mtime_ns)
+    database = ledgers[-1] if ledgers and not reset else folder / f"demo-{uuid.uuid4().hex[:8]}.db"
     configuration = folder / "subscription.toml"
-    database_url = f"sqlite:///{folder / 'demo.db'}"
     # Strings of TOML and JSON are written alike.
     lines = [
         "# Written by `subscription-mcp demo`; delete this folder to start over.",
-        f"database_url = {json.dumps(database_url)}",
+        f"database_url = {json.dumps(f'sqlite:///{database}')}",
         'catalog = "bedrock-chat"',
         "",
         "[auth]",
-        f"secret = {json.dumps(secret_file.read_text())}",
+        f"secret = {json.dumps(secret.read_text())}",
     ]
+    if not database.exists():
+        make_data(database, secret.read_text())
     _write_private(configuration, "\n".join(lines) + "\n")
     return load_settings({"config": str(configuration)}, environ={})
+
+
+def make_data(database: Path, secret: str) -> None:
+    """Fill a ledger with the demo's past. It is made aside and moved into place, so that an interrupted
+    start leaves nothing half made."""
+    from subscription_mcp.cli.demo_data import seed
+
+    tell("making demo data: two tenants, 90 days of usage …")
+    started = time.monotonic()
+    for old in database.parent.glob("being-made.db*"):
+        old.unlink()
+    aside = database.with_name("being-made.db")
+    settings = load_settings({"database_url": f"sqlite:///{aside}", "auth": {"secret": secret}}, environ={})
+    events = asyncio.run(seed(settings))
+    aside.rename(database)
+    aside.with_name(f"{aside.name}.lock").unlink(missing_ok=True)
+    tell(f"{events:,} events in {time.monotonic() - started:.0f} s")
 
 
 def token_of(settings: Settings, persona: Persona) -> str:
@@ -136,6 +148,7 @@ def first_free(port: int) -> Any:
 def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
     """Everything needed to try it, on stdout."""
     service, basic = tokens["service"], tokens["basic"]
+    bin_folder, configuration = str(Path(sys.executable).parent), str(folder / "subscription.toml")
     lines = [
         "",
         "subscription-mcp demo: tenants acme and globex, catalog bedrock-chat",
@@ -156,9 +169,10 @@ def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
         f"  curl -s {base_url}/api/mcp/tools/record_usage -H 'Content-Type: application/json' \\",
         f"    -H 'Authorization: Bearer {service}' -d '{body}'",
         "",
-        "What is left for her:",
+        "What is left for her, in another terminal (the export makes the command short and points it here):",
         "",
-        f"  {_command(folder, 'usage', '--tenant', 'acme', '--user', 'bella')}",
+        f"  export PATH={shlex.quote(bin_folder)}:$PATH SUBSCRIPTION_MCP_CONFIG={shlex.quote(configuration)}",
+        "  subscription-mcp usage --tenant acme --user bella",
         "",
         "Claude Desktop (claude_desktop_config.json), over stdio on the same data:",
         "",
@@ -168,9 +182,7 @@ def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
         "",
         *_indented(http_configuration(base_url, basic)),
         "",
-        f"Stop with Ctrl-C. Start over: {_command(folder, 'demo', '--reset')}".replace(
-            " --config", " --config"
-        ),
+        f"Stop with Ctrl-C. Start over: {shlex.join([*OURSELVES, 'demo', '--reset', '--dir', str(folder)])}",
     ]
     click.echo("\n".join(lines))
     sys.stdout.flush()
@@ -182,8 +194,8 @@ def stdio_configuration(folder: Path, access_token: str) -> dict[str, Any]:
     return {
         "mcpServers": {
             "subscription": {
-                "command": sys.executable,
-                "args": ["-m", "subscription_mcp", "stdio"],
+                "command": OURSELVES[0],
+                "args": [*OURSELVES[1:], "stdio"],
                 "env": {
                     "SUBSCRIPTION_MCP_CONFIG": str(folder / "subscription.toml"),
                     "SUBSCRIPTION_MCP_TOKEN": access_token,
@@ -203,14 +215,6 @@ def http_configuration(base_url: str, access_token: str) -> dict[str, Any]:
             }
         }
     }
-
-
-def _command(folder: Path, *arguments: str) -> str:
-    """A command line that works from anywhere on this machine."""
-    if arguments[0] == "demo":
-        return shlex.join([sys.executable, "-m", "subscription_mcp", *arguments, "--dir", str(folder)])
-    config = str(folder / "subscription.toml")
-    return shlex.join([sys.executable, "-m", "subscription_mcp", "--config", config, *arguments])
 
 
 def _indented(document: dict[str, Any]) -> Sequence[str]:

@@ -51,7 +51,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         for finding in findings:
             click.echo(f"{finding.state:5} {finding.check:10} {finding.seen}")
             if finding.fix:
-                click.echo(f"{'':16} fix: {finding.fix}")
+                click.echo(f"{'':16} {'note' if finding.state == 'ok' else 'fix'}: {finding.fix}")
     ctx.exit(1 if failed else 0)
 
 
@@ -104,8 +104,8 @@ def _database(settings: Settings) -> Finding:
     path = settings.database_path
     if not path.exists():
         parent = _existing_parent(path)
-        if not os.access(parent, os.W_OK):
-            return Finding("database", "FAIL", f"{path} cannot be made", f"make {parent} writable")
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            return Finding("database", "FAIL", f"{path} cannot be made", f"make {parent} a writable folder")
         return Finding("database", "ok", f"{path} will be made at the first start")
     found, newest = schema_of_file(path)
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):

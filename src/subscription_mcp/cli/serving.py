@@ -51,12 +51,14 @@ def serve(ctx: click.Context, host: str, port: int) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises SettingsError where the port is taken."""
+    """A socket that listens. Raises SettingsError where the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named: asyncio sends small answers at once only on sockets that say they are TCP.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # from here on the port is ours alone; who connects early waits
     except OSError as error:
         listening.close()
         raise SettingsError(
@@ -68,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
 async def run_http(
     settings: Settings, listening: socket.socket, host: str, announce: Callable[[str], None]
 ) -> None:
-    """Serve on a bound socket until a signal says stop; the ledger is closed after the last request."""
+    """Serve on a listening socket until a signal says stop; the ledger is closed after the last request."""
     import uvicorn
 
     from subscription_mcp.assembly import base_url_of, catalog_of, make_http_app, make_service, opened
@@ -86,16 +88,19 @@ async def run_http(
             server_header=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
-        announce(base_url)
-        await _server_of(config).serve(sockets=[listening])
+        await _server_of(config, lambda: announce(base_url)).serve(sockets=[listening])
 
 
-def _server_of(config: "uvicorn.Config") -> "uvicorn.Server":
+def _server_of(config: "uvicorn.Config", announce: Callable[[], None]) -> "uvicorn.Server":
     import uvicorn
 
     class Server(uvicorn.Server):
         """Ends on a signal, and lets what is around it end too: the original raises the signal again, which
-        would kill the process before the ledger is closed."""
+        would kill the process before the ledger is closed. Announced once it answers and signals are heard."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            announce()
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:

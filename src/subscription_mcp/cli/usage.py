@@ -9,6 +9,7 @@ from subscription_mcp.auth.principal import Principal
 from subscription_mcp.auth.tokens import TokenSource, TokenVerifier
 from subscription_mcp.cli.common import json_option, local_operator, print_json, settings_of
 from subscription_mcp.domain.decisions import LimitState
+from subscription_mcp.domain.identifiers import ID_RULE, is_id
 from subscription_mcp.domain.wording import line_of
 from subscription_mcp.ledger.commands import AccountView
 from subscription_mcp.operations.access import Target
@@ -29,6 +30,11 @@ def usage(
     """What is used and left of every limit."""
     from subscription_mcp.tools import documents
 
+    for name, value in (("--tenant", tenant), ("--account", account), ("--user", user)):
+        if value is not None and not is_id(value):
+            raise click.BadParameter(f"must be {ID_RULE}", param_hint=name)
+    if tenant is not None and user is None and account is None:
+        raise click.UsageError("--tenant goes with --user or --account.")
     settings = settings_of(ctx)
     if user is None and account is None:
         principal: Principal = TokenVerifier.of(settings).verify(TokenSource.of(settings).read())
@@ -51,7 +57,7 @@ async def _view(settings: Settings, principal: Principal, target: Target) -> tup
     from subscription_mcp.assembly import catalog_of, make_service, opened
 
     catalog = catalog_of(settings)
-    async with opened(make_service(settings, catalog), catalog) as service:
+    async with opened(make_service(settings, catalog), catalog, publishing=False) as service:
         do = service.operations
         caller = await do.access.caller(principal)
         return await do.plans.account(caller, target), do.plans.catalog

@@ -1,24 +1,24 @@
 """Analytics: the period a report covers and how sums of usage are grouped. Pure folds over rollup rows."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
 from subscription_mcp.domain.errors import FieldProblem, Refusal
-from subscription_mcp.domain.instants import DAY, HOUR, Instant
+from subscription_mcp.domain.instants import DAY, HOUR, QUARTER, Instant
 from subscription_mcp.domain.usage import DIMENSIONS
 from subscription_mcp.domain.windows import (
     Anchor,
     Day,
-    Hour,
     Month,
     Period,
     Week,
     add_months,
-    bucket_start,
     local_date,
+    local_hour_of,
     midnight,
+    quarter_of,
 )
 
 Granularity = Literal["hour", "day", "week", "month"]
@@ -29,23 +29,18 @@ REPORT_DAYS_MAX = 400
 SERIES_ROWS_MAX = 1000
 BREAKDOWN_ROWS_MAX = 200
 
-_WINDOWS: Mapping[Granularity, Callable[[str], Hour | Day | Week | Month]] = {
-    "hour": lambda zone: Hour(zone),
-    "day": lambda zone: Day(zone),
-    "week": lambda zone: Week(zone),
-    "month": lambda zone: Month(zone),
-}
+_WINDOWS: Mapping[str, type[Day] | type[Week] | type[Month]] = {"day": Day, "week": Week, "month": Month}
 _PLACE_OF_DIMENSION = {name: place for place, name in enumerate(("event", "plan", *DIMENSIONS))}
 
 
 @dataclass(slots=True)
 class UsageRow:
-    """A sum of usage: of one meter, in one hour where known, with what it is grouped by."""
+    """A sum of usage: of one meter, in one quarter of an hour where known, with what it is grouped by."""
 
     meter: str
     events: int
     quantity: int
-    hour: Instant | None = None
+    quarter: Instant | None = None
     account: str | None = None
     user: str | None = None
     dimensions: tuple[str | None, ...] | None = None
@@ -110,11 +105,11 @@ def explicit_period(start: Instant, end: Instant) -> Period:
     return Period(start, end)
 
 
-def whole_hours(period: Period, timezone: str) -> Period:
-    """The period widened to whole rollup hours."""
+def whole_quarters(period: Period) -> Period:
+    """The period widened to whole cells of the rollups."""
     assert period.end is not None
-    last = bucket_start(period.end, timezone)
-    return Period(bucket_start(period.start, timezone), last if last == period.end else last + HOUR)
+    last = quarter_of(period.end)
+    return Period(quarter_of(period.start), last if last == period.end else last + QUARTER)
 
 
 def totals(rows: Iterable[UsageRow]) -> list[Group]:
@@ -145,15 +140,13 @@ def series(
     rows: Iterable[UsageRow], granularity: Granularity, keys: Sequence[GroupKey], timezone: str
 ) -> list[Group]:
     """Sums per calendar step, meter and group, in order of time."""
-    window = _WINDOWS[granularity](timezone)
     steps: dict[Instant, Period] = {}
     sums: dict[tuple[Instant, str, tuple[str | None, ...]], Group] = {}
     for row in rows:
-        assert row.hour is not None
-        step = steps.get(row.hour)
+        assert row.quarter is not None
+        step = steps.get(row.quarter)
         if step is None:
-            period = Period(row.hour, row.hour + HOUR) if granularity == "hour" else None
-            step = steps[row.hour] = period or window.period_at(row.hour, Anchor(0))
+            step = steps[row.quarter] = _step(row.quarter, granularity, timezone)
         values = tuple(row.value_of(key) for key in keys)
         place = (step.start, row.meter, values)
         group = sums.get(place)
@@ -163,3 +156,10 @@ def series(
         group.quantity += row.quantity
         group.events += row.events
     return sorted(sums.values(), key=lambda group: (group.start or 0, group.meter, str(group.keys)))
+
+
+def _step(at: Instant, granularity: Granularity, timezone: str) -> Period:
+    if granularity == "hour":
+        start = local_hour_of(at, timezone)
+        return Period(start, start + HOUR)
+    return _WINDOWS[granularity](timezone).period_at(at, Anchor(0))

@@ -144,6 +144,18 @@ class Plan:
         return replace(self, version=version)
 
 
+TOOL_NAMES = (
+    *("get_tier_info", "upgrade_tier", "manage_subscription", "get_usage_analytics", "list_usage_events"),
+    *("check_quota", "record_usage", "record_usage_batch", "reserve_usage", "settle_usage", "open_session"),
+    *("renew_session", "close_session", "has_feature", "list_plans", "list_alerts", "get_billing_history"),
+    *("manage_limits", "manage_members", "manage_plans", "manage_accounts", "export_usage"),
+)
+"""The tools a rule may withhold; those of other servers are written `gate:NAME`."""
+GATE_PREFIX = "gate:"
+ALWAYS_OFFERED = ("get_tier_info", "check_quota", "list_plans", "list_alerts", "upgrade_tier")
+"""Tools no plan can be without, else nobody could ever upgrade."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolRule:
     """Tools whose name matches the pattern are withheld from plans without the feature."""

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Annotated, Any, get_args
 from zoneinfo import available_timezones
@@ -21,6 +22,9 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
 
 from subscription_mcp.domain.catalog import (
+    ALWAYS_OFFERED,
+    GATE_PREFIX,
+    TOOL_NAMES,
     TOTAL_MAX,
     UNLIMITED,
     Aggregate,
@@ -40,6 +44,7 @@ from subscription_mcp.domain.catalog import (
 )
 from subscription_mcp.domain.identifiers import NAME_RULE, is_name
 from subscription_mcp.domain.money import format_amount, format_decimal, parse_amount
+from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
 from subscription_mcp.domain.windows import WINDOWS, parse_window
 
 Path = tuple[str | int, ...]
@@ -142,6 +147,8 @@ def _name(value: str) -> str:
 def _title(value: str) -> str:
     if not value.strip():
         raise _Fault("must not be empty")
+    if not is_plain_text(value):
+        raise _Fault(f"must be at most {TEXT_LENGTH_MAX} characters on one line, without control characters")
     return value
 
 
@@ -371,6 +378,7 @@ def _catalog(table: CatalogTable) -> Catalog:
         _check_default_is_free(plans[table.default_plan])
     for pattern, feature in table.tools.items():
         _declared(feature, table.features, "feature", ("tools", pattern))
+        _check_tool(pattern)
     return Catalog(
         name=table.name,
         title=table.title,
@@ -383,6 +391,24 @@ def _catalog(table: CatalogTable) -> Catalog:
         plans=plans,
         tool_rules=tuple(ToolRule(pattern, feature) for pattern, feature in table.tools.items()),
     )
+
+
+def _check_tool(pattern: str) -> None:
+    """A rule that names no tool would withhold nothing, silently."""
+    path = ("tools", pattern)
+    if pattern.startswith(GATE_PREFIX):
+        return
+    for tool in ALWAYS_OFFERED:
+        if fnmatchcase(tool, pattern):
+            raise _Fault(
+                f"would withhold '{tool}', without which nobody could see a limit or upgrade", at=path
+            )
+    if not any(fnmatchcase(tool, pattern) for tool in TOOL_NAMES):
+        raise _Fault(
+            f"matches no tool; tools of other servers begin with '{GATE_PREFIX}'",
+            at=path,
+            nearest=_nearest(pattern, TOOL_NAMES),
+        )
 
 
 def _meter(name: str, table: MeterTable, events: Mapping[str, EventType]) -> Meter:

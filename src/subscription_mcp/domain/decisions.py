@@ -22,6 +22,9 @@ from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.domain.windows import Period
 from subscription_mcp.domain.wording import NO_SUBSCRIPTION, limit_offer, refusal_sentence, status_sentence
 
+UNKNOWN_UNIT = "unit"
+"""Of a meter this server's catalog does not have."""
+
 
 @dataclass(slots=True)
 class LimitState:
@@ -40,6 +43,8 @@ class LimitState:
     period: Period
     timezone: str
     refused: bool = False
+    is_over: bool = False
+    """The period is past: an event that was reported late."""
 
     @property
     def remaining(self) -> int | None:
@@ -163,7 +168,7 @@ def limit_states(
                 window.key,
                 window.seconds,
                 limit.scope,
-                meter.unit if meter else limit.meter,
+                meter.unit if meter else UNKNOWN_UNIT,
                 limit.maximum,
                 total.used,
                 total.held,
@@ -196,6 +201,7 @@ def decide(
         return Decision(False, "payment_required", NO_SUBSCRIPTION, None, event, quantity, [], now, offers)
     states = limit_states(catalog, limits_of(plan), totals, gains)
     for state in states:
+        state.is_over = state.period.end is not None and state.period.end <= now
         state.refused = state.used + state.held + gains[state.meter] > _ceiling(state.maximum)
     sort_states(states)
     refused = [state for state in states if state.refused]

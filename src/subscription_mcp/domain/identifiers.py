@@ -13,7 +13,6 @@ ID_PATTERN = r"^[A-Za-z0-9._:@|+-]{1,128}$"
 _ID = re.compile(r"[A-Za-z0-9._:@|+-]{1,128}", re.ASCII)
 ID_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : @ | + -"
 
-NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 NAME_RULE = "a lower-case letter, then up to 63 of a-z 0-9 _ -"
 

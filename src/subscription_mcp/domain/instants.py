@@ -12,6 +12,7 @@ Instant = int
 
 SECOND: Instant = 1_000_000
 MINUTE: Instant = 60 * SECOND
+QUARTER: Instant = 15 * MINUTE
 HOUR: Instant = 60 * MINUTE
 DAY: Instant = 24 * HOUR
 

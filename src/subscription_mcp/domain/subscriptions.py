@@ -99,6 +99,14 @@ def price_of(plan: Plan, interval: Interval) -> Money | None:
     return price
 
 
+def stay_on_plan(current: Subscription, plan: Plan, now: Instant) -> Change:
+    """Take back a change that is scheduled: nothing is charged, the held plan goes on."""
+    price = price_of(plan, current.interval)
+    assert price is not None
+    after = replace(current, next_plan=None, next_version=None, next_interval=None, next_plan_at=None)
+    return Change(plan.key, plan.key, replace(price, micros=0), price, now, after)
+
+
 def change_of_plan(
     current: Subscription | None,
     from_plan: Plan | None,

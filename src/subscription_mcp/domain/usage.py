@@ -9,6 +9,8 @@ from subscription_mcp.domain.errors import FieldProblem, Refusal
 DIMENSIONS = ("provider", "model", "tool", "client")
 """Attributes every event may carry and usage can be grouped by."""
 TEXT_LENGTH_MAX = 256
+_HIDING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"
 
 
 def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
@@ -55,10 +57,11 @@ def attribute_problems(event: EventType, attributes: Attributes) -> list[FieldPr
 
 
 def is_plain_text(text: str) -> bool:
-    """Whether a text is fit to be stored and shown: bounded, and free of control, format (bidirectional,
-    zero-width, tag) and surrogate characters that could hide something from a reader."""
+    """Whether a text is fit to be stored and shown: bounded, on one line, and free of control, format
+    (bidirectional, tag) and surrogate characters that could hide something from a reader. The two joiners
+    are spelling in Persian and Indic scripts."""
     return 0 < len(text) <= TEXT_LENGTH_MAX and not any(
-        unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") for character in text
+        unicodedata.category(character) in _HIDING and character not in _JOINERS for character in text
     )
 
 

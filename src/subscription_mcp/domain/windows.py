@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 from typing import ClassVar, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from subscription_mcp.domain.instants import HOUR, Instant, from_datetime, to_datetime
+from subscription_mcp.domain.instants import HOUR, QUARTER, Instant, from_datetime, to_datetime
 
 Interval = Literal["monthly", "yearly"]
 MONTHS_OF_INTERVAL: dict[Interval, int] = {"monthly": 1, "yearly": 12}
@@ -163,13 +163,15 @@ def parse_window(text: str, timezone: str) -> Window:
     return kind(timezone=timezone)
 
 
-def bucket_start(at: Instant, timezone: str) -> Instant:
-    """The start of the rollup bucket an event falls into: the local clock hour, so that buckets add up to
-    local days also where a zone is half an hour off."""
-    if timezone == "UTC":
-        return at - at % HOUR
-    moment = to_datetime(at).astimezone(ZoneInfo(timezone))
-    offset = moment.utcoffset() or timedelta()
+def quarter_of(at: Instant) -> Instant:
+    """The start of the quarter of an hour in UTC: the cell of the rollups. Hours and days of every time zone
+    are made of whole ones."""
+    return at - at % QUARTER
+
+
+def local_hour_of(at: Instant, timezone: str) -> Instant:
+    """The start of the clock hour in a time zone."""
+    offset = to_datetime(at).astimezone(ZoneInfo(timezone)).utcoffset() or timedelta()
     return at - (at + offset // timedelta(microseconds=1)) % HOUR
 
 

@@ -36,9 +36,7 @@ def status_sentence(plan: Plan, states: Sequence["LimitState"]) -> str:
         return f"{plan.title} plan: no limit applies."
     state = states[0]
     if state.maximum is UNLIMITED:
-        return (
-            f"{plan.title} plan: {counted(state.used, state.unit)} used {_USED_IN[state.window]}, no limit."
-        )
+        return f"{plan.title} plan: {counted(state.used, state.unit)} used {_used_in(state)}, no limit."
     return f"{plan.title} plan: {use_of(state)}, {state.remaining:,} left.{_resets(state)}"
 
 
@@ -74,7 +72,11 @@ def overview_sentence(plan: Plan | None, states: Sequence["LimitState"]) -> str:
     if plan is None:
         return "No subscription yet: choose a plan with upgrade_tier."
     if not states:
-        return f"{plan.title} plan. No usage limits."
+        return (
+            f"{plan.title} plan. No limit on the account as a whole."
+            if plan.limits
+            else f"{plan.title} plan. No limits."
+        )
     return f"{plan.title} plan. " + " ".join(f"{line_of(state)}." for state in states)
 
 
@@ -82,10 +84,14 @@ def line_of(state: "LimitState") -> str:
     """One limit as a sentence without its full stop."""
     name = state.meter.replace("_", " ").capitalize()
     if state.maximum is UNLIMITED:
-        return f"{name}: {state.used:,} used {_USED_IN[state.window]}{_by_whom(state)}, no limit"
-    until = "" if state.period.end is None else f", resets {clock_time(state.period.end, state.timezone)}"
+        return f"{name}: {state.used:,} used {_used_in(state)}{_by_whom(state)}, no limit"
+    until = (
+        ""
+        if state.period.end is None or state.is_over
+        else f", resets {clock_time(state.period.end, state.timezone)}"
+    )
     return (
-        f"{name}: {state.used:,} of {state.maximum:,} used {_USED_IN[state.window]}{_by_whom(state)}, "
+        f"{name}: {state.used:,} of {state.maximum:,} used {_used_in(state)}{_by_whom(state)}, "
         f"{state.remaining:,} left{until}"
     )
 
@@ -93,8 +99,14 @@ def line_of(state: "LimitState") -> str:
 def use_of(state: "LimitState") -> str:
     held = f" ({state.held:,} more held)" if state.held else ""
     if state.maximum is UNLIMITED:
-        return f"{counted(state.used, state.unit)} used {_USED_IN[state.window]}{_by_whom(state)}{held}"
-    return f"{state.used:,} of {counted(state.maximum, state.unit)} used {_USED_IN[state.window]}{_by_whom(state)}{held}"
+        return f"{counted(state.used, state.unit)} used {_used_in(state)}{_by_whom(state)}{held}"
+    return f"{state.used:,} of {counted(state.maximum, state.unit)} used {_used_in(state)}{_by_whom(state)}{held}"
+
+
+def _used_in(state: "LimitState") -> str:
+    if state.is_over and state.period.end is not None:
+        return f"in the {state.window.replace('_', ' ')} until {clock_time(state.period.end, state.timezone)}"
+    return _USED_IN[state.window]
 
 
 def counted(count: int, unit: str) -> str:
@@ -117,4 +129,8 @@ def _by_whom(state: "LimitState") -> str:
 
 
 def _resets(state: "LimitState") -> str:
-    return "" if state.period.end is None else f" Resets {clock_time(state.period.end, state.timezone)}."
+    return (
+        ""
+        if state.period.end is None or state.is_over
+        else f" Resets {clock_time(state.period.end, state.timezone)}."
+    )

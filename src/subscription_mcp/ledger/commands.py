@@ -22,13 +22,15 @@ from subscription_mcp.domain.windows import Interval
 class Subject:
     """Whom a command is about, as far as the caller could say; the machine finds the account.
 
-    `user` None means the whole account. `group`, `tier` and `group_admin` are the claims of the user's own
+    `user` None means the whole account. `account_kind` says which id space `account` is from, where the
+    caller may only mean one: a group can have the id of a person. `group`, `tier` and `group_admin` are the claims of the user's own
     token and only set where the caller is the user; somebody else's token says nothing about them.
     """
 
     tenant: str
     user: str | None
     account: str | None = None
+    account_kind: AccountKind | None = None
     group: str | None = None
     tier: str | None = None
     group_admin: bool = False
@@ -165,11 +167,14 @@ class SetLimit:
 
 @dataclass(slots=True)
 class PublishPlans:
-    """Make the plans of a catalog file the current ones. A plan whose definition changed becomes a new
+    """Make the plans of a catalog file the current ones. A ledger counts by one catalog, told by its name;
+    another one only takes its place on purpose (`replace_catalog`). A plan whose definition changed becomes a new
     version; subscribers stay on theirs."""
 
+    catalog: str
     plans: Sequence[Plan]
     digests: Mapping[str, str]
+    replace_catalog: bool = False
 
 
 Command = (
@@ -266,6 +271,7 @@ class PlansPublished:
     versions: Mapping[str, int]
     published: Sequence[str]
     held_back: Sequence[str]
+    is_first: bool
 
 
 Outcome = (

@@ -31,15 +31,14 @@ class Whose:
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """Sums of the hourly rollups in `[start, end)`, grouped by meter and the columns named: as `UsageRow`s, where
+    """Sums of the rollups in `[start, end)`, grouped by meter and the columns named: as `UsageRow`s, where
     what was not asked for is None."""
 
     whose: Whose
     start: Instant
     end: Instant
-    timezone: str
     columns: frozenset[str]
-    """Of hour, user, account, dimensions."""
+    """Of quarter, user, account, dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +87,6 @@ class PlanHolders:
 Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders
 
 
-@dataclass(slots=True)
-class Difference:
-    """A place where a cache and the rows it is made of disagree."""
-
-    what: str
-    expected: int
-    found: int
-
-
 class Engine(Protocol):
     """One store of the ledger. All methods are called from one event loop."""
 
@@ -115,6 +105,9 @@ class Engine(Protocol):
     async def rehearse(self, command: Command) -> tuple[Outcome, bool]:
         """The outcome on committed facts and whether it would change something; nothing is kept."""
 
+    async def refresh(self) -> None:
+        """Bring `catalog` up to what is committed, by whichever process. Raises LedgerUnavailable."""
+
     def now(self) -> Instant:
         """The ledger's clock, never behind the last commit."""
 
@@ -129,7 +122,6 @@ class Engine(Protocol):
 __all__ = [
     "AuditEntry",
     "AuditTrail",
-    "Difference",
     "Engine",
     "EventPage",
     "LedgerUnavailable",

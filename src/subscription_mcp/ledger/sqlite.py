@@ -16,7 +16,7 @@ import aiosqlite
 
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.identifiers import RandomBits, uuid7
-from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome
 from subscription_mcp.ledger.filelock import FileLock
@@ -130,6 +130,12 @@ class SqliteEngine:
             migrate(connection)
         self._store = Store(connection)
         self._renew_facts()
+        self._catch_up()
+        if self._last_now > self._clock():
+            log.warning(
+                "the last entry lies in the future, at %s: time stands still here until the clock has passed it",
+                format_instant(self._last_now),
+            )
 
     # Writing
 
@@ -190,6 +196,7 @@ class SqliteEngine:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version != self._data_version:
             self._renew_facts()
+            self._catch_up()
             self._data_version = version
 
     def _renew_facts(self) -> None:
@@ -202,6 +209,10 @@ class SqliteEngine:
             if book.offered:
                 self.catalog = self.catalog.with_plans(book.offered)
         return book
+
+    def _catch_up(self) -> None:
+        """Never record before what is recorded, by whichever process and clock: events are found by time."""
+        self._last_now = max(self._last_now, self._store.last_recorded_at())
 
     def now(self) -> Instant:
         return max(self._last_now, self._clock())
@@ -217,6 +228,12 @@ class SqliteEngine:
 
     async def rehearse(self, command: Command) -> tuple[Outcome, bool]:
         return await self._checker.run(self._read, self._checker, partial(self._rehearse, command))
+
+    async def refresh(self) -> None:
+        await self._checker.run(self._read, self._checker, self._refresh)
+
+    def _refresh(self, store: Store) -> None:
+        self._checker_book = self._plan_book(store, self._checker_book)
 
     def _rehearse(self, command: Command, store: Store) -> tuple[Outcome, bool]:
         changes = Changes()
@@ -265,6 +282,7 @@ class SqliteEngine:
 def _facts_of(book: PlanBook, catalog: Catalog) -> Facts:
     return Facts(
         catalog.with_plans(book.offered) if book.offered else catalog,
+        catalog_name=book.catalog_name,
         plan_heads=dict(book.heads),
         plan_versions=dict(book.versions),
         plans=dict(book.plans),

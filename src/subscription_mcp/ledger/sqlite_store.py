@@ -13,10 +13,10 @@ from subscription_mcp.domain.analytics import UsageRow
 from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.identifiers import AccountKind
-from subscription_mcp.domain.instants import HOUR, Instant
+from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
-from subscription_mcp.domain.windows import Period, bucket_start
+from subscription_mcp.domain.windows import Period, quarter_of
 from subscription_mcp.ledger.commands import Actor, AuditEntry, UsageEvent
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
@@ -60,6 +60,7 @@ class PlanBook:
     """The plans as one connection last saw them."""
 
     revision: int
+    catalog_name: str | None
     plans: Mapping[tuple[str, int], Plan]
     heads: Mapping[str, PlanHead]
     versions: Mapping[tuple[str, str], int]
@@ -160,6 +161,11 @@ class Store:
 
     # Facts
 
+    def last_recorded_at(self) -> Instant:
+        """When the last event was recorded; 0 before the first."""
+        row = self._db.execute("SELECT recorded_at FROM event ORDER BY seq DESC LIMIT 1").fetchone()
+        return 0 if row is None else cast(Instant, row[0])
+
     def plans_revision(self) -> int:
         (revision,) = self._db.execute(
             "SELECT value FROM ledger_info WHERE name = 'plans_revision'"
@@ -180,7 +186,8 @@ class Store:
             versions[(plan, digest)] = version
         current = self._db.execute("SELECT plan, version FROM plan_current ORDER BY position").fetchall()
         offered = {plan: plans[(plan, version)] for plan, version in current}
-        return PlanBook(self.plans_revision(), plans, heads, versions, offered)
+        row = self._db.execute("SELECT name FROM ledger_catalog").fetchone()
+        return PlanBook(self.plans_revision(), row and row[0], plans, heads, versions, offered)
 
     def load(self, facts: Facts) -> None:
         """Bring what `facts.missing` names; what does not exist becomes None, 0 or empty."""
@@ -267,7 +274,7 @@ class Store:
 
     def _read_offers(self, key: tuple[str, bytes]) -> Offer | None:
         row = self._one(
-            "SELECT actor, digest, expires_at, used_at FROM offer WHERE tenant = ? AND handle = ?",
+            "SELECT actor, digest, terms, expires_at, used_at FROM offer WHERE tenant = ? AND handle = ?",
             self.word(key[0]),
             key[1],
         )
@@ -405,7 +412,7 @@ class Store:
             )
         if changes.rollups:
             many(
-                "INSERT INTO rollup (tenant, hour, holder, meter, dimensions, events, quantity)"
+                "INSERT INTO rollup (tenant, quarter, holder, meter, dimensions, events, quantity)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
                 " SET events = events + excluded.events, quantity = quantity + excluded.quantity",
                 sorted(self._rollup_row(key, cell) for key, cell in changes.rollups.items()),
@@ -416,13 +423,16 @@ class Store:
             self._save_override(holder, override_key, override)
         if changes.offers:
             many(
-                "INSERT OR REPLACE INTO offer (tenant, handle, actor, digest, expires_at, used_at)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO offer (tenant, handle, actor, digest, terms, expires_at, used_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (self.word_made(t), handle, o.actor, o.digest, o.expires_at, o.used_at)
+                    (self.word_made(t), handle, o.actor, o.digest, o.terms, o.expires_at, o.used_at)
                     for (t, handle), o in changes.offers.items()
                 ],
             )
+            # One that expired long ago can never be confirmed again.
+            newest = max(offer.expires_at for offer in changes.offers.values())
+            self._db.execute("DELETE FROM offer WHERE expires_at < ?", (newest - DAY,))
         if changes.reservations:
             many(
                 "INSERT OR REPLACE INTO reservation (tenant, id, holder, event, plan, quantity, attributes, source,"
@@ -452,12 +462,19 @@ class Store:
                 " VALUES (?, ?, 'file', ?, ?, ?)",
                 (plan.key, plan.version, digest, _json(plan.definition), at),
             )
+        if changes.catalog_name is not None:
+            self._db.execute("DELETE FROM ledger_catalog")
+            self._db.execute(
+                "INSERT INTO ledger_catalog (name, published_at) VALUES (?, ?)",
+                (changes.catalog_name, changes.published_at),
+            )
         if changes.current_plans is not None:
             self._db.execute("DELETE FROM plan_current")
             self._db.executemany(
                 "INSERT INTO plan_current (plan, version, position) VALUES (?, ?, ?)",
                 [(plan, version, i) for i, (plan, version, _) in enumerate(changes.current_plans)],
             )
+        if changes.catalog_name is not None or changes.current_plans is not None:
             self._db.execute("UPDATE ledger_info SET value = value + 1 WHERE name = 'plans_revision'")
 
     def _subscription_row(self, key: AccountKey, value: Subscription) -> tuple[Any, ...]:
@@ -508,7 +525,7 @@ class Store:
     def _rollup_row(self, key: RollupKey, cell: list[int]) -> tuple[int, ...]:
         return (
             self.word_made(key.tenant),
-            key.hour,
+            key.quarter,
             self.holder_made((_account_of(key), key.user)),
             self.word_made(key.meter),
             self.word_made(_json(key.dimensions)),
@@ -645,27 +662,27 @@ class Store:
         return [row[0] for row in rows]
 
     def _usage_totals(self, question: UsageTotals) -> list[UsageRow]:
-        """The whole hours from the rollups; where the period begins or ends within an hour, that part of it
-        from the events themselves."""
+        """The whole quarters of an hour from the rollups; where the period begins or ends within one, that part
+        of it from the events themselves."""
         columns = question.columns
         by_holder = bool({"user", "account"} & columns)
         picked = ["meter"]
-        picked += ["hour"] if "hour" in columns else []
+        picked += ["quarter"] if "quarter" in columns else []
         picked += ["holder"] if by_holder else []
         picked += ["dimensions"] if "dimensions" in columns else []
         tenant = self.word(question.whose.tenant)
         among = _among(self._holders_of(question.whose))
-        first, edges = _whole_hours(question)
+        first, edges = _whole_quarters(question)
         names = ", ".join(picked)
         rows = self._db.execute(
             f"SELECT {names}, sum(events), sum(quantity) FROM rollup"
-            f" WHERE tenant = ? AND hour >= ? AND hour < ?{among} GROUP BY {names}",
+            f" WHERE tenant = ? AND quarter >= ? AND quarter < ?{among} GROUP BY {names}",
             (tenant, first.start, first.end),
         ).fetchall()
         totals = []
         for *values, events, quantity in rows:
             row = dict(zip(picked, values, strict=True))
-            total = UsageRow(self.text(row["meter"]), events, quantity, row.get("hour"))
+            total = UsageRow(self.text(row["meter"]), events, quantity, row.get("quarter"))
             if by_holder:
                 total.account, total.user = self._holder_names(row["holder"])
             if "dimensions" in row:
@@ -679,7 +696,7 @@ class Store:
                         meter,
                         1,
                         gain,
-                        bucket_start(event.occurred_at, question.timezone),
+                        quarter_of(event.occurred_at),
                         event.account,
                         event.user,
                         dimensions_of(event),
@@ -811,16 +828,16 @@ def _among(holders: list[int] | None, column: str = "holder") -> str:
     return "" if holders is None else f" AND {column} IN ({','.join(map(str, holders))})"
 
 
-def _whole_hours(question: UsageTotals) -> tuple[Period, list[Period]]:
-    """The rollup hours that lie in the period as a whole, and the parts of hours at its ends."""
+def _whole_quarters(question: UsageTotals) -> tuple[Period, list[Period]]:
+    """The rollup cells that lie in the period as a whole, and the parts of cells at its ends."""
     start, end = question.start, question.end
-    first, last = bucket_start(start, question.timezone), bucket_start(end, question.timezone)
+    first, last = quarter_of(start), quarter_of(end)
     if first == start:
         whole_start, edges = start, []
     elif first == last:
         return Period(end, end), [Period(start, end)]
     else:
-        whole_start = first + HOUR
+        whole_start = first + QUARTER
         edges = [Period(start, whole_start)]
     if last != end:
         edges.append(Period(last, end))

@@ -101,6 +101,14 @@ class Ledger:
         assert isinstance(outcome, AccountView)
         return outcome
 
+    async def refresh(self) -> None:
+        """See the plans as they are committed now. Raises Refusal `unavailable`."""
+        try:
+            await self.engine.refresh()
+        except LedgerUnavailable as error:
+            log.error("the ledger cannot be read: %s", error)
+            raise unavailable() from None
+
     def now(self) -> Instant:
         return self.engine.now()
 

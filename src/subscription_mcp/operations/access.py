@@ -210,16 +210,16 @@ class Access:
         return "member"
 
     async def _narrow_to_own_account(self, caller: Caller, subject: Subject) -> None:
-        """An admin reaches the members of its own account and nobody else."""
-        subject.account = caller.own_account
-        if subject.user is None:
-            return
+        """An admin reaches the members of its own group and nobody else, whatever ids they share."""
         if caller.view is None or caller.view.standing.account_kind != "group":
             raise forbidden()
+        subject.account, subject.account_kind = caller.own_account, "group"
         try:
-            await self._ledger.look(Arrive(subject), may_settle_in=False)
+            view = await self._ledger.look(Arrive(subject), may_settle_in=False)
         except Refusal as refusal:
-            raise forbidden() if refusal.code == "invalid_request" else refusal from None
+            raise forbidden() if refusal.code in ("invalid_request", "not_found") else refusal from None
+        if (view.standing.account_kind, view.standing.account) != ("group", caller.own_account):
+            raise forbidden()
 
     def _warn_of_unknown_tier(self, principal: Principal) -> None:
         tier = principal.tier

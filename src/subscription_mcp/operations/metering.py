@@ -9,7 +9,15 @@ from subscription_mcp.domain.catalog import Attributes
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.ledger.commands import CheckUsage, Decided, Outcome, RecordUsage, Reserve, Settle
+from subscription_mcp.ledger.commands import (
+    CheckUsage,
+    Decided,
+    Outcome,
+    RecordUsage,
+    Reserve,
+    Settle,
+    Subject,
+)
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import ME, Access, Caller, Target
 
@@ -26,17 +34,15 @@ class UsageReport:
     enforce: bool = True
     target: Target = ME
 
-    @property
-    def digest(self) -> bytes:
-        """What makes it the same request when its key comes again."""
-        target = self.target
+    def digest_for(self, subject: Subject) -> bytes:
+        """What makes it the same request, for the same user, when its key comes again."""
         return digest_of(
             self.event,
             self.quantity,
             dict(self.attributes),
             self.occurred_at,
             self.enforce,
-            [target.tenant_id, target.account_id, target.user_id],
+            [subject.tenant, subject.account, subject.user],
         )
 
 
@@ -100,15 +106,16 @@ class Metering:
     async def reserve(self, caller: Caller, report: UsageReport, ttl_seconds: int) -> Decision:
         """Decide, and hold instead of count. Raises Refusal."""
         granted = await self._access.grant("reserve_usage", caller, report.target)
+        subject = granted.subject_or_refuse()
         command = Reserve(
-            granted.subject_or_refuse(),
+            subject,
             report.event,
             caller.principal.user,
             report.quantity,
             report.attributes,
             ttl_seconds,
             report.idempotency_key,
-            digest_of("reserve", report.digest.hex(), ttl_seconds),
+            digest_of("reserve", report.digest_for(subject).hex(), ttl_seconds),
         )
         return _decision(await self._ledger.submit_one(command))
 
@@ -132,14 +139,15 @@ class Metering:
 
     async def _command(self, operation: str, caller: Caller, report: UsageReport) -> RecordUsage:
         granted = await self._access.grant(operation, caller, report.target)
+        subject = granted.subject_or_refuse()
         return RecordUsage(
-            granted.subject_or_refuse(),
+            subject,
             report.event,
             caller.principal.user,
             report.quantity,
             report.attributes,
             report.idempotency_key,
-            report.digest if report.idempotency_key is not None else b"",
+            report.digest_for(subject) if report.idempotency_key is not None else b"",
             report.occurred_at,
             report.enforce,
         )

@@ -36,8 +36,9 @@ class Plans:
     def catalog(self) -> Catalog:
         return self._ledger.engine.catalog
 
-    def offered(self) -> list[Plan]:
-        """The plans on offer, cheapest first."""
+    async def offered(self) -> list[Plan]:
+        """The plans on offer, cheapest first, also those another process has just published. Raises Refusal."""
+        await self._ledger.refresh()
         return list(self.catalog.plans_by_price)
 
     def plan(self, key: str) -> Plan:

@@ -18,7 +18,7 @@ from subscription_mcp.domain.analytics import (
     named_period,
     series,
     totals,
-    whole_hours,
+    whole_quarters,
 )
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
@@ -115,8 +115,8 @@ class Reports:
         now = self._ledger.now()
         period = self._period(request, view, now, timezone)
         if view is None:
-            period = whole_hours(period, timezone)
-        rows = await self._rows(whose, period, timezone, request)
+            period = whole_quarters(period)
+        rows = await self._rows(whose, period, request)
         steps = series(
             rows, request.granularity, [key for key in request.group_by if key != "meter"], timezone
         )
@@ -168,7 +168,7 @@ class Reports:
         assert period.end is not None
         counts: list[PlanCount] = await self._ledger.query(TenantSummary(tenant, self._ledger.now()))
         rows = await self._ledger.query(
-            UsageTotals(Whose(tenant), period.start, period.end, timezone, frozenset({"dimensions"}))
+            UsageTotals(Whose(tenant), period.start, period.end, frozenset({"dimensions"}))
         )
         of_plan: dict[str | None, list[UsageRow]] = {}
         for row in rows:
@@ -202,16 +202,14 @@ class Reports:
             return granted.caller.view
         return await self._ledger.look(Arrive(granted.subject), may_settle_in=False)
 
-    async def _rows(
-        self, whose: Whose, period: Period, timezone: str, request: UsageRequest
-    ) -> list[UsageRow]:
-        columns: set[str] = {"hour"}
+    async def _rows(self, whose: Whose, period: Period, request: UsageRequest) -> list[UsageRow]:
+        columns: set[str] = {"quarter"}
         if {"user", "account"} & set(request.group_by):
             columns |= {"user", "account"}
         if _DIMENSION_KEYS & set(request.group_by):
             columns.add("dimensions")
         assert period.end is not None
-        question = UsageTotals(whose, period.start, period.end, timezone, frozenset(columns))
+        question = UsageTotals(whose, period.start, period.end, frozenset(columns))
         rows: list[UsageRow] = await self._ledger.query(question)
         return [row for row in rows if request.meters is None or row.meter in request.meters]
 

@@ -25,9 +25,10 @@ class Sessions:
     ) -> SessionDecided:
         """Open a session, or say why not. Raises Refusal."""
         granted = await self._access.grant("open_session", caller, target)
-        names = [target.tenant_id, target.account_id, target.user_id]
+        subject = granted.subject_or_refuse()
+        names = [subject.tenant, subject.account, subject.user]
         command = OpenSession(
-            granted.subject_or_refuse(),
+            subject,
             caller.principal.user,
             ttl_seconds,
             idempotency_key,

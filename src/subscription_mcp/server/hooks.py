@@ -15,6 +15,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.shared.exceptions import MCPError
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
+from pydantic import ValidationError
 
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal
@@ -56,6 +57,8 @@ def middleware(toolbox: Toolbox, identify: Identify) -> list[Any]:
             return await call_next(ctx)
         except MCPError:
             raise
+        except ValidationError:
+            raise MCPError(INVALID_PARAMS, "The parameters are not those of this method") from None
         except Exception:
             log.exception("%s could not be handled", ctx.method)
             raise MCPError(INTERNAL_ERROR, "Internal error") from None
@@ -63,8 +66,10 @@ def middleware(toolbox: Toolbox, identify: Identify) -> list[Any]:
     async def per_caller(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         params: Mapping[str, Any] = ctx.params or {}
         match ctx.method:
-            case "tools/call" if params.get("name") not in _TOOL_NAMES:
+            case "tools/call" if not _is_known_tool(params.get("name")):
                 raise unknown_tool(params.get("name"))
+            case "tools/call" if not isinstance(params.get("arguments", {}), dict | None):
+                raise MCPError(INVALID_PARAMS, "arguments must be an object")
             case "prompts/get":
                 raise MCPError(INVALID_PARAMS, f"Unknown prompt: {_shown(params.get('name'))}")
             case "tools/list":
@@ -97,6 +102,10 @@ def _stands_in_no_account(identify: Identify) -> bool:
         return "service" in identify().roles
     except Refusal:
         return False
+
+
+def _is_known_tool(name: object) -> bool:
+    return isinstance(name, str) and name in _TOOL_NAMES
 
 
 def _is_own_account(uri: object) -> bool:

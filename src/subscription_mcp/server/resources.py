@@ -44,7 +44,7 @@ def add_resources(server: MCPServer[Any], toolbox: Toolbox, identify: Identify) 
 
     async def plans() -> dict[str, Any]:
         identify()
-        return {"plans": [documents.plan(plan, do.plans.catalog) for plan in do.plans.offered()]}
+        return {"plans": [documents.plan(plan, do.plans.catalog) for plan in await do.plans.offered()]}
 
     async def subscription() -> dict[str, Any]:
         caller = await do.access.caller(identify(), may_settle_in=True)

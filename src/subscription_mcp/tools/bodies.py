@@ -48,7 +48,7 @@ async def upgrade_tier(do: Operations, caller: Caller, given: wire.UpgradeTierAr
 
 
 async def list_plans(do: Operations, caller: Caller, given: wire.ListPlansArguments) -> Answer:
-    offered = do.plans.offered()
+    offered = await do.plans.offered()
     return Answer(
         texts.plans(offered), {"plans": [documents.plan(plan, do.plans.catalog) for plan in offered]}
     )

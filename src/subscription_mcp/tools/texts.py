@@ -62,10 +62,15 @@ def plan_change(changed: PlanChanged, status: str, title: str) -> str:
     when = clock_time(change.effective_at, "UTC")
     limits = "; ".join(line_of(state) for state in changed.limits_after)
     then = f" Then: {limits}." if limits else ""
+    cost = (
+        f"happens {when} and costs {next_} from then on at each renewal; until then nothing changes"
+        if change.is_scheduled
+        else f"costs {now} now and {next_} at each renewal, effective {when}"
+    )
     match status:
         case "confirmation_required":
             return (
-                f"Changing to {title} costs {now} now and {next_} at each renewal, effective {when}.{then} "
+                f"Changing to {title} {cost}.{then} "
                 f"Nothing has changed yet. To go ahead, call upgrade_tier again with the same arguments and "
                 f"confirmation {changed.handle!r} within 10 minutes."
             )
@@ -74,7 +79,7 @@ def plan_change(changed: PlanChanged, status: str, title: str) -> str:
         case "scheduled":
             return f"Scheduled: the plan changes to {title} at {when}, then {next_} at each renewal. Until then nothing changes."
         case _:
-            return f"Preview: {title} costs {now} now and {next_} at each renewal, effective {when}.{then} Nothing has changed."
+            return f"Preview: changing to {title} {cost}.{then} Nothing has changed."
 
 
 def usage_report(answer: UsageReportAnswer, unit_of: dict[str, str]) -> str:

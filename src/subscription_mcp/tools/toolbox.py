@@ -232,7 +232,9 @@ class Toolbox:
         tool = self._tools.get(name)
         if tool is None:
             raise UnknownTool
-        caller = await access.caller(principal, may_settle_in=_is_about_caller(principal, arguments))
+        # Whoever acts for others is not thereby somebody with a subscription of its own.
+        is_first_sight = not principal.is_operator or _is_about_caller(principal, arguments)
+        caller = await access.caller(principal, may_settle_in=is_first_sight)
         if not access.is_visible(name, caller):
             raise UnknownTool
         refusal = access.withheld(name, caller)
@@ -254,18 +256,22 @@ def _is_about_caller(principal: Principal, arguments: Mapping[str, Any]) -> bool
 
 
 def _in_tenant(given: Any, tenant: str, principal: Principal) -> Any:
-    named = getattr(given, "tenant_id", None)
-    if named is not None and named != tenant:
+    events = given.events if isinstance(given, wire.RecordUsageBatchArguments) else ()
+    named = {event["tenant_id"] for event in events if isinstance(event.get("tenant_id"), str)}
+    named |= {getattr(given, "tenant_id", None)} - {None}
+    if named - {tenant}:
         raise Refusal(
             "invalid_request",
             "tenant_id beside the arguments and tenant_id in them differ; give one.",
             fields=[FieldProblem("tenant_id", "must agree with the tenant_id in the arguments")],
         )
-    if named is not None or tenant == principal.tenant:
+    if tenant == principal.tenant:
         return given
-    if not isinstance(given, wire.TargetArguments):
-        raise forbidden()  # these act in the caller's own tenant only
-    return given.model_copy(update={"tenant_id": tenant})
+    if isinstance(given, wire.RecordUsageBatchArguments):
+        return given.model_copy(update={"events": [{"tenant_id": tenant, **event} for event in given.events]})
+    if isinstance(given, wire.TargetArguments):
+        return given.model_copy(update={"tenant_id": tenant})
+    raise forbidden()  # these act in the caller's own tenant only
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:

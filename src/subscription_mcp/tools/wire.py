@@ -5,10 +5,11 @@ Names, units and meaning are the contract with every client: change them only wi
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX
 from subscription_mcp.domain.identifiers import ID_PATTERN
+from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
 
 PAGE_SIZE_MAX = 200
 BATCH_EVENTS_MAX = 1000
@@ -20,6 +21,15 @@ Word = Annotated[str, Field(min_length=1, max_length=64)]
 LeaseId = Annotated[str, Field(min_length=1, max_length=64)]
 TtlSeconds = Annotated[int, Field(ge=1, le=31_622_400)]
 Interval = Literal["monthly", "yearly"]
+
+
+def _plain(text: str) -> str:
+    if not is_plain_text(text):
+        raise ValueError(f"must be 1 to {TEXT_LENGTH_MAX} characters without control characters")
+    return text
+
+
+PlainText = Annotated[str, Field(min_length=1, max_length=TEXT_LENGTH_MAX), AfterValidator(_plain)]
 Granularity = Literal["hour", "day", "week", "month"]
 GroupKey = Literal["meter", "event", "plan", "user", "account", "provider", "model", "tool", "client"]
 NamedPeriod = Literal["billing_period", "today", "this_month", "last_7_days", "last_30_days", "last_6_months"]
@@ -53,6 +63,12 @@ class UpgradeTierArguments(TargetArguments):
     confirmation: Annotated[str, Field(min_length=1, max_length=64)] = left_out(
         "The handle of a confirmation_required answer, with the same other arguments."
     )
+
+    @model_validator(mode="after")
+    def _preview_or_not(self) -> "UpgradeTierArguments":
+        if self.dry_run and self.confirmation is not None:
+            raise ValueError("give either dry_run or confirmation")
+        return self
 
 
 class CheckQuotaArguments(TargetArguments):
@@ -156,9 +172,7 @@ class ManageLimitsArguments(TargetArguments):
         'For set: an integer or "unlimited".'
     )
     expires_at: Instant = left_out("For set: when the plan's limit applies again.")
-    reason: Annotated[str, Field(min_length=1, max_length=256)] = left_out(
-        "Required to set or clear; kept in the audit trail."
-    )
+    reason: PlainText = left_out("Required to set or clear; kept in the audit trail.")
 
     @model_validator(mode="after")
     def _what_the_action_needs(self) -> "ManageLimitsArguments":

@@ -67,7 +67,7 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any]) -> list[Rout
         return JsonResponse(document)
 
     async def plans(request: Request) -> Response:
-        offered = do.plans.offered()
+        offered = await do.plans.offered()
         return JsonResponse({"plans": [documents.plan(plan, do.plans.catalog) for plan in offered]})
 
     async def healthz(request: Request) -> Response:
@@ -161,14 +161,15 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _target_of(request: Request, tenant: str) -> Target:
     """Who is asked about beside the tenant: nobody in particular, or `user_id` and `account_id` of the query."""
-    given = dict(request.query_params)
+    pairs = request.query_params.multi_items()
+    given = dict(pairs)
     if not is_id(tenant):
         raise forbidden()
-    for name, value in given.items():
-        if name not in ("user_id", "account_id") or not is_id(value):
+    for name, value in pairs:
+        if name not in ("user_id", "account_id") or not is_id(value) or len(given) < len(pairs):
             raise Refusal(
                 "invalid_request",
-                "The query takes user_id and account_id, each an id.",
+                "The query takes user_id and account_id, each an id and once.",
                 fields=[FieldProblem("query", "takes user_id and account_id")],
             )
     if not given:

@@ -130,7 +130,7 @@ def _without_port(host: str) -> str | None:
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
         return host
-    return name if port.isascii() and port.isdigit() and len(port) <= 5 else None
+    return name if port.isascii() and port.isdigit() and int(port[:6]) <= 65_535 else None
 
 
 def _bearer(values: list[str]) -> str:

@@ -56,9 +56,8 @@ def refused_decision(decision: Decision) -> ProblemResponse:
     status = HTTP_STATUS[decision.code]
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         until = [unlock.until for unlock in decision.unlocks if unlock.until is not None]
-        resets = [s.period.end for s in decision.limits if s.refused and s.period.end is not None]
-        if until or resets:
-            headers["retry-after"] = str(_seconds_until(max(until or resets), decision))
+        if until:
+            headers["retry-after"] = str(_seconds_until(max(until), decision))
     return _problem(body, status, headers)
 
 
@@ -78,7 +77,8 @@ def rate_limit_headers(decision: Decision) -> dict[str, str]:
     for name, state in tightest.items():
         window = f";w={state.window_seconds}" if state.window_seconds is not None else ""
         policies.append(f'"{name}";q={state.maximum}{window}')
-        reset = f";t={_seconds_until(state.period.end, decision)}" if state.period.end is not None else ""
+        ends = state.period.end if not state.is_over else None
+        reset = f";t={_seconds_until(ends, decision)}" if ends is not None else ""
         left.append(f'"{name}";r={state.remaining}{reset}')
     return {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(left)}
 

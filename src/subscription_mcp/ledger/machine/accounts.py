@@ -124,42 +124,42 @@ def _standing(facts: Facts, subject: Subject) -> tuple[Standing, Membership | No
     """Which account: the one named, else the caller's own claim, else membership, else personal."""
     tenant, user, named = subject.tenant, subject.user, subject.account
     if user is None:
-        assert named is not None
-        group_subscription = facts.read("subscriptions", AccountKey(tenant, "group", named))
-        seats = facts.read("seats", (tenant, named))
-        personal_subscription = facts.read("subscriptions", AccountKey(tenant, "personal", named))
-        if facts.missing:
-            return None
-        if group_subscription is not None or seats:
-            return Standing(tenant, "group", named, None, None), None
-        if personal_subscription is None:
-            raise refused(
-                "not_found", "No such account yet: it appears with its first call or recorded event."
-            )
-        return Standing(tenant, "personal", named, named, None), None
+        return _standing_of_whole(facts, subject)
     membership: Membership | None = facts.read("members", (tenant, user))
     if facts.missing:
         return None
-    wanted = named if named is not None else subject.group
-    if wanted is None:
-        wanted = membership.account if membership is not None else user
-    elif (
-        named is not None
-        and named == user
-        and named not in (subject.group, membership and membership.account)
-    ):
-        wanted = user
-    if membership is not None and membership.account == wanted:
-        return Standing(tenant, "group", wanted, user, membership.role), membership
-    if subject.group == wanted:
-        return Standing(tenant, "group", wanted, user, None), membership
-    if wanted == user:
+    joined = membership.account if membership is not None else None
+    group = named if named is not None else subject.group or joined
+    if group is not None and group == joined:
+        assert membership is not None
+        return Standing(tenant, "group", group, user, membership.role), membership
+    if group is not None and group == subject.group:
+        return Standing(tenant, "group", group, user, None), membership
+    # Who is in a group has no personal account beside it: that would be a second quota.
+    personal = joined is None and subject.group is None and subject.account_kind != "group"
+    if named is None or (named == user and personal):
         return Standing(tenant, "personal", user, user, "holder"), membership
     raise refused(
         "invalid_request",
         "That user is no member of that account. Leave account_id out, or add the user to the account first.",
         FieldProblem("account_id", "must be an account the user belongs to"),
     )
+
+
+def _standing_of_whole(facts: Facts, subject: Subject) -> tuple[Standing, None] | None:
+    """An account named alone: the group of that id, else the person's; a person is always named by user too."""
+    tenant, named = subject.tenant, subject.account
+    assert named is not None
+    of_group = facts.read("subscriptions", AccountKey(tenant, "group", named))
+    seats = facts.read("seats", (tenant, named))
+    of_person = facts.read("subscriptions", AccountKey(tenant, "personal", named))
+    if facts.missing:
+        return None
+    if subject.account_kind != "personal" and (of_group is not None or seats):
+        return Standing(tenant, "group", named, None, None), None
+    if subject.account_kind != "group" and of_person is not None:
+        return Standing(tenant, "personal", named, named, None), None
+    raise refused("not_found", "No such account yet: it appears with its first call or recorded event.")
 
 
 def _subscription_of(

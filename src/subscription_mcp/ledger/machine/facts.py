@@ -46,10 +46,10 @@ class CounterKey(NamedTuple):
 
 
 class RollupKey(NamedTuple):
-    """One cell of the hourly rollup. `dimensions` is the event, the plan and the `DIMENSIONS` in order."""
+    """One cell of the rollup, a quarter of an hour. `dimensions` is the event, the plan and the `DIMENSIONS` in order."""
 
     tenant: str
-    hour: Instant
+    quarter: Instant
     account_kind: str
     account: str
     user: str
@@ -96,10 +96,11 @@ class Reservation:
 
 @dataclass(slots=True)
 class Offer:
-    """A change of plan somebody may confirm."""
+    """A change of plan somebody may confirm: to the terms that were shown, not to whatever holds later."""
 
     actor: str
     digest: bytes
+    terms: str
     expires_at: Instant
     used_at: Instant | None = None
 
@@ -130,6 +131,8 @@ class Facts:
     """What is known of the ledger. A key that is absent is not loaded; None or 0 means there is none."""
 
     catalog: Catalog
+    catalog_name: str | None = None
+    """The catalog the ledger counts by; None before the first was published."""
     plan_heads: dict[str, PlanHead] = field(default_factory=dict)
     plan_versions: dict[tuple[str, str], int] = field(default_factory=dict)
     """The version of a plan that has a digest."""
@@ -190,6 +193,8 @@ class Changes:
     reservations: dict[tuple[str, str], Reservation] = field(default_factory=dict)
     sessions: dict[tuple[str, str], Session] = field(default_factory=dict)
     plan_versions: list[tuple[Plan, str, Instant]] = field(default_factory=list)
+    catalog_name: str | None = None
+    published_at: Instant | None = None
     current_plans: list[tuple[str, int, str]] | None = None
     audits: list[AuditEntry] = field(default_factory=list)
 

@@ -1,5 +1,6 @@
 """Changes of plan, and the plans of a catalog made current."""
 
+import json
 from dataclasses import replace
 from difflib import get_close_matches
 from hashlib import sha256
@@ -9,13 +10,15 @@ from subscription_mcp.domain.catalog import (
     Plan,
 )
 from subscription_mcp.domain.errors import FieldProblem
-from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import (
     Change,
     Origin,
     change_of_plan,
     price_of,
+    stay_on_plan,
 )
+from subscription_mcp.domain.wording import clock_time
 from subscription_mcp.ledger.commands import (
     ChangePlan,
     PlanChanged,
@@ -70,7 +73,10 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
         if command.offer is not None:
             key = (command.subject.tenant, handle_digest(command.offer))
             facts.offers[key] = turn.changes.offers[key] = Offer(
-                command.actor.user, command.digest, now + CONFIRMATION_LIFETIME
+                command.actor.user,
+                command.digest,
+                _terms(located, change, to_plan),
+                now + CONFIRMATION_LIFETIME,
             )
         return PlanChanged(change, before, after, False, command.offer, now)
     assert offer_key is not None
@@ -87,11 +93,35 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
             "Call again without it to get a new one.",
             FieldProblem("confirmation", "must be a handle given for exactly this request"),
         )
+    *agreed, price_now = json.loads(offer.terms)
+    *current, _ = json.loads(_terms(located, change, to_plan))
+    if agreed != current:
+        raise refused(
+            "conflict",
+            "The terms have changed since they were shown: the plan or its price is another now. "
+            "Nothing was changed; call again without confirmation to see them.",
+        )
+    # What was shown is what is charged, also where a proration has moved on by some seconds.
+    change = replace(change, price_now=replace(change.price_now, micros=price_now))
     facts.offers[offer_key] = turn.changes.offers[offer_key] = replace(offer, used_at=now)
     settle_in(turn, located, command.actor)
     action = "subscription.schedule" if change.is_scheduled else "subscription.change"
     save_subscription(turn, located.account, located.subscription, change.after, action, command.actor, None)
     return PlanChanged(change, before, after, True, None, now)
+
+
+def _terms(located: Located, change: Change, to_plan: Plan) -> str:
+    """What somebody agrees to; the amount charged now comes last."""
+    held = located.subscription
+    return json.dumps(
+        [
+            [held.plan, held.version, held.interval] if held is not None else None,
+            [to_plan.key, to_plan.version],
+            [change.price_next.micros, change.price_next.currency],
+            change.effective_at if change.is_scheduled else None,
+            change.price_now.micros,
+        ]
+    )
 
 
 def _change(catalog: Catalog, located: Located, command: ChangePlan, now: Instant) -> Change:
@@ -114,14 +144,16 @@ def _change(catalog: Catalog, located: Located, command: ChangePlan, now: Instan
             FieldProblem("interval", "must be one the plan is sold for"),
         )
     if current is not None and current.plan == to_plan.key and current.interval == interval:
-        raise refused("conflict", f"The {to_plan.title} plan is already held; nothing was changed.")
+        if current.next_plan is None:
+            raise refused("conflict", f"The {to_plan.title} plan is already held; nothing was changed.")
+        return stay_on_plan(current, to_plan, now)
     if (
         current is not None
         and current.next_plan == to_plan.key
         and (current.next_interval or interval) == interval
     ):
         assert current.next_plan_at is not None
-        when = format_instant(current.next_plan_at)
+        when = clock_time(current.next_plan_at, "UTC")
         raise refused("conflict", f"The change to {to_plan.title} is already scheduled for {when}.")
     return change_of_plan(current, located.plan, to_plan, interval, command.origin, now)
 
@@ -130,6 +162,16 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
     if not turn.may_write:
         return None
     facts, changes = turn.facts, turn.changes
+    if facts.catalog_name not in (None, command.catalog) and not command.replace_catalog:
+        raise refused(
+            "conflict",
+            f"This ledger counts by the catalog '{facts.catalog_name}', not by '{command.catalog}'. Name that catalog "
+            "or another ledger in the settings; `subscription-mcp catalog publish` changes it on purpose.",
+        )
+    is_first = facts.catalog_name is None
+    if facts.catalog_name != command.catalog:
+        facts.catalog_name = changes.catalog_name = command.catalog
+        changes.published_at = turn.now
     published, held_back = [], []
     current: dict[str, Plan] = {}
     for plan in command.plans:
@@ -162,7 +204,9 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
         facts.catalog = facts.catalog.with_plans(current)
         for plan in current.values():
             facts.plans[(plan.key, plan.version)] = plan
-    return PlansPublished({key: plan.version for key, plan in current.items()}, published, held_back)
+    return PlansPublished(
+        {key: plan.version for key, plan in current.items()}, published, held_back, is_first
+    )
 
 
 def origin_of_role(role: str) -> Origin:

@@ -23,7 +23,7 @@ from subscription_mcp.domain.decisions import (
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.usage import DIMENSIONS, attribute_problems, event_type_of, gains_of
-from subscription_mcp.domain.windows import Period, bucket_start
+from subscription_mcp.domain.windows import Period, quarter_of
 from subscription_mcp.domain.wording import NO_SUBSCRIPTION
 from subscription_mcp.ledger.commands import (
     Actor,
@@ -130,7 +130,7 @@ def append_event(
         turn.now,
     )
     turn.changes.events.append(event)
-    _roll_up(turn.changes, event, plan.timezone if plan else turn.facts.catalog.timezone)
+    _roll_up(turn.changes, event)
     return event
 
 
@@ -233,11 +233,13 @@ def _current_version(facts: Facts, plan: str) -> int | None:
     return current.version if current is not None else None
 
 
-def _roll_up(changes: Changes, event: UsageEvent, timezone: str) -> None:
-    hour = bucket_start(event.occurred_at, timezone)
+def _roll_up(changes: Changes, event: UsageEvent) -> None:
+    quarter = quarter_of(event.occurred_at)
     dimensions = dimensions_of(event)
     for meter, gain in event.gains.items():
-        key = RollupKey(event.tenant, hour, event.account_kind, event.account, event.user, meter, dimensions)
+        key = RollupKey(
+            event.tenant, quarter, event.account_kind, event.account, event.user, meter, dimensions
+        )
         cell = changes.rollups.get(key)
         if cell is None:
             changes.rollups[key] = [1, gain]
@@ -307,6 +309,7 @@ def unpacked(turn: Turn, answer: str, event: str, quantity: int) -> Decision | N
                 Period(start, end),
                 known.window.timezone if known else timezone or "UTC",
                 bool(is_refused),
+                end is not None and end <= as_of,
             )
         )
     offers = [Unlock(action, plan_, until) for action, plan_, until in unlocks]

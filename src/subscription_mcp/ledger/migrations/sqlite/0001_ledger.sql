@@ -1,6 +1,6 @@
 -- Texts and holders live once; the hot tables hold integers. Key columns come first, in key order: the
 -- integrity check of SQLite 3.40 reports false damage otherwise. The tenant comes first in every key, the
--- start of the window or the hour second, so that what is written now lies on the same pages.
+-- start of the window or the quarter hour second, so that what is written now lies on the same pages.
 
 CREATE TABLE word (
     id   INTEGER PRIMARY KEY,
@@ -42,6 +42,12 @@ CREATE TABLE ledger_info (
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO ledger_info (name, value) VALUES ('plans_revision', 0);
+
+-- The catalog this ledger counts by; no row before the first.
+CREATE TABLE ledger_catalog (
+    name         TEXT NOT NULL PRIMARY KEY,
+    published_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE subscription (
     tenant       INTEGER NOT NULL,
@@ -103,15 +109,16 @@ CREATE TABLE counter (
     PRIMARY KEY (tenant, start, window, holder, meter)
 ) STRICT, WITHOUT ROWID;
 
+-- Sums per quarter of an hour in UTC: days of every time zone are made of whole ones.
 CREATE TABLE rollup (
     tenant     INTEGER NOT NULL,
-    hour       INTEGER NOT NULL,
+    quarter    INTEGER NOT NULL,
     holder     INTEGER NOT NULL,
     meter      INTEGER NOT NULL,
     dimensions INTEGER NOT NULL,
     events     INTEGER NOT NULL,
     quantity   INTEGER NOT NULL,
-    PRIMARY KEY (tenant, hour, holder, meter, dimensions)
+    PRIMARY KEY (tenant, quarter, holder, meter, dimensions)
 ) STRICT, WITHOUT ROWID;
 
 -- An idempotency key by a 63-bit hash of (tenant, source, key): the only randomly written table.
@@ -148,6 +155,7 @@ CREATE TABLE offer (
     handle     BLOB NOT NULL,
     actor      TEXT NOT NULL,
     digest     BLOB NOT NULL,
+    terms      TEXT NOT NULL,
     expires_at INTEGER NOT NULL,
     used_at    INTEGER,
     PRIMARY KEY (tenant, handle)
