@@ -27,6 +27,7 @@ an admin of the group in the ledger, the last three come from the token."""
 _READS = (_S, _A, _A, _T, _T, _X)
 _CHANGES = (_N, _A, _A, _N, _T, _X)
 _RECORDS = (_N, _N, _N, _T, _N, _N)
+_SESSIONS = (_S, _S, _S, _T, _S, _S)
 
 REACH: Mapping[str, Mapping[str, Reach]] = {
     operation: dict(zip(STANDING_ROLES, reaches, strict=True))
@@ -39,6 +40,11 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "check_quota": _READS,
         "record_usage": _RECORDS,
         "record_usage_batch": _RECORDS,
+        "reserve_usage": _RECORDS,
+        "settle_usage": _RECORDS,
+        "open_session": _SESSIONS,
+        "renew_session": _SESSIONS,
+        "close_session": _SESSIONS,
         "has_feature": _READS,
         "list_plans": _READS,
         "manage_limits": _CHANGES,
@@ -46,7 +52,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
     }.items()
 }
 
-_MEMBERS_MAY = frozenset({"record_usage", "record_usage_batch"})
+_MEMBERS_MAY = frozenset({"record_usage", "record_usage_batch", "reserve_usage", "settle_usage"})
 """What `METERING__MEMBERS_MAY_RECORD` opens to members, for themselves."""
 
 

@@ -61,6 +61,14 @@ def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Pla
     return f" {plan.title} has {limit.maximum:,} {_PER[state.window]}."
 
 
+def session_sentence(plan: Plan, active: int) -> str:
+    """How many sessions are open."""
+    most = plan.sessions.max_concurrent
+    if most is UNLIMITED:
+        return f"{plan.title} plan: {counted(active, 'session')} open, no limit."
+    return f"{plan.title} plan: {active:,} of {counted(most, 'session')} open."
+
+
 def overview_sentence(plan: Plan | None, states: Sequence["LimitState"]) -> str:
     """One complete paragraph: the plan, and every limit with what is left and when it resets."""
     if plan is None:

@@ -13,7 +13,8 @@ from subscription_mcp.domain.decisions import Decision, LimitState
 from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.subscriptions import Change, MemberRole, Origin, Subscription
+from subscription_mcp.domain.sessions import Session
+from subscription_mcp.domain.subscriptions import Change, Origin, Subscription
 from subscription_mcp.domain.windows import Interval
 
 
@@ -66,6 +67,64 @@ class RecordUsage:
 
 
 @dataclass(slots=True)
+class Reserve:
+    """Hold quantity for an event that is about to happen, for `ttl_seconds`; else say why not."""
+
+    subject: Subject
+    event: str
+    source: str
+    quantity: int = 1
+    attributes: Attributes = field(default_factory=dict)
+    ttl_seconds: int = 120
+    idempotency_key: str | None = None
+    digest: bytes = b""
+
+
+@dataclass(slots=True)
+class Settle:
+    """Replace a reservation by what really happened: less, more, or (quantity 0) nothing at all. `user`
+    narrows it to that user's own reservations."""
+
+    tenant: str
+    reservation_id: str
+    source: str
+    digest: bytes
+    user: str | None = None
+    quantity: int | None = None
+    attributes: Attributes | None = None
+
+
+@dataclass(slots=True)
+class OpenSession:
+    """Open a session for a user, if the plan has room for one more."""
+
+    subject: Subject
+    source: str
+    ttl_seconds: int | None = None
+    idempotency_key: str | None = None
+    digest: bytes = b""
+
+
+@dataclass(slots=True)
+class RenewSession:
+    """Keep an open session open, at most to the plan's duration from its opening."""
+
+    tenant: str
+    session_id: str
+    user: str | None = None
+    ttl_seconds: int | None = None
+
+
+@dataclass(slots=True)
+class CloseSession:
+    """End a session; ending it again changes nothing."""
+
+    tenant: str
+    session_id: str
+    user: str | None = None
+
+
+@dataclass(slots=True)
 class CheckUsage:
     """Ask whether an event would be allowed now; only ever rehearsed."""
 
@@ -113,7 +172,19 @@ class PublishPlans:
     digests: Mapping[str, str]
 
 
-Command = Arrive | CheckUsage | RecordUsage | ChangePlan | SetLimit | PublishPlans
+Command = (
+    Arrive
+    | CheckUsage
+    | RecordUsage
+    | Reserve
+    | Settle
+    | OpenSession
+    | RenewSession
+    | CloseSession
+    | ChangePlan
+    | SetLimit
+    | PublishPlans
+)
 
 
 @dataclass(slots=True)
@@ -136,14 +207,35 @@ class AccountView:
     plan: Plan | None
     limits: list[LimitState]
     seats_used: int | None
+    sessions_active: int
     as_of: Instant
 
 
 @dataclass(slots=True)
 class Decided:
-    """The decision on an event; recorded where it has an `event_id`."""
+    """The decision on an event; recorded where it has an `event_id`, held where it has a `reservation_id`.
+    `late` is a settle that came after its reservation had expired."""
 
     decision: Decision
+    late: bool = False
+
+
+@dataclass(slots=True)
+class SessionDecided:
+    """The decision on a session, and how many are open. Without a session it was refused."""
+
+    decision: Decision
+    session: Session | None
+    active: int
+    max_concurrent: Maximum
+
+
+@dataclass(slots=True)
+class SessionClosed:
+    """A session that is over, and how long it was open."""
+
+    session_id: str
+    duration_seconds: int
 
 
 @dataclass(slots=True)
@@ -176,7 +268,16 @@ class PlansPublished:
     held_back: Sequence[str]
 
 
-Outcome = AccountView | Decided | PlanChanged | LimitsChanged | PlansPublished | Refusal
+Outcome = (
+    AccountView
+    | Decided
+    | SessionDecided
+    | SessionClosed
+    | PlanChanged
+    | LimitsChanged
+    | PlansPublished
+    | Refusal
+)
 """A `Refusal` is returned, not raised: it is one command's outcome in a batch of many."""
 
 
@@ -219,27 +320,3 @@ class AuditEntry:
 
 def refused(code: Code, message: str, *problems: FieldProblem) -> Refusal:
     return Refusal(code, message, fields=list(problems))
-
-
-__all__ = [
-    "AccountView",
-    "Actor",
-    "Arrive",
-    "AuditEntry",
-    "ChangePlan",
-    "CheckUsage",
-    "Command",
-    "Decided",
-    "LimitsChanged",
-    "MemberRole",
-    "Outcome",
-    "PlanChanged",
-    "PlansPublished",
-    "PublishPlans",
-    "RecordUsage",
-    "SetLimit",
-    "Standing",
-    "Subject",
-    "UsageEvent",
-    "refused",
-]

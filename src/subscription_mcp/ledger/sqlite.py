@@ -7,6 +7,7 @@ hop per batch. Two more connections read.
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -145,6 +146,7 @@ class SqliteEngine:
                 self._notice_others(connection)
                 changes = Changes()
                 turn = Turn(self._facts, changes, self._now(), self._new_id)
+                self._facts.now = turn.now
                 outcomes = machine.run(turn, commands, self._store.load)
                 if changes:
                     self._rows_since_checkpoint += self._store.save(changes)
@@ -221,7 +223,7 @@ class SqliteEngine:
         now = self.now()
         self._checker_book = self._plan_book(store, self._checker_book)
         turn = Turn(
-            _facts_of(self._checker_book, self.catalog),
+            replace(_facts_of(self._checker_book, self.catalog), now=now),
             changes,
             now,
             lambda: str(uuid7(now, self._random_bits)),

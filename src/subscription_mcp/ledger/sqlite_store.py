@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any, cast
 from uuid import UUID
@@ -13,6 +14,7 @@ from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import HOUR, Instant
+from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
 from subscription_mcp.domain.windows import Period, bucket_start
 from subscription_mcp.ledger.commands import Actor, AuditEntry, UsageEvent
@@ -22,11 +24,13 @@ from subscription_mcp.ledger.machine.facts import (
     Changes,
     CounterKey,
     Facts,
+    Hold,
     HolderKey,
     Offer,
     Override,
     OverrideKey,
     PlanHead,
+    Reservation,
     RollupKey,
     StoredAnswer,
 )
@@ -44,6 +48,8 @@ from subscription_mcp.ledger.port import (
 
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
+_EXPIRING = frozenset({"holds", "open_sessions"})
+"""Facts of which only what has not expired need be loaded."""
 # A change that was scheduled and is due has happened, also where nobody has touched the account since.
 _PLAN_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_plan ELSE s.plan END"
 _VERSION_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_version ELSE s.version END"
@@ -182,6 +188,8 @@ class Store:
         for table, keys in missing.items():
             known: dict[Any, Any] = getattr(facts, table)
             read = getattr(self, f"_read_{table}")
+            if table in _EXPIRING:
+                read = partial(read, now=facts.now)
             for key in keys:
                 known[key] = read(key)
 
@@ -219,13 +227,12 @@ class Store:
         }
 
     def _read_counters(self, key: CounterKey) -> int:
-        account = AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
         row = self._one(
             "SELECT used FROM counter WHERE tenant = ? AND start = ? AND window = ? AND holder = ? AND meter = ?",
             self.word(key.tenant),
             key.start,
             self.word(key.window_key),
-            self.holder((account, key.user)),
+            self.holder((_account_of(key), key.user)),
             self.word(key.meter),
         )
         return 0 if row is None else row[0]
@@ -265,6 +272,101 @@ class Store:
             key[1],
         )
         return None if row is None else Offer(*row)
+
+    def _read_holds(self, key: CounterKey, now: Instant) -> dict[str, Hold]:
+        rows = self._db.execute(
+            "SELECT reservation, quantity, expires_at FROM hold WHERE tenant = ? AND start = ? AND window = ?"
+            " AND holder = ? AND meter = ? AND expires_at > ?",
+            (
+                self.word(key.tenant),
+                key.start,
+                self.word(key.window_key),
+                self.holder((_account_of(key), key.user)),
+                self.word(key.meter),
+                now,
+            ),
+        )
+        return {str(UUID(bytes=id_)): Hold(quantity, expires_at) for id_, quantity, expires_at in rows}
+
+    def _read_reservations(self, key: tuple[str, str]) -> Reservation | None:
+        row = self._one(
+            "SELECT h.account_kind, h.account, h.user, r.event, r.quantity, r.attributes, p.plan, p.version,"
+            " r.source, r.reserved_at, r.expires_at, r.held, r.digest, r.answer FROM reservation r"
+            " JOIN holder h ON h.id = r.holder JOIN plan_version p ON p.id = r.plan"
+            " WHERE r.tenant = ? AND r.id = ?",
+            self.word(key[0]),
+            _uuid_bytes(key[1]),
+        )
+        if row is None:
+            return None
+        (
+            kind,
+            account_,
+            user_,
+            event,
+            quantity,
+            attributes,
+            plan,
+            version,
+            source,
+            *times,
+            held,
+            digest,
+            answer,
+        ) = row
+        account = AccountKey(key[0], KINDS[kind], self.text(account_))
+        return Reservation(
+            key[1],
+            account,
+            self.text(user_),
+            self.text(event),
+            quantity,
+            json.loads(attributes) if attributes else {},
+            plan,
+            version,
+            self.text(source),
+            times[0],
+            times[1],
+            {
+                CounterKey(key[0], start, window, KINDS[kind], account.account, user, meter): held_quantity
+                for start, window, user, meter, held_quantity in json.loads(held)
+            },
+            digest,
+            answer,
+        )
+
+    _SESSION = (
+        "SELECT s.id, h.account_kind, h.account, h.user, s.plan, s.source, s.opened_at, s.expires_at, s.closed_at"
+        " FROM session s JOIN holder h ON h.id = s.holder WHERE s.tenant = ?"
+    )
+
+    def _read_sessions(self, key: tuple[str, str]) -> Session | None:
+        row = self._one(f"{self._SESSION} AND s.id = ?", self.word(key[0]), _uuid_bytes(key[1]))
+        return None if row is None else self._session_of(key[0], row)
+
+    def _read_open_sessions(self, key: HolderKey, now: Instant) -> dict[str, Session]:
+        account, user = key
+        whose = Whose(account.tenant, account.account_kind, account.account, user or None)
+        among = _among(self._holders_of(whose), "s.holder")
+        rows = self._db.execute(
+            f"{self._SESSION}{among} AND s.closed_at IS NULL AND s.expires_at > ?",
+            (self.word(account.tenant), now),
+        ).fetchall()
+        found = [self._session_of(account.tenant, row) for row in rows]
+        return {session.id: session for session in found}
+
+    def _session_of(self, tenant: str, row: Any) -> Session:
+        id_, kind, account, user, plan, source, opened_at, expires_at, closed_at = row
+        return Session(
+            str(UUID(bytes=id_)),
+            AccountKey(tenant, KINDS[kind], self.text(account)),
+            self.text(user),
+            plan,
+            self.text(source),
+            opened_at,
+            expires_at,
+            closed_at,
+        )
 
     def _one(self, statement: str, *values: object) -> Any:
         # A word nobody ever stored is NULL here, and NULL equals nothing.
@@ -320,6 +422,20 @@ class Store:
                     (self.word_made(t), handle, o.actor, o.digest, o.expires_at, o.used_at)
                     for (t, handle), o in changes.offers.items()
                 ],
+            )
+        if changes.reservations:
+            many(
+                "INSERT OR REPLACE INTO reservation (tenant, id, holder, event, plan, quantity, attributes, source,"
+                " held, reserved_at, expires_at, digest, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [self._reservation_row(one) for one in changes.reservations.values()],
+            )
+        if changes.holds:
+            self._save_holds(changes.holds)
+        if changes.sessions:
+            many(
+                "INSERT OR REPLACE INTO session (tenant, id, holder, plan, source, opened_at, expires_at, closed_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [self._session_row(one) for one in changes.sessions.values()],
             )
         if changes.audits:
             many(
@@ -379,8 +495,7 @@ class Store:
         )
 
     def _counter_row(self, key: CounterKey, used: int) -> tuple[int, ...]:
-        account = AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
-        holder = self.holder_made((account, key.user))
+        holder = self.holder_made((_account_of(key), key.user))
         return (
             self.word_made(key.tenant),
             key.start,
@@ -391,11 +506,10 @@ class Store:
         )
 
     def _rollup_row(self, key: RollupKey, cell: list[int]) -> tuple[int, ...]:
-        account = AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
         return (
             self.word_made(key.tenant),
             key.hour,
-            self.holder_made((account, key.user)),
+            self.holder_made((_account_of(key), key.user)),
             self.word_made(key.meter),
             self.word_made(_json(key.dimensions)),
             cell[0],
@@ -413,6 +527,52 @@ class Store:
             (self.word_made(key[0]), self.word_made(key[1]), key[2], *values),
         ).lastrowid
         self._db.execute("INSERT INTO key_index (hash, seq) VALUES (?, ?)", (place, seq))
+
+    def _reservation_row(self, reservation: Reservation) -> tuple[Any, ...]:
+        held = [
+            [key.start, key.window_key, key.user, key.meter, quantity]
+            for key, quantity in reservation.held.items()
+        ]
+        return (
+            self.word_made(reservation.account.tenant),
+            UUID(reservation.id).bytes,
+            self.holder_made((reservation.account, reservation.user)),
+            self.word_made(reservation.event),
+            self._plan_id(reservation.plan, reservation.plan_version),
+            reservation.quantity,
+            _json(reservation.attributes) if reservation.attributes else None,
+            self.word_made(reservation.source),
+            _json(held),
+            reservation.reserved_at,
+            reservation.expires_at,
+            reservation.digest,
+            reservation.answer,
+        )
+
+    def _save_holds(self, holds: Mapping[tuple[CounterKey, str], Hold | None]) -> None:
+        places = {(key, id_): (*self._counter_row(key, 0)[:-1], UUID(id_).bytes) for key, id_ in holds}
+        self._db.executemany(
+            "DELETE FROM hold WHERE tenant = ? AND start = ? AND window = ? AND holder = ? AND meter = ?"
+            " AND reservation = ?",
+            [places[place] for place, hold in holds.items() if hold is None],
+        )
+        self._db.executemany(
+            "INSERT INTO hold (tenant, start, window, holder, meter, reservation, quantity, expires_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*places[place], *hold) for place, hold in holds.items() if hold is not None],
+        )
+
+    def _session_row(self, session: Session) -> tuple[Any, ...]:
+        return (
+            self.word_made(session.account.tenant),
+            UUID(session.id).bytes,
+            self.holder_made((session.account, session.user)),
+            session.plan,
+            self.word_made(session.source),
+            session.opened_at,
+            session.expires_at,
+            session.closed_at,
+        )
 
     def _save_override(self, holder: HolderKey, key: OverrideKey, override: Override | None) -> None:
         place = (
@@ -665,6 +825,18 @@ def _whole_hours(question: UsageTotals) -> tuple[Period, list[Period]]:
     if last != end:
         edges.append(Period(last, end))
     return Period(whole_start, last), edges
+
+
+def _account_of(key: CounterKey | RollupKey) -> AccountKey:
+    return AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
+
+
+def _uuid_bytes(text: str) -> bytes | None:
+    """What a caller's id is stored as; None where it cannot be one of ours."""
+    try:
+        return UUID(text).bytes
+    except ValueError:
+        return None
 
 
 def _maximum(stored: int | None) -> Maximum:

@@ -3,13 +3,21 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from subscription_mcp.ledger.commands import AccountView, AuditEntry, LimitsChanged, PlanChanged, UsageEvent
+from subscription_mcp.ledger.commands import (
+    AccountView,
+    AuditEntry,
+    LimitsChanged,
+    PlanChanged,
+    SessionDecided,
+    UsageEvent,
+)
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.limits import Limits
 from subscription_mcp.operations.metering import Metering
 from subscription_mcp.operations.plans import Plans
 from subscription_mcp.operations.reports import Reports
+from subscription_mcp.operations.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +29,7 @@ class Operations:
     plans: Plans
     limits: Limits
     reports: Reports
+    sessions: Sessions
     ready: Callable[[], Awaitable[bool]]
     """Whether the ledger can be read and written right now."""
 
@@ -33,8 +42,17 @@ class Operations:
             Plans(ledger, access),
             Limits(ledger, access),
             Reports(ledger, access),
+            Sessions(ledger, access),
             ledger.ready,
         )
 
 
-__all__ = ["AccountView", "AuditEntry", "LimitsChanged", "Operations", "PlanChanged", "UsageEvent"]
+__all__ = [
+    "AccountView",
+    "AuditEntry",
+    "LimitsChanged",
+    "Operations",
+    "PlanChanged",
+    "SessionDecided",
+    "UsageEvent",
+]

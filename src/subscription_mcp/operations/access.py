@@ -168,6 +168,15 @@ class Access:
             await self._narrow_to_own_account(caller, subject)
         return Granted(caller, tenant, subject, False, role)
 
+    def whose_lease(self, operation: str, caller: Caller) -> tuple[str, str | None]:
+        """The tenant, and the user unless the caller acts for all of it, whose reservations and sessions the
+        caller may end. Raises Refusal `forbidden`."""
+        reached = self.reach_of(operation, caller)
+        if reached is Reach.NONE:
+            raise forbidden()
+        principal = caller.principal
+        return principal.tenant, None if reached >= Reach.TENANT else principal.user
+
     def subject_of(self, principal: Principal) -> Subject:
         """The caller as a user, with what its own token claims."""
         return Subject(

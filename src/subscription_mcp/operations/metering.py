@@ -9,7 +9,7 @@ from subscription_mcp.domain.catalog import Attributes
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.ledger.commands import CheckUsage, Decided, Outcome, RecordUsage
+from subscription_mcp.ledger.commands import CheckUsage, Decided, Outcome, RecordUsage, Reserve, Settle
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import ME, Access, Caller, Target
 
@@ -30,16 +30,34 @@ class UsageReport:
     def digest(self) -> bytes:
         """What makes it the same request when its key comes again."""
         target = self.target
-        parts = [
+        return digest_of(
             self.event,
             self.quantity,
             dict(self.attributes),
             self.occurred_at,
             self.enforce,
             [target.tenant_id, target.account_id, target.user_id],
-        ]
-        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-        return blake2b(text.encode(), digest_size=16).digest()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What really happened of what was reserved; `quantity` 0 is nothing."""
+
+    reservation_id: str
+    quantity: int | None = None
+    attributes: Attributes | None = None
+
+    @property
+    def digest(self) -> bytes:
+        attributes = None if self.attributes is None else dict(self.attributes)
+        return digest_of("settle", self.reservation_id, self.quantity, attributes)
+
+
+def digest_of(*parts: object) -> bytes:
+    """What identifies a request: the same parts, the same bytes."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=16).digest()
 
 
 class Metering:
@@ -78,6 +96,39 @@ class Metering:
                 results.append(None)
         outcomes = iter(await self._ledger.submit(commands) if commands else ())
         return [_answer(next(outcomes)) if result is None else result for result in results]
+
+    async def reserve(self, caller: Caller, report: UsageReport, ttl_seconds: int) -> Decision:
+        """Decide, and hold instead of count. Raises Refusal."""
+        granted = await self._access.grant("reserve_usage", caller, report.target)
+        command = Reserve(
+            granted.subject_or_refuse(),
+            report.event,
+            caller.principal.user,
+            report.quantity,
+            report.attributes,
+            ttl_seconds,
+            report.idempotency_key,
+            digest_of("reserve", report.digest.hex(), ttl_seconds),
+        )
+        return _decision(await self._ledger.submit_one(command))
+
+    async def settle(self, caller: Caller, settlement: Settlement) -> Decided:
+        """Count what really happened in place of what was held. Raises Refusal."""
+        tenant, user = self._access.whose_lease("settle_usage", caller)
+        command = Settle(
+            tenant,
+            settlement.reservation_id,
+            caller.principal.user,
+            settlement.digest,
+            user,
+            settlement.quantity,
+            settlement.attributes,
+        )
+        outcome = await self._ledger.submit_one(command)
+        if isinstance(outcome, Refusal):
+            raise outcome
+        assert isinstance(outcome, Decided)
+        return outcome
 
     async def _command(self, operation: str, caller: Caller, report: UsageReport) -> RecordUsage:
         granted = await self._access.grant(operation, caller, report.target)

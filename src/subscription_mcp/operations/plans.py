@@ -1,9 +1,7 @@
 """Plans: what there is, what an account has, and moving from one to another."""
 
-import json
 import secrets
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from subscription_mcp.domain.catalog import Catalog, FeatureValue, Plan
 from subscription_mcp.domain.errors import FieldProblem, Refusal, not_found
@@ -12,6 +10,7 @@ from subscription_mcp.ledger.commands import AccountView, Arrive, ChangePlan, Pl
 from subscription_mcp.ledger.machine.plans import origin_of_role
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target
+from subscription_mcp.operations.metering import digest_of
 
 HANDLE_BYTES = 18
 
@@ -86,7 +85,7 @@ class Plans:
             subject,
             granted.actor,
             plan,
-            _digest("upgrade_tier", plan, interval, subject.tenant, subject.account, subject.user),
+            digest_of("upgrade_tier", plan, interval, subject.tenant, subject.account, subject.user),
             interval,
             origin_of_role(granted.role),
         )
@@ -107,7 +106,3 @@ class Plans:
         if granted.is_self and view is not None and subject.account in (None, view.standing.account):
             return view  # looked up a moment ago to learn the caller's role
         return await self._ledger.look(Arrive(subject), may_settle_in=False)
-
-
-def _digest(*parts: str | None) -> bytes:
-    return blake2b(json.dumps(parts).encode(), digest_size=16).digest()

@@ -12,7 +12,7 @@ from subscription_mcp.domain.instants import Instant, parse_instant
 from subscription_mcp.operations import Operations, PlanChanged
 from subscription_mcp.operations.access import Caller, Target
 from subscription_mcp.operations.limits import LimitChange
-from subscription_mcp.operations.metering import UsageReport
+from subscription_mcp.operations.metering import Settlement, UsageReport
 from subscription_mcp.operations.reports import EventsRequest, UsageRequest
 from subscription_mcp.tools import documents, texts, wire
 from subscription_mcp.tools.validation import refusal_of
@@ -71,6 +71,37 @@ async def check_quota(do: Operations, caller: Caller, given: wire.CheckQuotaArgu
 
 async def record_usage(do: Operations, caller: Caller, given: wire.RecordUsageArguments) -> Answer:
     return _decided(await do.metering.record(caller, _report_of(given)))
+
+
+async def reserve_usage(do: Operations, caller: Caller, given: wire.ReserveUsageArguments) -> Answer:
+    report = UsageReport(
+        given.event, given.quantity, given.attributes, given.idempotency_key, target=target_of(given)
+    )
+    return _decided(await do.metering.reserve(caller, report, given.ttl_seconds))
+
+
+async def settle_usage(do: Operations, caller: Caller, given: wire.SettleUsageArguments) -> Answer:
+    quantity = 0 if given.release else given.quantity
+    settled = await do.metering.settle(caller, Settlement(given.reservation_id, quantity, given.attributes))
+    decision = settled.decision
+    late = " It came after the reservation had expired." if settled.late else ""
+    return Answer(f"{decision.message}{late}", {**decision.as_dict(), "late": settled.late}, decision)
+
+
+async def open_session(do: Operations, caller: Caller, given: wire.OpenSessionArguments) -> Answer:
+    decided = await do.sessions.open(caller, target_of(given), given.ttl_seconds, given.idempotency_key)
+    return Answer(texts.session(decided), documents.session(decided), decided.decision)
+
+
+async def renew_session(do: Operations, caller: Caller, given: wire.RenewSessionArguments) -> Answer:
+    decided = await do.sessions.renew(caller, given.session_id, given.ttl_seconds)
+    return Answer(texts.session(decided), documents.session(decided), decided.decision)
+
+
+async def close_session(do: Operations, caller: Caller, given: wire.CloseSessionArguments) -> Answer:
+    closed = await do.sessions.close(caller, given.session_id)
+    text = f"The session is over; it was open for {closed.duration_seconds:,} seconds."
+    return Answer(text, {"session_id": closed.session_id, "duration_seconds": closed.duration_seconds})
 
 
 async def record_usage_batch(do: Operations, caller: Caller, given: wire.RecordUsageBatchArguments) -> Answer:

@@ -8,7 +8,7 @@ from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.windows import Period
-from subscription_mcp.operations import AccountView, AuditEntry, PlanChanged, UsageEvent
+from subscription_mcp.operations import AccountView, AuditEntry, PlanChanged, SessionDecided, UsageEvent
 from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
 
 Document = dict[str, Any]
@@ -92,8 +92,7 @@ def tier_info(view: AccountView, catalog: Catalog) -> Document:
         "sessions": None
         if held is None
         else {
-            # No session can be opened in this version, so none ever is.
-            "active": 0,
+            "active": view.sessions_active,
             "max_concurrent": maximum(held.sessions.max_concurrent),
             "max_duration_seconds": maximum(held.sessions.max_duration_seconds),
         },
@@ -120,6 +119,18 @@ def period(value: Period) -> Document:
     return {
         "start": format_instant(value.start),
         "end": None if value.end is None else format_instant(value.end),
+    }
+
+
+def session(decided: SessionDecided) -> Document:
+    opened = decided.session
+    return {
+        **decided.decision.as_dict(),
+        "session_id": opened.id if opened is not None else None,
+        "session_key": opened.key if opened is not None else None,
+        "expires_at": format_instant(opened.expires_at) if opened is not None else None,
+        "active": decided.active,
+        "max_concurrent": maximum(decided.max_concurrent),
     }
 
 

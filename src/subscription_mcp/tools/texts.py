@@ -4,7 +4,14 @@ from subscription_mcp.domain.catalog import Money, Plan, Price
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.wording import clock_time, counted, line_of, maximum_text, overview_sentence
-from subscription_mcp.operations import AccountView, AuditEntry, LimitsChanged, PlanChanged, UsageEvent
+from subscription_mcp.operations import (
+    AccountView,
+    AuditEntry,
+    LimitsChanged,
+    PlanChanged,
+    SessionDecided,
+    UsageEvent,
+)
 from subscription_mcp.operations.plans import FeatureAnswer
 from subscription_mcp.operations.reports import UsageReportAnswer
 
@@ -22,6 +29,14 @@ def tier_info(view: AccountView) -> str:
     ):
         text += f" Changes to {subscription.next_plan} on {clock_time(subscription.next_plan_at, 'UTC')}."
     return text
+
+
+def session(decided: SessionDecided) -> str:
+    opened = decided.session
+    if opened is None:
+        return decided.decision.message
+    until = clock_time(opened.expires_at, "UTC")
+    return f"Session {opened.id} is open until {until}. {decided.decision.message}"
 
 
 def plans(offered: list[Plan]) -> str:

@@ -17,6 +17,8 @@ Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 Instant = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
 Word = Annotated[str, Field(min_length=1, max_length=64)]
+LeaseId = Annotated[str, Field(min_length=1, max_length=64)]
+TtlSeconds = Annotated[int, Field(ge=1, le=31_622_400)]
 Interval = Literal["monthly", "yearly"]
 Granularity = Literal["hour", "day", "week", "month"]
 GroupKey = Literal["meter", "event", "plan", "user", "account", "provider", "model", "tool", "client"]
@@ -68,6 +70,42 @@ class RecordUsageArguments(CheckQuotaArguments):
 
 
 _AnyEvent = Annotated[dict[str, Any], WithJsonSchema(RecordUsageArguments.model_json_schema())]
+
+
+class ReserveUsageArguments(CheckQuotaArguments):
+    ttl_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        120, description="After this it is given back by itself."
+    )
+    idempotency_key: Id = left_out("The same key and request hold once; kept 35 days.")
+
+
+class SettleUsageArguments(Arguments):
+    reservation_id: LeaseId
+    quantity: Annotated[int, Field(ge=0, le=QUANTITY_MAX)] = left_out(
+        "What it really was, also 0; what was reserved unless given."
+    )
+    attributes: dict[str, str | int] = left_out("As they really were.")
+    release: Literal[True] = left_out("Give all of it back: it did not happen.")
+
+    @model_validator(mode="after")
+    def _either(self) -> "SettleUsageArguments":
+        if self.release and ("quantity" in self.model_fields_set or "attributes" in self.model_fields_set):
+            raise ValueError("give either release or what really happened")
+        return self
+
+
+class OpenSessionArguments(TargetArguments):
+    ttl_seconds: TtlSeconds = left_out("By default and at most the plan's duration.")
+    idempotency_key: Id = left_out("The same key and request open one session; kept 35 days.")
+
+
+class RenewSessionArguments(Arguments):
+    session_id: LeaseId
+    ttl_seconds: TtlSeconds = left_out("From now; at most to the plan's duration from opening.")
+
+
+class CloseSessionArguments(Arguments):
+    session_id: LeaseId
 
 
 class RecordUsageBatchArguments(Arguments):
@@ -195,6 +233,23 @@ class DecisionResult(Result):
     reservation_id: str | None
     replayed: bool
     as_of: str
+
+
+class SettledResult(DecisionResult):
+    late: bool = Field(description="The reservation had expired before.")
+
+
+class SessionResult(DecisionResult):
+    session_id: str | None
+    session_key: str | None
+    expires_at: str | None
+    active: int
+    max_concurrent: int | None
+
+
+class SessionClosedResult(Result):
+    session_id: str
+    duration_seconds: int
 
 
 class FieldProblemResult(Result):

@@ -55,11 +55,10 @@ def refused_decision(decision: Decision) -> ProblemResponse:
     headers = rate_limit_headers(decision)
     status = HTTP_STATUS[decision.code]
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        resets = [
-            state.period.end for state in decision.limits if state.refused and state.period.end is not None
-        ]
-        if resets:
-            headers["retry-after"] = str(_seconds_until(max(resets), decision))
+        until = [unlock.until for unlock in decision.unlocks if unlock.until is not None]
+        resets = [s.period.end for s in decision.limits if s.refused and s.period.end is not None]
+        if until or resets:
+            headers["retry-after"] = str(_seconds_until(max(until or resets), decision))
     return _problem(body, status, headers)
 
 

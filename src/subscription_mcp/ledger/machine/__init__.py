@@ -13,16 +13,23 @@ from subscription_mcp.ledger.commands import (
     Arrive,
     ChangePlan,
     CheckUsage,
+    CloseSession,
     Command,
+    OpenSession,
     Outcome,
     PublishPlans,
     RecordUsage,
+    RenewSession,
+    Reserve,
     SetLimit,
+    Settle,
 )
 from subscription_mcp.ledger.machine.accounts import arrive
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import set_limit
 from subscription_mcp.ledger.machine.plans import change_plan, publish_plans
+from subscription_mcp.ledger.machine.reservations import reserve, settle
+from subscription_mcp.ledger.machine.sessions import close_session, open_session, renew_session
 from subscription_mcp.ledger.machine.usage import check, record
 
 
@@ -51,6 +58,16 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
         match command:
             case RecordUsage():
                 return record(turn, command)
+            case Reserve():
+                return reserve(turn, command)
+            case Settle():
+                return settle(turn, command)
+            case OpenSession():
+                return open_session(turn, command)
+            case RenewSession():
+                return renew_session(turn, command)
+            case CloseSession():
+                return close_session(turn, command)
             case CheckUsage():
                 return check(turn, command)
             case Arrive():

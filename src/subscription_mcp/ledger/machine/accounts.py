@@ -18,6 +18,7 @@ from subscription_mcp.domain.decisions import (
 )
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Membership,
@@ -37,6 +38,7 @@ from subscription_mcp.ledger.machine.facts import (
     NO_ANCHOR,
     CounterKey,
     Facts,
+    Hold,
     HolderKey,
     Override,
     OverrideKey,
@@ -72,11 +74,24 @@ class Located:
 
 
 def locate(turn: Turn, subject: Subject) -> Located | None:
-    facts = turn.facts
-    found = _standing(facts, subject)
+    """The subject's account; None where facts are missing."""
+    found = _standing(turn.facts, subject)
     if found is None:
         return None
     standing, membership = found
+    return _located(turn, standing, membership, subject)
+
+
+def locate_again(turn: Turn, account: AccountKey, user: str) -> Located | None:
+    """The account something was begun in, wherever its user has gone since."""
+    standing = Standing(account.tenant, account.account_kind, account.account, user, "member")
+    return _located(turn, standing, None, Subject(account.tenant, user))
+
+
+def _located(
+    turn: Turn, standing: Standing, membership: Membership | None, subject: Subject
+) -> Located | None:
+    facts = turn.facts
     account = AccountKey(standing.tenant, standing.account_kind, standing.account)
     stored: Subscription | None = facts.read("subscriptions", account)
     seats_used = (
@@ -218,8 +233,11 @@ def holder_of(account: AccountKey, user: str, scope: Scope) -> str:
 class Counters:
     """Reads the running totals of one account at one instant."""
 
-    def __init__(self, facts: Facts, account: AccountKey, user: str, anchor: Anchor, at: Instant) -> None:
-        self._facts, self._account, self._user, self._anchor, self._at = facts, account, user, anchor, at
+    def __init__(
+        self, facts: Facts, account: AccountKey, user: str, anchor: Anchor, at: Instant, now: Instant
+    ) -> None:
+        self._facts, self._account, self._user, self._anchor = facts, account, user, anchor
+        self._at, self._now = at, now
 
     def key(self, meter: str, window: Window, scope: Scope) -> CounterKey:
         period = self._facts.period(window, self._anchor, self._at)
@@ -230,8 +248,10 @@ class Counters:
         )
 
     def total(self, limit: Limit) -> Total:
-        used = self._facts.read("counters", self.key(limit.meter, limit.window, limit.scope))
-        return Total(used or 0, 0, self._facts.period(limit.window, self._anchor, self._at))
+        key = self.key(limit.meter, limit.window, limit.scope)
+        used = self._facts.read("counters", key)
+        period = self._facts.period(limit.window, self._anchor, self._at)
+        return Total(used or 0, held_of(self._facts, key, self._now), period)
 
     def states(self, catalog: Catalog, limits: Sequence[Limit], *, whole_account: bool) -> list[LimitState]:
         # What each user of a group may use says nothing about the group as a whole.
@@ -241,17 +261,34 @@ class Counters:
         return states
 
 
-def counters_of(facts: Facts, located: Located, at: Instant) -> Counters:
-    return Counters(facts, located.account, located.user, located.anchor, at)
+def counters_of(turn: Turn, located: Located, at: Instant) -> Counters:
+    """The account's totals in the windows that hold an instant."""
+    return Counters(turn.facts, located.account, located.user, located.anchor, at, turn.now)
+
+
+def held_of(facts: Facts, key: CounterKey, now: Instant, *, besides: str | None = None) -> int:
+    """What reservations hold of a counter; one that has expired gives back by itself."""
+    holds: Mapping[str, Hold] | None = facts.read("holds", key)
+    if not holds:
+        return 0
+    return sum(hold.quantity for id_, hold in holds.items() if now < hold.expires_at and id_ != besides)
+
+
+def open_sessions_of(turn: Turn, located: Located) -> list[Session]:
+    """The sessions a user has open (of a whole group: everybody's), in the order they end."""
+    known: Mapping[str, Session] | None = turn.facts.read("open_sessions", (located.account, located.user))
+    still_open = [session for session in (known or {}).values() if session.is_open(turn.now)]
+    return sorted(still_open, key=lambda session: (session.expires_at, session.id))
 
 
 def view_of(turn: Turn, located: Located) -> AccountView:
     whole = located.standing.user is None
-    states = counters_of(turn.facts, located, turn.now).states(
+    states = counters_of(turn, located, turn.now).states(
         turn.facts.catalog, located.limits, whole_account=whole
     )
+    active = len(open_sessions_of(turn, located))
     return AccountView(
-        located.standing, located.subscription, located.plan, states, located.seats_used, turn.now
+        located.standing, located.subscription, located.plan, states, located.seats_used, active, turn.now
     )
 
 

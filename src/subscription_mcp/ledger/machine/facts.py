@@ -1,16 +1,18 @@
 """What the machine knows of the ledger, and what it wants to change in it: values, no rules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from subscription_mcp.domain.catalog import (
+    Attributes,
     Catalog,
     Maximum,
     Plan,
     Scope,
 )
 from subscription_mcp.domain.instants import DAY, MINUTE, Instant
+from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Membership,
@@ -64,6 +66,34 @@ class StoredAnswer:
     at: Instant
 
 
+class Hold(NamedTuple):
+    """Quantity of one counter kept for a reservation until it expires."""
+
+    quantity: int
+    expires_at: Instant
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Quantity held now and settled later. `held` is what it holds of which counter: a settle counts in the
+    windows it was held in. `answer` is what settling it answered, once."""
+
+    id: str
+    account: AccountKey
+    user: str
+    event: str
+    quantity: int
+    attributes: Attributes
+    plan: str
+    plan_version: int
+    source: str
+    reserved_at: Instant
+    expires_at: Instant
+    held: Mapping[CounterKey, int]
+    digest: bytes | None = None
+    answer: str | None = None
+
+
 @dataclass(slots=True)
 class Offer:
     """A change of plan somebody may confirm."""
@@ -111,6 +141,12 @@ class Facts:
     counters: dict[CounterKey, int] = field(default_factory=dict)
     answers: dict[tuple[str, str, str], StoredAnswer | None] = field(default_factory=dict)
     offers: dict[tuple[str, bytes], Offer | None] = field(default_factory=dict)
+    holds: dict[CounterKey, dict[str, Hold]] = field(default_factory=dict)
+    reservations: dict[tuple[str, str], Reservation | None] = field(default_factory=dict)
+    sessions: dict[tuple[str, str], Session | None] = field(default_factory=dict)
+    open_sessions: dict[HolderKey, dict[str, Session]] = field(default_factory=dict)
+    now: Instant = 0
+    """The instant of the batch: what had expired before it need not be loaded."""
     missing: dict[str, set[Any]] = field(default_factory=dict)
     periods: dict[tuple[Window, Anchor], Period] = field(default_factory=dict)
 
@@ -126,7 +162,8 @@ class Facts:
     def size(self) -> int:
         """How many facts are remembered."""
         tables = (self.members, self.subscriptions, self.overrides, self.counters, self.answers, self.periods)
-        return sum(len(table) for table in tables)
+        leases = (self.holds, self.reservations, self.sessions, self.open_sessions)
+        return sum(len(table) for table in (*tables, *leases))
 
     def period(self, window: Window, anchor: Anchor, at: Instant) -> Period:
         """The window's period at an instant; calendars are slow and most events fall into the last one."""
@@ -149,6 +186,9 @@ class Changes:
     members: dict[tuple[str, str], tuple[Membership, Instant]] = field(default_factory=dict)
     overrides: dict[tuple[HolderKey, OverrideKey], Override | None] = field(default_factory=dict)
     offers: dict[tuple[str, bytes], Offer] = field(default_factory=dict)
+    holds: dict[tuple[CounterKey, str], Hold | None] = field(default_factory=dict)
+    reservations: dict[tuple[str, str], Reservation] = field(default_factory=dict)
+    sessions: dict[tuple[str, str], Session] = field(default_factory=dict)
     plan_versions: list[tuple[Plan, str, Instant]] = field(default_factory=list)
     current_plans: list[tuple[str, int, str]] | None = None
     audits: list[AuditEntry] = field(default_factory=list)

@@ -60,8 +60,8 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
     change = _change(facts.catalog, located, command, now)
     to_plan = facts.catalog.plans[command.plan]
     whole = located.standing.user is None
-    before = counters_of(facts, located, now).states(facts.catalog, located.limits, whole_account=whole)
-    after = Counters(facts, located.account, located.user, change.after.billing_anchor, now).states(
+    before = counters_of(turn, located, now).states(facts.catalog, located.limits, whole_account=whole)
+    after = Counters(facts, located.account, located.user, change.after.billing_anchor, now, now).states(
         facts.catalog, located.limits_of(to_plan), whole_account=whole
     )
     if not turn.may_write:

@@ -29,7 +29,9 @@ from subscription_mcp.ledger.commands import (
     Actor,
     CheckUsage,
     Decided,
+    OpenSession,
     RecordUsage,
+    Reserve,
     UsageEvent,
     refused,
 )
@@ -46,6 +48,7 @@ from subscription_mcp.ledger.machine.facts import (
     Changes,
     CounterKey,
     Facts,
+    Reservation,
     RollupKey,
     StoredAnswer,
     Turn,
@@ -59,30 +62,26 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
     located = locate(turn, command.subject)
     if located is None:
         return None
-    gains = _gains(turn.facts.catalog, command.event, command.quantity, command.attributes)
-    counters = counters_of(turn.facts, located, turn.now)
-    decision = _decide(turn, located, counters, command.event, command.quantity, gains)
+    gains = gains_or_refuse(turn.facts.catalog, command.event, command.quantity, command.attributes)
+    counters = counters_of(turn, located, turn.now)
+    decision = decided(turn, located, counters, command.event, command.quantity, gains)
     return None if turn.facts.missing else Decided(decision)
 
 
 def record(turn: Turn, command: RecordUsage) -> Decided | None:
     facts, now = turn.facts, turn.now
-    tenant = command.subject.tenant
-    key = command.idempotency_key
-    stored: StoredAnswer | None = None
-    if key is not None:
-        stored = facts.read("answers", (tenant, command.source, key))
-        if stored is not None and now - stored.at < KEY_RETENTION:
-            # Before anything else is looked at: a replay stays what it was, wherever the user has gone.
-            return _replay(turn, command, stored)
+    # Before anything else is looked at: a replay stays what it was, wherever the user has gone.
+    stored = remembered(turn, command)
+    if stored is not None:
+        return replay(turn, stored, command.event, command.quantity)
     located = locate(turn, command.subject)
     if facts.missing or located is None:
         return None
     at = _instant_of_event(command.occurred_at, now)
-    gains = _gains(facts.catalog, command.event, command.quantity, command.attributes)
-    counters = counters_of(facts, located, at)
-    decision = _decide(turn, located, counters, command.event, command.quantity, gains)
-    counted = _counted(facts, located, counters, gains)
+    gains = gains_or_refuse(facts.catalog, command.event, command.quantity, command.attributes)
+    counters = counters_of(turn, located, at)
+    decision = decided(turn, located, counters, command.event, command.quantity, gains)
+    counted = counted_in(facts, located, counters, gains)
     if not turn.may_write:
         return None
     if not decision.allowed and command.enforce:
@@ -92,35 +91,74 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
 
     settle_in(turn, located, Actor(command.source, "service"))
     plan = located.plan
-    event = UsageEvent(
-        turn.new_id(),
-        tenant,
-        located.account.account_kind,
-        located.account.account,
-        located.user,
-        command.event,
-        plan.key if plan else "",
-        plan.version if plan else 0,
-        command.quantity,
-        command.attributes,
-        gains,
-        command.source,
-        at,
-        now,
-    )
-    turn.changes.events.append(event)
+    event = append_event(turn, located, command, command.quantity, command.attributes, gains, at)
     facts.counters.update(counted)
     turn.changes.counters.update(counted)
-    _roll_up(turn.changes, event, plan.timezone if plan else facts.catalog.timezone)
     if plan is not None:
         count_in(decision, facts.catalog, plan, gains, event.id)
     else:
         decision.event_id = event.id
-    if key is not None:
-        answer = StoredAnswer(command.digest, _pack(decision, plan), now)
-        facts.answers[(tenant, command.source, key)] = answer
-        turn.changes.answers.append(((tenant, command.source, key), answer))
+    remember(turn, command, decision, plan)
     return Decided(decision)
+
+
+def append_event(
+    turn: Turn,
+    located: Located,
+    command: RecordUsage | Reservation,
+    quantity: int,
+    attributes: Attributes,
+    gains: Mapping[str, int],
+    at: Instant,
+) -> UsageEvent:
+    """Append one event and add it to the rollups; the counters are the caller's."""
+    plan, account = located.plan, located.account
+    event = UsageEvent(
+        turn.new_id(),
+        account.tenant,
+        account.account_kind,
+        account.account,
+        located.user,
+        command.event,
+        plan.key if plan else "",
+        plan.version if plan else 0,
+        quantity,
+        attributes,
+        gains,
+        command.source,
+        at,
+        turn.now,
+    )
+    turn.changes.events.append(event)
+    _roll_up(turn.changes, event, plan.timezone if plan else turn.facts.catalog.timezone)
+    return event
+
+
+def remember(
+    turn: Turn, command: RecordUsage | Reserve | OpenSession, decision: Decision, plan: Plan | None
+) -> None:
+    """Keep the answer under the request's idempotency key, if it has one."""
+    if command.idempotency_key is not None:
+        key = (command.subject.tenant, command.source, command.idempotency_key)
+        answer = StoredAnswer(command.digest, pack(decision, plan), turn.now)
+        turn.facts.answers[key] = answer
+        turn.changes.answers.append((key, answer))
+
+
+def remembered(turn: Turn, command: RecordUsage | Reserve | OpenSession) -> StoredAnswer | None:
+    """What the request's idempotency key did before. Raises Refusal `conflict` where that was another request."""
+    if command.idempotency_key is None:
+        return None
+    key = (command.subject.tenant, command.source, command.idempotency_key)
+    stored: StoredAnswer | None = turn.facts.read("answers", key)
+    if stored is None or turn.now - stored.at >= KEY_RETENTION:
+        return None
+    if stored.digest != command.digest:
+        raise refused(
+            "conflict",
+            "This idempotency_key was already used for another request. Use a new key for a new event.",
+        )
+    return stored
 
 
 def _instant_of_event(occurred_at: Instant | None, now: Instant) -> Instant:
@@ -135,7 +173,7 @@ def _instant_of_event(occurred_at: Instant | None, now: Instant) -> Instant:
     return occurred_at
 
 
-def _gains(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
+def gains_or_refuse(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
     if not 1 <= quantity <= QUANTITY_MAX:
         raise refused(
             "invalid_request",
@@ -150,7 +188,7 @@ def _gains(catalog: Catalog, event: str, quantity: int, attributes: Attributes) 
     return gains_of(catalog, event, quantity, attributes)
 
 
-def _decide(
+def decided(
     turn: Turn, located: Located, counters: Counters, event: str, quantity: int, gains: Mapping[str, int]
 ) -> Decision:
     return decide(
@@ -165,7 +203,7 @@ def _decide(
     )
 
 
-def _counted(
+def counted_in(
     facts: Facts, located: Located, counters: Counters, gains: Mapping[str, int]
 ) -> dict[CounterKey, int]:
     """The totals after the event, in every window any plan limits the meter in, for user and account."""
@@ -217,7 +255,7 @@ def _text(value: str | int | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _pack(decision: Decision, plan: Plan | None) -> str:
+def pack(decision: Decision, plan: Plan | None) -> str:
     """The numbers the first answer is rebuilt from; names and sentences follow from them and the plan."""
     states = [
         [
@@ -234,17 +272,18 @@ def _pack(decision: Decision, plan: Plan | None) -> str:
     ]
     unlocks = [[u.action, u.plan, u.until] for u in decision.unlocks]
     version = plan.version if plan is not None else None
-    packed = [decision.event_id, decision.code, decision.plan, version, decision.as_of, states, unlocks]
-    return _encode(packed)
+    ids = [decision.event_id, decision.reservation_id]
+    return _encode([*ids, decision.code, decision.plan, version, decision.as_of, states, unlocks])
 
 
-def _replay(turn: Turn, command: RecordUsage, stored: StoredAnswer) -> Decided | None:
-    if stored.digest != command.digest:
-        raise refused(
-            "conflict",
-            "This idempotency_key was already used for another request. Use a new key for a new event.",
-        )
-    event_id, code, plan_key, version, as_of, packed, unlocks = json.loads(stored.answer)
+def replay(turn: Turn, stored: StoredAnswer, event: str, quantity: int) -> Decided | None:
+    """The first answer again, from its numbers."""
+    decision = unpacked(turn, stored.answer, event, quantity)
+    return None if decision is None else Decided(decision)
+
+
+def unpacked(turn: Turn, answer: str, event: str, quantity: int) -> Decision | None:
+    event_id, reservation_id, code, plan_key, version, as_of, packed, unlocks = json.loads(answer)
     facts = turn.facts
     plan: Plan | None = facts.read("plans", (plan_key, version)) if plan_key is not None else None
     if facts.missing:
@@ -276,14 +315,15 @@ def _replay(turn: Turn, command: RecordUsage, stored: StoredAnswer) -> Decided |
         code,
         NO_SUBSCRIPTION,
         plan_key,
-        command.event,
-        command.quantity,
+        event,
+        quantity,
         states,
         as_of,
         offers,
         event_id,
+        reservation_id,
         replayed=True,
     )
     if plan is not None:
         decision.message = recorded_sentence(decision, facts.catalog, plan)
-    return Decided(decision)
+    return decision

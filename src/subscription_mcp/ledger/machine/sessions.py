@@ -1,0 +1,190 @@
+"""Sessions: opened within the plan's number, renewed within its duration, over by time."""
+
+import json
+from dataclasses import replace
+
+from subscription_mcp.domain.catalog import UNLIMITED, Plan, monthly_micros
+from subscription_mcp.domain.decisions import Decision, LimitState, Unlock
+from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.instants import SECOND
+from subscription_mcp.domain.sessions import Session, expiry_of, has_room
+from subscription_mcp.domain.windows import Period
+from subscription_mcp.domain.wording import NO_SUBSCRIPTION, clock_time, session_sentence
+from subscription_mcp.ledger.commands import (
+    Actor,
+    CloseSession,
+    OpenSession,
+    RenewSession,
+    SessionClosed,
+    SessionDecided,
+    refused,
+)
+from subscription_mcp.ledger.machine.accounts import (
+    Located,
+    locate,
+    locate_again,
+    open_sessions_of,
+    settle_in,
+)
+from subscription_mcp.ledger.machine.facts import StoredAnswer, Turn
+from subscription_mcp.ledger.machine.usage import remember, remembered
+
+METER = "sessions"
+EVENT = "session"
+WINDOW = "level"
+
+
+def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
+    facts, now = turn.facts, turn.now
+    stored = remembered(turn, command)
+    if stored is not None:
+        return _opened_before(turn, command, stored)
+    located = locate(turn, command.subject)
+    if facts.missing or located is None:
+        return None
+    sessions = open_sessions_of(turn, located)
+    if not turn.may_write:
+        return None
+    plan = located.plan
+    if plan is None:
+        offers = [Unlock("upgrade_tier", p.key) for p in facts.catalog.plans_by_price[:1]]
+        decision = Decision(False, "payment_required", NO_SUBSCRIPTION, None, EVENT, 1, [], now, offers)
+        return SessionDecided(decision, None, len(sessions), 0)
+    maximum = plan.sessions.max_concurrent
+    if not has_room(maximum, len(sessions)):
+        return SessionDecided(_refusal(turn, plan, sessions), None, len(sessions), maximum)
+    settle_in(turn, located, Actor(command.source, "service"))
+    session = Session(
+        turn.new_id(),
+        located.account,
+        located.user,
+        plan.key,
+        command.source,
+        now,
+        expiry_of(plan, now, now, command.ttl_seconds),
+    )
+    _keep(turn, session)
+    decision = _decision(turn, plan, len(sessions) + 1)
+    decision.event_id = session.id
+    remember(turn, command, decision, plan)
+    decision.event_id = None
+    return SessionDecided(decision, session, len(sessions) + 1, maximum)
+
+
+def renew_session(turn: Turn, command: RenewSession) -> SessionDecided | None:
+    found = _found(turn, command)
+    if found is None:
+        return None
+    session, located = found
+    sessions = open_sessions_of(turn, located)
+    if not turn.may_write:
+        return None
+    if not session.is_open(turn.now):
+        raise refused(
+            "not_found", "This session is over: it was closed or has reached its end. Open a new one."
+        )
+    plan = located.plan
+    assert plan is not None  # it was opened under one, and a plan never goes away
+    renewed = replace(session, expires_at=expiry_of(plan, session.opened_at, turn.now, command.ttl_seconds))
+    _keep(turn, renewed)
+    decision = _decision(turn, plan, len(sessions))
+    return SessionDecided(decision, renewed, len(sessions), plan.sessions.max_concurrent)
+
+
+def close_session(turn: Turn, command: CloseSession) -> SessionClosed | None:
+    found = _found(turn, command)
+    if found is None or not turn.may_write:
+        return None
+    session, _ = found
+    if session.is_open(turn.now):
+        session = replace(session, closed_at=turn.now)
+        _keep(turn, session)
+    return SessionClosed(session.id, (session.ended_at(turn.now) - session.opened_at) // SECOND)
+
+
+def _found(turn: Turn, command: RenewSession | CloseSession) -> tuple[Session, Located] | None:
+    session: Session | None = turn.facts.read("sessions", (command.tenant, command.session_id))
+    if turn.facts.missing:
+        return None
+    if session is None or command.user not in (None, session.user):
+        raise _unknown()
+    located = locate_again(turn, session.account, session.user)
+    if located is None:
+        return None
+    turn.facts.read("open_sessions", (located.account, located.user))
+    return None if turn.facts.missing else (session, located)
+
+
+def _unknown() -> Refusal:
+    return refused("not_found", "No such session.")
+
+
+def _keep(turn: Turn, session: Session) -> None:
+    facts, place = turn.facts, (session.account.tenant, session.id)
+    facts.sessions[place] = turn.changes.sessions[place] = session
+    facts.open_sessions[(session.account, session.user)][session.id] = session
+    # The whole group's list is loaded again when somebody asks.
+    facts.open_sessions.pop((session.account, ""), None)
+
+
+def _decision(turn: Turn, plan: Plan, active: int) -> Decision:
+    state = _state(plan, active)
+    message = session_sentence(plan, active)
+    return Decision(True, "ok", message, plan.key, EVENT, 1, [state], turn.now)
+
+
+def _refusal(turn: Turn, plan: Plan, sessions: list[Session]) -> Decision:
+    active = len(sessions)
+    state = _state(plan, active)
+    state.refused = True
+    unlocks = []
+    better = next(
+        (
+            candidate
+            for candidate in turn.facts.catalog.plans_by_price
+            if monthly_micros(candidate) > monthly_micros(plan)
+            and has_room(candidate.sessions.max_concurrent, active)
+        ),
+        None,
+    )
+    message = session_sentence(plan, active)
+    if sessions:
+        ends = sessions[0].expires_at
+        message += f" The next one ends {clock_time(ends, plan.timezone)}."
+    if better is not None:
+        unlocks.append(Unlock("upgrade_tier", plan=better.key))
+        most = better.sessions.max_concurrent
+        message += f" {better.title} has {'no limit' if most is UNLIMITED else f'{most:,}'}."
+    if sessions:
+        unlocks.append(Unlock("wait", until=sessions[0].expires_at))
+    return Decision(False, "session_limit", message, plan.key, EVENT, 1, [state], turn.now, unlocks)
+
+
+def _state(plan: Plan, active: int) -> LimitState:
+    return LimitState(
+        METER,
+        WINDOW,
+        WINDOW,
+        None,
+        "user",
+        EVENT,
+        plan.sessions.max_concurrent,
+        active,
+        0,
+        Period(0, None),
+        plan.timezone,
+    )
+
+
+def _opened_before(turn: Turn, command: OpenSession, stored: StoredAnswer) -> SessionDecided | None:
+    """The first answer again: the same session, as it stood when it was opened."""
+    session_id, _, _, plan_key, version, as_of, states, _ = json.loads(stored.answer)
+    active: int = states[0][4]  # of its one limit, what was used
+    facts = turn.facts
+    session: Session | None = facts.read("sessions", (command.subject.tenant, session_id))
+    plan: Plan | None = facts.read("plans", (plan_key, version))
+    if facts.missing or session is None or plan is None:
+        return None
+    decision = _decision(turn, plan, active)
+    decision.as_of, decision.replayed = as_of, True
+    return SessionDecided(decision, session, active, plan.sessions.max_concurrent)
