@@ -13,7 +13,7 @@ from tests.builders import a_ledger
 from subscription_mcp.ledger.port import LedgerUnusable
 from subscription_mcp.ledger.sqlite_schema import APPLICATION_ID, migrate, migrations, schema_version
 
-SURROGATE_IDS = {"word", "plan_version", "event", "answer", "audit", "key_index", "holder"}
+SURROGATE_IDS = {"word", "plan_version", "event", "answer", "audit", "key_index", "holder", "revocation"}
 """Tables with an integer of our own as their primary key; their other keys still begin with the tenant."""
 WITHOUT_TENANT_FIRST = {"event_by_block"}
 """The events of one holder, and a holder has one tenant."""

@@ -21,6 +21,7 @@ from subscription_mcp.domain.subscriptions import (
 from subscription_mcp.domain.windows import Anchor, Period, Window
 from subscription_mcp.ledger.commands import (
     AuditEntry,
+    Revocation,
     UsageEvent,
 )
 
@@ -192,6 +193,7 @@ class Changes:
     plan_versions: list[tuple[Plan, str, Instant]] = field(default_factory=list)
     current_plans: list[tuple[str, int, str]] | None = None
     audits: list[AuditEntry] = field(default_factory=list)
+    revocations: list[Revocation] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in self.__dataclass_fields__)
