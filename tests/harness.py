@@ -97,7 +97,7 @@ class Place:
             audience=settings.audiences[0],
             now_seconds=int(time.time()) - issued_ago_seconds,
             token_id=str(uuid.uuid4()),
-            **{"group": None, "tier": None, **claims},
+            **{"group": None, "tier": None, "profile": settings.auth.profile, **claims},
         )
 
     def run(

@@ -292,12 +292,14 @@ def test_the_demo_prints_configurations_that_work(tmp_path: Path) -> None:
 
 def test_every_catalog_and_configuration_loads(checkout: Path) -> None:
     names = [block.name for block in blocks("toml")]
-    assert sorted(names) == ["my-catalog.toml", "subscription.toml"]
+    assert sorted(names) == ["my-catalog.toml", "provider.toml", "subscription.toml"]
     catalog = load_catalog(str(checkout / "my-catalog.toml"))
     assert catalog.default_plan == "free"
     settings = load_settings({"config": str(checkout / "subscription.toml")}, environ={})
     assert settings.catalog == str(checkout / "my-catalog.toml")
     assert settings.database_path == checkout / "ledger.db"
+    provider = load_settings({"config": str(checkout / "provider.toml")}, environ={})
+    assert (provider.key_kind, provider.issuer) == ("jwks", "https://id.example.com")
 
 
 def client_configurations() -> list[dict[str, Any]]:

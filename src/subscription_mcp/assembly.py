@@ -11,15 +11,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from subscription_mcp.auth.revocations import Revocations
 from subscription_mcp.auth.tokens import TokenSource, TokenVerifier
 from subscription_mcp.catalogs import load_catalog
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.catalog_file import plan_digest
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.ledger.commands import PlansPublished, PublishPlans
-from subscription_mcp.ledger.port import LedgerUnusable, PlanHolders
-from subscription_mcp.ledger.sqlite import SqliteEngine
+from subscription_mcp.ledger.commands import PlansPublished, PublishPlans, Revocation
+from subscription_mcp.ledger.port import LedgerUnusable, PlanHolders, RevocationsSince
+from subscription_mcp.ledger.sqlite import SqliteEngine, revocations_of_file
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations import Operations
 from subscription_mcp.settings import Settings, SettingsError
@@ -67,7 +68,11 @@ def make_service(settings: Settings, catalog: Catalog, clock: Clock | None = Non
         random_bits=random.SystemRandom().getrandbits,
     )
     ledger = Ledger(engine)
-    operations = Operations.on(ledger, members_may_record=settings.metering.members_may_record)
+    operations = Operations.on(
+        ledger,
+        members_may_record=settings.metering.members_may_record,
+        tier_decides=settings.auth.tier == "token",
+    )
     return Service(ledger, operations, Toolbox(operations))
 
 
@@ -122,6 +127,25 @@ async def publish(
             )
 
 
+def verifier_of(settings: Settings, ledger: Ledger) -> TokenVerifier:
+    """The verifier of a server: it asks the ledger, once open, which tokens were revoked."""
+
+    async def since(position: int) -> list[Revocation]:
+        revoked: list[Revocation] = await ledger.query(RevocationsSince(position))
+        return revoked
+
+    return TokenVerifier.of(settings, Revocations(since))
+
+
+def verifier_without_ledger(settings: Settings) -> TokenVerifier:
+    """The verifier of a command that only looks: what was revoked it reads from the ledger's file, if any."""
+
+    async def since(position: int) -> list[Revocation]:
+        return revocations_of_file(settings.database_path) if position == 0 else []
+
+    return TokenVerifier.of(settings, Revocations(since))
+
+
 def base_url_of(settings: Settings, host: str, port: int) -> str:
     return settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -140,13 +164,14 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
         # Host and Origin are judged by our own guard, exactly and for every route.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
-    verifier = TokenVerifier.of(settings)
+    scopes = settings.auth.scopes
     return build_app(
-        api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer)),
+        api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer, scopes)),
         mcp_app=mcp_app,
-        verifier=verifier,
+        verifier=verifier_of(settings, service.ledger),
         base_url=base_url,
         public_url=settings.public_url,
+        scopes=scopes,
     )
 
 
@@ -157,6 +182,6 @@ async def run_stdio(settings: Settings) -> None:
 
     catalog = catalog_of(settings)
     service = make_service(settings, catalog)
-    identify = identify_by_configuration(TokenSource.of(settings), TokenVerifier.of(settings))
+    identify = identify_by_configuration(TokenSource.of(settings), verifier_of(settings, service.ledger))
     async with opened(service, catalog):
         await build_server(service.toolbox, identify).run_stdio_async()

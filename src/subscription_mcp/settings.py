@@ -47,9 +47,10 @@ HMAC_ALGORITHMS = ("HS256",)
 PUBLIC_KEY_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 MINIMUM_SECRET_BYTES = 32
 
-KeyKind = Literal["local", "secret", "public_key"]
+KeyKind = Literal["local", "secret", "public_key", "jwks"]
+ProfileName = Literal["generic", "rfc9068", "cognito", "supabase"]
 
-_LATER = frozenset({"AUTH__JWKS_URL", "STRIPE__SECRET_KEY", "STRIPE__WEBHOOK_SECRET"})
+_LATER = frozenset({"STRIPE__SECRET_KEY", "STRIPE__WEBHOOK_SECRET"})
 _PATHS = frozenset({("catalog",), ("token_file",), ("auth", "public_key")})
 _NOT_IN_THE_FILE = frozenset({("config",)})
 
@@ -74,6 +75,22 @@ Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidat
 NamedWords = Annotated[Words, Field(min_length=1)]
 
 
+def _judged_url(url: str, example: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if not host or any(not mark.isprintable() or mark.isspace() for mark in url):
+        raise ValueError(f"is not a URL with a host, like {example}")
+    if parts.username or parts.password or parts.query or parts.fragment or "?" in url or "#" in url:
+        raise ValueError("must be scheme, host and path only")
+    if parts.scheme != "https" and not (parts.scheme == "http" and host in ("localhost", "127.0.0.1", "::1")):
+        raise ValueError("must begin with https:// (http:// only for localhost)")
+    return url
+
+
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -91,13 +108,17 @@ class AuthSettings(_Group):
     secret: SecretStr | None = None
     public_key: str | None = Field(default=None, repr=False)
     """PEM text, or the path of a PEM file."""
+    jwks_url: str | None = None
     algorithms: Words = ()
     """Empty: by the kind of key."""
-    profile: Literal["generic"] = "generic"
-    tier: Literal["ledger"] = "ledger"
+    profile: ProfileName = "generic"
+    tier: Literal["ledger", "token"] = "ledger"
+    """Who decides about plans: the ledger, or the issuer through the tier claim."""
     issuer: Annotated[str, Field(min_length=1)] | None = None
     audience: Words = ()
     """Empty: `Settings.audiences` has the default."""
+    scopes: Words = ()
+    """What a client should ask the identity provider for; none is required of a token: roles decide."""
     claims: ClaimNames = ClaimNames()
 
     @field_validator("secret")
@@ -123,6 +144,18 @@ class AuthSettings(_Group):
             raise ValueError("holds a private key; this server needs only the public half")
         # An env block of a client cannot hold a line break, so `\n` is written out there.
         return key.replace("\\n", "\n") if "-----BEGIN" in key else key
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _fetchable(cls, url: str | None) -> str | None:
+        return None if url is None else _judged_url(url, "https://id.example.com/.well-known/jwks.json")
+
+    @field_validator("scopes")
+    @classmethod
+    def _scope_tokens(cls, scopes: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"[\x21\x23-\x5b\x5d-\x7e]+", scope) for scope in scopes):
+            raise ValueError("holds something that is no OAuth scope")
+        return scopes
 
     @field_validator("algorithms")
     @classmethod
@@ -209,23 +242,7 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _reachable(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        try:
-            parts = urlsplit(url)
-            host = parts.hostname
-            _ = parts.port
-        except ValueError:
-            raise ValueError("is not a URL") from None
-        if not host or any(not mark.isprintable() or mark.isspace() for mark in url):
-            raise ValueError("is not a URL with a host, like https://usage.example.com")
-        if parts.username or parts.password or parts.query or parts.fragment or "?" in url or "#" in url:
-            raise ValueError("must be scheme, host and path only")
-        if parts.scheme != "https" and not (
-            parts.scheme == "http" and host in ("localhost", "127.0.0.1", "::1")
-        ):
-            raise ValueError("must begin with https:// (http:// only for localhost)")
-        return url.rstrip("/")
+        return None if url is None else _judged_url(url, "https://usage.example.com").rstrip("/")
 
     @field_validator("clock", mode="before")
     @classmethod
@@ -241,18 +258,18 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         auth = self.auth
-        if auth.secret is not None and auth.public_key is not None:
-            raise ValueError(
-                f"{PREFIX}AUTH__SECRET and {PREFIX}AUTH__PUBLIC_KEY are both set: keep the one kind of key you use."
-            )
-        family = PUBLIC_KEY_ALGORITHMS if self.key_kind == "public_key" else HMAC_ALGORITHMS
+        keys = {"SECRET": auth.secret, "PUBLIC_KEY": auth.public_key, "JWKS_URL": auth.jwks_url}
+        given = [f"{PREFIX}AUTH__{name}" for name, key in keys.items() if key is not None]
+        if len(given) > 1:
+            both = "both" if len(given) == 2 else "all"
+            raise ValueError(f"{' and '.join(given)} are {both} set: keep the one kind of key you use.")
+        is_public = self.key_kind in ("public_key", "jwks")
+        family = PUBLIC_KEY_ALGORITHMS if is_public else HMAC_ALGORITHMS
         if not set(auth.algorithms) <= set(family):
-            key = "a public key" if self.key_kind == "public_key" else "a shared secret"
+            key = {"public_key": "a public key", "jwks": "a JWKS URL"}.get(self.key_kind, "a shared secret")
             raise ValueError(f"{PREFIX}AUTH__ALGORITHMS does not fit {key}: it takes {', '.join(family)}.")
-        if self.key_kind == "public_key" and auth.issuer is None:
-            raise ValueError(
-                f"{PREFIX}AUTH__ISSUER is required with {PREFIX}AUTH__PUBLIC_KEY: whose tokens are these?"
-            )
+        if is_public and auth.issuer is None:
+            raise ValueError(f"{PREFIX}AUTH__ISSUER is required with {given[0]}: whose tokens are these?")
         if self.token is not None and self.token_file is not None:
             raise ValueError(f"{PREFIX}TOKEN and {PREFIX}TOKEN_FILE are both set: keep one.")
         if self.clock is not None and self.public_url is not None:
@@ -277,6 +294,8 @@ class Settings(BaseSettings):
     def key_kind(self) -> KeyKind:
         if self.auth.public_key is not None:
             return "public_key"
+        if self.auth.jwks_url is not None:
+            return "jwks"
         return "local" if self.auth.secret is None else "secret"
 
     @property
@@ -289,6 +308,8 @@ class Settings(BaseSettings):
         """The audiences of which a token must name at least one."""
         if self.auth.audience:
             return self.auth.audience
+        if self.auth.profile == "supabase":
+            return ("authenticated",)
         return (DEFAULT_NAME if self.public_url is None else f"{self.public_url}/mcp",)
 
 

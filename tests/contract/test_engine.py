@@ -49,7 +49,9 @@ from subscription_mcp.ledger.commands import (
     Outcome,
     PlanChanged,
     PlansPublished,
+    RevokeTokens,
     Standing,
+    TokensRevoked,
 )
 from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.ledger.port import (
@@ -57,6 +59,7 @@ from subscription_mcp.ledger.port import (
     EventPage,
     PlanCount,
     PlanHolders,
+    RevocationsSince,
     TenantSummary,
     UsageTotals,
     Whose,
@@ -535,6 +538,98 @@ async def test_an_old_token_cannot_bring_an_old_tier_back(store: SqliteStore) ->
         await arrive(ledger, tier="advanced")
         await buy(ledger, "premium")
         assert await plan_and_origin(ledger, tier="advanced") == ("premium", "purchase")
+
+
+# Where the issuer decides about plans
+
+
+def issued(tier: str | None, at: int | None, **fields: object) -> dict[str, object]:
+    return {"tier": tier, "tier_decides": True, "claimed_at": at, **fields}
+
+
+async def test_the_issuers_word_changes_the_plan_at_once_up_and_down(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        for tier, at in (("advanced", 100), ("premium", 200), ("basic", 300)):
+            await arrive(ledger, **issued(tier, at))
+            assert await plan_and_origin(ledger) == (tier, "token")
+        trail = await ledger.query(AuditTrail(Whose("acme", "personal", "bob"), "subscription.", 10))
+        assert [entry.after["plan"] for entry in trail] == ["basic", "premium", "advanced"]
+        assert [entry.after["origin"] for entry in trail] == ["token"] * 3
+        assert {(entry.actor.user, entry.actor.role) for entry in trail} == {("bob", "token")}
+
+
+async def test_the_issuers_word_goes_on_with_a_period_that_is_paid_for(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(clock=clock) as ledger:
+        anchors = []
+        for tier, at in (("basic", 100), ("advanced", 200), ("premium", 300), ("basic", 400)):
+            clock.advance(days=1)
+            await arrive(ledger, **issued(tier, at))
+            view = await arrive(ledger)
+            assert view.subscription is not None
+            anchors.append(view.subscription.anchor)
+        first = anchors[0]
+        assert [anchor - first for anchor in anchors] == [0, DAY, DAY, 3 * DAY]
+
+
+async def test_a_token_issued_earlier_does_not_take_the_issuers_later_word_back(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, **issued("premium", 200))
+        for older in (100, 200):
+            await arrive(ledger, **issued("basic", older))
+            assert await plan_and_origin(ledger) == ("premium", "token")
+        await arrive(ledger, **issued("basic", None))  # it does not say, and its issuer is trusted
+        assert await plan_and_origin(ledger) == ("basic", "token")
+
+
+async def test_the_issuers_word_overrules_what_was_bought_or_scheduled(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger)
+        await buy(ledger, "premium")
+        await buy(ledger, "basic")  # waits for the period's end
+        await arrive(ledger, **issued("premium", 100))
+        view = await arrive(ledger)
+        assert view.subscription is not None
+        assert (view.subscription.origin, view.subscription.next_plan) == ("token", None)
+
+
+async def test_a_token_without_a_valid_tier_leaves_the_issuers_plan_as_it_is(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, **issued("advanced", 100))
+        rows = store.rows()
+        for tier in (None, "no-such-plan", "advanced"):
+            await arrive(ledger, **issued(tier, 200))
+        assert await plan_and_origin(ledger) == ("advanced", "token")
+        assert store.rows() == rows
+
+
+# Tokens taken back
+
+
+async def test_a_revocation_is_kept_with_who_and_why(store: SqliteStore) -> None:
+    operator = Actor("olivia", "superadmin")
+    async with store.open() as ledger:
+        before = store.rows()
+        for fields in ({"token_id": "t1"}, {"subject": "bob"}, {"tenant": "acme", "subject": "bob"}):
+            outcome = await ledger.submit_one(RevokeTokens(operator, 1_000_000, reason="lost", **fields))
+            assert isinstance(outcome, TokensRevoked)
+        assert store.rows() != before
+    async with store.open() as ledger:
+        kept = await ledger.query(RevocationsSince(0))
+        assert [(one.token_id, one.tenant, one.subject) for one in kept] == [
+            ("t1", None, None),
+            (None, None, "bob"),
+            (None, "acme", "bob"),
+        ]
+        assert [one.issued_before for one in kept] == [1_000_000] * 3
+        assert await ledger.query(RevocationsSince(kept[1].seq)) == kept[2:]
+        (entry,) = await ledger.query(AuditTrail(Whose("acme", "personal", "bob"), "token.", 10))
+        assert (entry.action, entry.actor, entry.reason) == ("token.revoke", operator, "lost")
+        assert entry.after == {
+            "tenant_id": "acme",
+            "subject": "bob",
+            "issued_before": "1970-01-01T00:00:01Z",
+        }
 
 
 async def test_a_service_record_makes_the_default_and_the_users_own_token_replaces_it(

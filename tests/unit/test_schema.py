@@ -20,7 +20,7 @@ from subscription_mcp.ledger.sqlite_schema import (
     statements_of,
 )
 
-SURROGATE_IDS = {"word", "plan_version", "event", "answer", "audit", "key_index", "holder"}
+SURROGATE_IDS = {"word", "plan_version", "event", "answer", "audit", "key_index", "holder", "revocation"}
 """Tables with an integer of our own as their primary key; their other keys still begin with the tenant."""
 WITHOUT_TENANT_FIRST = {"event_by_block"}
 """The events of one holder, and a holder has one tenant."""
@@ -91,6 +91,10 @@ def test_no_column_holds_a_float(schema: sqlite3.Connection) -> None:
     assert types == {"INTEGER", "TEXT", "BLOB"}
 
 
+def columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
+
+
 async def test_a_ledger_of_the_first_schema_is_migrated_and_keeps_its_rows(tmp_path: Path) -> None:
     async with a_ledger(tmp_path / "newest") as ledger:
         await ledger.submit([a_record(quantity=5, key="k"), a_record("eve")])
@@ -105,9 +109,13 @@ async def test_a_ledger_of_the_first_schema_is_migrated_and_keeps_its_rows(tmp_p
         first.execute("ATTACH ? AS rows", (str(tmp_path / "newest" / "ledger.db"),))
         for table in tables:
             first.execute(f"DELETE FROM main.{table}")
-            first.execute(f"INSERT INTO main.{table} SELECT * FROM rows.{table}")
+            names = ", ".join(columns_of(first, table))
+            first.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM rows.{table}")
         first.execute("DETACH rows")
-        before = {table: first.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+        columns = {table: ", ".join(columns_of(first, table)) for table in tables}
+        before = {
+            table: first.execute(f"SELECT {columns[table]} FROM {table}").fetchall() for table in tables
+        }
     assert schema_of_file(path) == (1, max(migrations()))
 
     async with a_ledger(tmp_path) as ledger:
@@ -118,7 +126,8 @@ async def test_a_ledger_of_the_first_schema_is_migrated_and_keeps_its_rows(tmp_p
     assert schema_of_file(path) == (max(migrations()), max(migrations()))
     with closing(sqlite3.connect(path, isolation_level=None)) as migrated:
         for table, rows in before.items():
-            assert migrated.execute(f"SELECT * FROM {table}").fetchall()[: len(rows)] == rows, table
+            after = migrated.execute(f"SELECT {columns[table]} FROM {table}").fetchall()
+            assert after[: len(rows)] == rows, table
 
 
 async def test_the_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:

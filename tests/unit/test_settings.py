@@ -136,7 +136,7 @@ def test_variables_for_tests_and_of_others_are_ignored() -> None:
     assert load_settings(None, {"PATH": "/bin", "SUBSCRIPTION": "x"}).catalog == "bedrock-chat"
 
 
-@pytest.mark.parametrize("variable", ["AUTH__JWKS_URL", "STRIPE__SECRET_KEY", "STRIPE__WEBHOOK_SECRET"])
+@pytest.mark.parametrize("variable", ["STRIPE__SECRET_KEY", "STRIPE__WEBHOOK_SECRET"])
 def test_what_is_not_in_this_version_says_so(variable: str) -> None:
     assert fault(None, **{variable: "x"}) == f"SUBSCRIPTION_MCP_{variable} is not in this version; remove it."
 
@@ -149,7 +149,7 @@ def test_what_is_not_in_this_version_says_so(variable: str) -> None:
             "[auth]\nsecrets = 'x'",
             "`auth.secrets` in subscription.toml is no setting; the nearest is `auth.secret`.",
         ),
-        ("[auth]\njwks_url = 'x'", "`auth.jwks_url` in subscription.toml is not in this version; remove it."),
+        ("[auth]\njwks_url = 'x'", "`auth.jwks_url` in subscription.toml is not a URL with a host"),
         ("auth = 5", "`auth` in subscription.toml must be a table."),
         ("config = 'other.toml'", "`config` in subscription.toml is no setting; the nearest is"),
         ("catalog = 5", "`catalog` in subscription.toml must be text."),
@@ -184,8 +184,12 @@ def test_a_file_that_is_none_or_no_toml_is_named(tmp_path: Path) -> None:
         ("AUTH__SECRET", "hunter2", "is shorter than 32 bytes"),
         ("AUTH__SECRET", PEM, "holds a PEM key"),
         ("AUTH__PUBLIC_KEY", PEM.replace("PUBLIC", "PRIVATE"), "holds a private key"),
-        ("AUTH__PROFILE", "cognito", "must be 'generic' in this version"),
-        ("AUTH__TIER", "token", "must be 'ledger' in this version"),
+        ("AUTH__PROFILE", "okta", "must be 'generic', 'rfc9068', 'cognito' or 'supabase'"),
+        ("AUTH__TIER", "claim", "must be 'ledger' or 'token'"),
+        ("AUTH__JWKS_URL", "http://id.example/jwks.json", "must begin with https://"),
+        ("AUTH__JWKS_URL", "file:///etc/passwd", "is not a URL with a host"),
+        ("AUTH__JWKS_URL", "https://user:hunter2@id.example/jwks.json", "must be scheme, host and path only"),
+        ("AUTH__SCOPES", 'usage:read say"hello"', "is no OAuth scope"),
         ("AUTH__ALGORITHMS", "HS265", "the nearest is HS256"),
         ("AUTH__ALGORITHMS", "none", "knows no 'none'"),
         ("AUTH__ALGORITHMS", "RS256, HS256", "mixes HS256"),
@@ -224,6 +228,21 @@ def test_two_kinds_of_key_refuse_to_start() -> None:
     text = fault(AUTH__SECRET=SECRET, AUTH__PUBLIC_KEY=PEM, AUTH__ISSUER="https://id.example")
     assert "AUTH__SECRET and SUBSCRIPTION_MCP_AUTH__PUBLIC_KEY are both set" in text
     assert SECRET not in text
+
+
+@pytest.mark.parametrize("other", ["AUTH__SECRET", "AUTH__PUBLIC_KEY"])
+def test_a_key_set_beside_another_kind_of_key_refuses_to_start(other: str) -> None:
+    key = SECRET if other == "AUTH__SECRET" else PEM
+    text = fault(AUTH__JWKS_URL="https://id.example/jwks", AUTH__ISSUER="https://id.example", **{other: key})
+    assert f"{other} and SUBSCRIPTION_MCP_AUTH__JWKS_URL are both set" in text
+
+
+def test_a_key_set_requires_an_issuer_and_takes_public_keys_only() -> None:
+    url = "http://localhost:9000/jwks.json"
+    assert "AUTH__ISSUER is required with SUBSCRIPTION_MCP_AUTH__JWKS_URL" in fault(AUTH__JWKS_URL=url)
+    settings = loaded(AUTH__JWKS_URL=url, AUTH__ISSUER="https://id.example")
+    assert (settings.key_kind, settings.auth.jwks_url) == ("jwks", url)
+    assert "does not fit a JWKS URL" in fault(AUTH__JWKS_URL=url, AUTH__ISSUER="i", AUTH__ALGORITHMS="HS256")
 
 
 def test_two_tokens_refuse_to_start() -> None:

@@ -84,6 +84,7 @@ def test_a_good_token_says_who_is_calling() -> None:
         issuer=ISSUER,
         expires_at=NOW + 600,
         token_id="t1",
+        issued_at=NOW,
     )
 
 

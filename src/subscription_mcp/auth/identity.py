@@ -4,7 +4,7 @@ Both go through the same verifier. Over HTTP the SDK carries the request's acces
 within a long legacy session whose token is renewed; ours carries the verified principal with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
@@ -14,8 +14,9 @@ from subscription_mcp.auth.principal import Principal
 from subscription_mcp.auth.tokens import TokenSource, TokenVerifier
 from subscription_mcp.domain.errors import Refusal
 
-Identify = Callable[[], Principal]
-"""The verified caller of the message being handled. Raises Refusal `unauthenticated`."""
+Identify = Callable[[], Awaitable[Principal]]
+"""The verified caller of the message being handled. Raises Refusal `unauthenticated`, or `unavailable` where
+nobody can tell now."""
 
 
 class VerifiedToken(AccessToken):
@@ -38,8 +39,13 @@ class VerifiedToken(AccessToken):
         )
 
 
-def identify_by_request() -> Principal:
+async def identify_by_request() -> Principal:
     """The caller of an HTTP request, verified before it came here."""
+    return principal_of_request()
+
+
+def principal_of_request() -> Principal:
+    """The same, for those who need not wait. Raises Refusal `unauthenticated`."""
     access_token = get_access_token()
     if isinstance(access_token, VerifiedToken):
         return access_token.principal
@@ -47,9 +53,9 @@ def identify_by_request() -> Principal:
 
 
 def identify_by_configuration(source: TokenSource, verifier: TokenVerifier) -> Identify:
-    """The caller over stdio: judged again at every call, so that an expired token stops working."""
+    """The caller over stdio: judged again at every call, so that an expired or revoked token stops working."""
 
-    def identify() -> Principal:
-        return verifier.verify(source.read())
+    async def identify() -> Principal:
+        return await verifier.admit(source.read())
 
     return identify

@@ -1,4 +1,5 @@
-"""The key tokens are verified with: one made here, a shared secret, or a public key. Never two kinds at once."""
+"""The key tokens are verified with: one made here, a shared secret, a public key, or the key set of a provider.
+Never two kinds at once."""
 
 import os
 import secrets
@@ -8,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subscription_mcp.auth.jwks import KeySet
 from subscription_mcp.settings import (
     HMAC_ALGORITHMS,
     MINIMUM_SECRET_BYTES,
     PREFIX,
+    PUBLIC_KEY_ALGORITHMS,
     KeyKind,
     Settings,
     SettingsError,
@@ -31,7 +34,7 @@ class VerificationKey:
     """A key with the algorithms it may be used with, which never come from a token."""
 
     key: Any = field(repr=False)
-    """Bytes for an HMAC, otherwise a public key object of `cryptography`."""
+    """Bytes for an HMAC, a public key object of `cryptography`, or the `KeySet` of a JWKS URL."""
     algorithms: tuple[str, ...]
     kind: KeyKind
     may_mint: bool
@@ -40,6 +43,9 @@ class VerificationKey:
 def verification_key(settings: Settings) -> VerificationKey:
     """The key the settings name; the local one is made on first use. Raises SettingsError."""
     auth = settings.auth
+    if auth.jwks_url is not None:
+        algorithms = auth.algorithms or PUBLIC_KEY_ALGORITHMS
+        return VerificationKey(KeySet(auth.jwks_url, algorithms), algorithms, "jwks", may_mint=False)
     if auth.public_key is not None:
         key, algorithm = _load_public_key(auth.public_key)
         if not set(auth.algorithms) <= {algorithm}:

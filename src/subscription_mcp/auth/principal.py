@@ -23,6 +23,8 @@ class Principal:
     expires_at: int
     """Seconds since the epoch; the token is accepted until 30 seconds after."""
     token_id: str | None
+    issued_at: int | None = None
+    """Seconds since the epoch, rounded down; None where the token does not say."""
 
     @property
     def is_operator(self) -> bool:

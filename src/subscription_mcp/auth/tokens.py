@@ -14,12 +14,15 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from subscription_mcp.auth.jwks import KID_CHARS_MAX, KeySet
 from subscription_mcp.auth.keys import VerificationKey, verification_key
 from subscription_mcp.auth.principal import ROLES, Principal, Role
+from subscription_mcp.auth.profiles import PROFILES
+from subscription_mcp.auth.revocations import Revocations
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.identifiers import ID_RULE, is_id
 from subscription_mcp.domain.instants import SECOND, format_instant
-from subscription_mcp.settings import PREFIX, ClaimNames, Settings
+from subscription_mcp.settings import PREFIX, ClaimNames, ProfileName, Settings
 
 if TYPE_CHECKING:
     from jwt import PyJWS
@@ -43,30 +46,64 @@ def _unauthenticated(sentence: str) -> Refusal:
     return Refusal("unauthenticated", sentence)
 
 
+class KeyUnknown(Refusal):
+    """The token names a key that is not among those of the provider's key set as last seen."""
+
+
 class TokenVerifier:
-    """Judges access tokens by one key, one issuer and some audiences, always by the real clock."""
+    """Judges access tokens by one key or key set, one issuer and some audiences, always by the real clock."""
 
     def __init__(
-        self, key: VerificationKey, *, issuer: str, audiences: Sequence[str], claims: ClaimNames | None = None
+        self,
+        key: VerificationKey,
+        *,
+        issuer: str,
+        audiences: Sequence[str],
+        claims: ClaimNames | None = None,
+        profile: ProfileName = "generic",
+        revocations: Revocations | None = None,
     ) -> None:
         self._key = key
         self._issuer = issuer
         self._audiences = frozenset(audiences)
-        self._claims = claims or ClaimNames()
+        self._profile = PROFILES[profile]
+        self._claims = self._profile.names(claims or ClaimNames())
+        self._revocations = revocations
         self._jws: PyJWS | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> "TokenVerifier":
+    def of(cls, settings: Settings, revocations: Revocations | None = None) -> "TokenVerifier":
         """The verifier the settings describe. Raises SettingsError where the key is at fault."""
         return cls(
             verification_key(settings),
             issuer=settings.issuer,
             audiences=settings.audiences,
             claims=settings.auth.claims,
+            profile=settings.auth.profile,
+            revocations=revocations,
         )
 
+    async def admit(self, access_token: str) -> Principal:
+        """Who is calling, with a key fetched where the token names a new one, and unless the token was revoked.
+        Raises Refusal `unauthenticated`, or `unavailable` where that cannot be told now."""
+        principal = await self.verify_or_fetch(access_token)
+        if self._revocations is not None and await self._revocations.hold(principal):
+            raise _unauthenticated(f"The access token was revoked. {self._how_to_get_another()}")
+        return principal
+
+    async def verify_or_fetch(self, access_token: str, now_seconds: float | None = None) -> Principal:
+        """As `verify`, but a key that is not known is looked for first. Raises Refusal `unavailable` where the
+        provider's keys cannot be had."""
+        try:
+            return self.verify(access_token, now_seconds)
+        except KeyUnknown:
+            assert isinstance(self._key.key, KeySet)
+            await self._key.key.look_again()
+        return self.verify(access_token, now_seconds)
+
     def verify(self, access_token: str, now_seconds: float | None = None) -> Principal:
-        """Who the token says is calling. Raises Refusal `unauthenticated`, and nothing else."""
+        """Who the token says is calling, by the keys known now. Raises Refusal `unauthenticated`, and nothing
+        else."""
         try:
             self._refuse_what_is_no_token(access_token)
             payload = self._signed_payload(access_token)
@@ -117,18 +154,35 @@ class TokenVerifier:
             raise _unauthenticated("This token was issued for another purpose than access.")
         if not isinstance(header.get("kid", ""), str):
             raise _unauthenticated(_UNREADABLE)
+        self._profile.judge_header(header)
+        key = self._key_of(header, algorithm)
 
         from jwt import InvalidSignatureError
 
         try:
-            signed = self._verifier().decode_complete(
-                access_token, self._key.key, algorithms=self._key.algorithms
-            )
+            signed = self._verifier().decode_complete(access_token, key, algorithms=[algorithm])
         except InvalidSignatureError:
             raise _unauthenticated(
                 f"The access token was not signed with the key of this server. {self._how_to_get_another()}"
             ) from None
         return _json_object(signed["payload"])
+
+    def _key_of(self, header: Mapping[str, Any], algorithm: str) -> Any:
+        if not isinstance(self._key.key, KeySet):
+            return self._key.key
+        kid = header.get("kid")
+        if not kid:
+            raise _unauthenticated("The access token does not name its key: its header must have a `kid`.")
+        if len(kid) > KID_CHARS_MAX:
+            raise _unauthenticated(_UNREADABLE)
+        key = self._key.key.find(kid, algorithm)
+        if key is None:
+            raise KeyUnknown(
+                "unauthenticated",
+                "The access token was signed with a key that is not among those of the identity provider. "
+                + self._how_to_get_another(),
+            )
+        return key
 
     def _verifier(self) -> "PyJWS":
         if self._jws is None:
@@ -145,17 +199,20 @@ class TokenVerifier:
                     "The access token is not valid yet: check the clocks of issuer and server."
                 )
         self._judge_issuer_and_audience(payload)
+        self._profile.judge_claims(payload)
         if "sub" not in payload:
             raise _unauthenticated("The access token has no `sub`: it does not say who is calling.")
+        claims = self._profile.mapped(payload)
         return Principal(
-            tenant=_optional_id(payload, self._claims.tenant) or DEFAULT_TENANT,
+            tenant=_optional_id(claims, self._claims.tenant) or DEFAULT_TENANT,
             user=_id("sub", payload["sub"]),
-            group=_optional_id(payload, self._claims.group),
-            tier=_tier(payload, self._claims.tier),
-            roles=_roles(payload, self._claims.roles),
+            group=_optional_id(claims, self._claims.group),
+            tier=_tier(claims, self._claims.tier),
+            roles=_roles(claims, self._claims.roles),
             issuer=self._issuer,
             expires_at=expires_at,
             token_id=_token_id(payload),
+            issued_at=int(_instant_claim(payload, "iat")) or None,
         )
 
     def _expiry(self, payload: Mapping[str, Any], now: float) -> int:
@@ -178,7 +235,7 @@ class TokenVerifier:
             raise _unauthenticated(
                 f"The access token is from another issuer than this server's, {self._issuer}."
             )
-        audience = payload.get("aud")
+        audience = self._profile.audience(payload)
         audiences = [audience] if isinstance(audience, str) else audience
         if not isinstance(audiences, list) or not all(isinstance(name, str) for name in audiences):
             raise _unauthenticated("The `aud` of the access token must be a string or a list of strings.")
@@ -206,10 +263,12 @@ def mint(
     now_seconds: int,
     token_id: str,
     claims: ClaimNames | None = None,
+    profile: ProfileName = "generic",
 ) -> str:
     """A token for this user, signed with a key that is both ours and secret. Raises Refusal `invalid_request`.
 
-    Where the settings name the claims differently, `claims` makes the token one this server reads.
+    Where the settings name the claims differently or have a profile, `claims` and `profile` make the token one
+    this server reads.
     """
     if not settings_key.may_mint:
         raise Refusal(
@@ -228,9 +287,14 @@ def mint(
     if ttl_seconds < 1 or now_seconds + ttl_seconds > LATEST_SECONDS:
         raise Refusal("invalid_request", "The lifetime must be at least a second.")
 
+    looks = PROFILES[profile]
+    if looks.lifetime_seconds_max is not None and ttl_seconds > looks.lifetime_seconds_max:
+        hours = looks.lifetime_seconds_max // 3600
+        raise Refusal("invalid_request", f"Under the profile {profile} a token lives at most {hours} hours.")
+
     import jwt
 
-    names = claims or ClaimNames()
+    names = looks.names(claims or ClaimNames())
     optional = {
         names.tenant[0]: tenant,
         names.group[0]: group,
@@ -245,24 +309,38 @@ def mint(
         "exp": now_seconds + ttl_seconds,
         "jti": token_id,
     }
-    return jwt.encode(payload, settings_key.key, algorithm=settings_key.algorithms[0])
+    header, payload = looks.dressed(payload)
+    return jwt.encode(payload, settings_key.key, algorithm=settings_key.algorithms[0], headers=header or None)
 
 
 def inspect(access_token: str, verifier: TokenVerifier, now_seconds: float | None = None) -> dict[str, Any]:
     """What a token says and what this server makes of it, for the one who holds it: `header` and `claims` (null
     where they cannot be read, instants as RFC 3339), `valid`, and `verdict` ("valid" or the refusal's sentence).
     The signature is left out, so the answer cannot be used as the token."""
+    try:
+        verifier.verify(access_token, now_seconds)
+    except Refusal as refusal:
+        return _inspected(access_token, refusal)
+    return _inspected(access_token, None)
+
+
+async def inspect_admission(access_token: str, verifier: TokenVerifier) -> dict[str, Any]:
+    """The same with what a server would ask besides: the provider's keys, and whether it was revoked."""
+    try:
+        await verifier.admit(access_token)
+    except Refusal as refusal:
+        return _inspected(access_token, refusal)
+    return _inspected(access_token, None)
+
+
+def _inspected(access_token: str, refusal: Refusal | None) -> dict[str, Any]:
     header = claims = None
     if isinstance(access_token, str) and len(access_token) <= MAXIMUM_BYTES:
         segments = access_token.split(".")
         if len(segments) == 3:
             header, claims = _readable(segments[0]), _readable(segments[1])
-    try:
-        verifier.verify(access_token, now_seconds)
-        verdict, valid = "valid", True
-    except Refusal as refusal:
-        verdict, valid = refusal.message, False
-    return {"header": header, "claims": claims, "valid": valid, "verdict": verdict}
+    verdict = "valid" if refusal is None else refusal.message
+    return {"header": header, "claims": claims, "valid": refusal is None, "verdict": verdict}
 
 
 class TokenSource:

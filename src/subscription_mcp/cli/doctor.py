@@ -1,5 +1,6 @@
 """`doctor`: is everything in place? Changes nothing, and says what to do about each fault."""
 
+import asyncio
 import os
 import platform
 import sqlite3
@@ -83,11 +84,20 @@ def _versions() -> Finding:
 
 
 def _key(settings: Settings) -> Finding:
+    from subscription_mcp.auth.jwks import KeySet
     from subscription_mcp.auth.keys import verification_key
+    from subscription_mcp.domain.errors import Refusal
 
     if settings.key_kind == "local" and not (settings.data_dir / "local-key").exists():
         return Finding("key", "ok", "a local key will be made at the first use")
     key = verification_key(settings)
+    if isinstance(key.key, KeySet):
+        try:
+            asyncio.run(key.key.look_again())
+        except Refusal:
+            seen = f"the key set at {settings.auth.jwks_url} cannot be had"
+            fix = "is AUTH__JWKS_URL the jwks_uri of your provider, and reachable from this machine?"
+            return Finding("key", "FAIL", seen, fix)
     return Finding("key", "ok", f"{key.kind}, {', '.join(key.algorithms)}, issuer {settings.issuer}")
 
 
@@ -117,12 +127,13 @@ def _database(settings: Settings) -> Finding:
 
 
 def _token(settings: Settings) -> Finding:
-    from subscription_mcp.auth.tokens import TokenSource, TokenVerifier
+    from subscription_mcp.assembly import verifier_without_ledger
+    from subscription_mcp.auth.tokens import TokenSource
 
     if settings.token is None and settings.token_file is None:
         fix = "only stdio needs one: subscription-mcp token mint --user YOU, then set SUBSCRIPTION_MCP_TOKEN"
         return Finding("token", "warn", "none", fix)
-    principal = TokenVerifier.of(settings).verify(TokenSource.of(settings).read())
+    principal = asyncio.run(verifier_without_ledger(settings).admit(TokenSource.of(settings).read()))
     until = format_instant(principal.expires_at * 1_000_000)
     return Finding("token", "ok", f"{principal.user} of {principal.tenant}, valid until {until}")
 

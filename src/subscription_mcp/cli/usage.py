@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from subscription_mcp.auth.principal import Principal
-from subscription_mcp.auth.tokens import TokenSource, TokenVerifier
+from subscription_mcp.auth.tokens import TokenSource
 from subscription_mcp.cli.common import json_option, local_operator, print_json, settings_of
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.identifiers import ID_RULE, is_id
@@ -28,6 +28,7 @@ def usage(
     ctx: click.Context, tenant: str | None, account: str | None, user: str | None, as_json: bool
 ) -> None:
     """What is used and left of every limit."""
+    from subscription_mcp.assembly import verifier_without_ledger
     from subscription_mcp.tools import documents
 
     for name, value in (("--tenant", tenant), ("--account", account), ("--user", user)):
@@ -37,7 +38,9 @@ def usage(
         raise click.UsageError("--tenant goes with --user or --account.")
     settings = settings_of(ctx)
     if user is None and account is None:
-        principal: Principal = TokenVerifier.of(settings).verify(TokenSource.of(settings).read())
+        principal: Principal = asyncio.run(
+            verifier_without_ledger(settings).admit(TokenSource.of(settings).read())
+        )
         target = Target()
     else:
         principal = local_operator(tenant or "default")

@@ -64,6 +64,8 @@ class Refusal(Exception):
     message: str
     unlocks: list[dict[str, Any]] = field(default_factory=list)
     fields: list[FieldProblem] = field(default_factory=list)
+    retry_after_seconds: int | None = None
+    """Where it is known when asking again can help; a header over HTTP."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

@@ -50,6 +50,8 @@ class Subscription:
     next_version: int | None = None
     next_interval: Interval | None = None
     next_plan_at: Instant | None = None
+    claimed_at: int | None = None
+    """When the token was issued that named the plan, in seconds since 1970."""
 
     def at(self, now: Instant) -> "Subscription":
         """The subscription as it is at an instant: a scheduled change that is due has happened."""

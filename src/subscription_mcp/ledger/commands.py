@@ -25,6 +25,8 @@ class Subject:
     `user` None means the whole account. `account_kind` says which id space `account` is from, where the
     caller may only mean one: a group can have the id of a person. `group`, `tier` and `group_admin` are the claims of the user's own
     token and only set where the caller is the user; somebody else's token says nothing about them.
+    With `tier_decides` the tier is the issuer's word on the plan, as of `claimed_at` (seconds since 1970, when
+    the token was issued; None where it does not say).
     """
 
     tenant: str
@@ -34,6 +36,8 @@ class Subject:
     group: str | None = None
     tier: str | None = None
     group_admin: bool = False
+    tier_decides: bool = False
+    claimed_at: int | None = None
 
 
 @dataclass(slots=True)
@@ -166,6 +170,19 @@ class SetLimit:
 
 
 @dataclass(slots=True)
+class RevokeTokens:
+    """Take access tokens back: the one with a `token_id`, else all issued up to `issued_before` (real time,
+    not the ledger's) to a subject, in a tenant, or to a subject in a tenant."""
+
+    actor: Actor
+    issued_before: Instant
+    token_id: str | None = None
+    tenant: str | None = None
+    subject: str | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
 class PublishPlans:
     """Make the plans of a catalog file the current ones. A ledger counts by one catalog, told by its name;
     another one only takes its place on purpose (`replace_catalog`). A plan whose definition changed becomes a new
@@ -188,6 +205,7 @@ Command = (
     | CloseSession
     | ChangePlan
     | SetLimit
+    | RevokeTokens
     | PublishPlans
 )
 
@@ -265,6 +283,13 @@ class LimitsChanged:
 
 
 @dataclass(slots=True)
+class TokensRevoked:
+    """The entry of the audit trail; every process refuses the tokens within a second."""
+
+    audit: "AuditEntry"
+
+
+@dataclass(slots=True)
 class PlansPublished:
     """The current version of each plan, those that are new, and who stays on an older version."""
 
@@ -281,6 +306,7 @@ Outcome = (
     | SessionClosed
     | PlanChanged
     | LimitsChanged
+    | TokensRevoked
     | PlansPublished
     | Refusal
 )
@@ -322,6 +348,19 @@ class AuditEntry:
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
     at: Instant
+
+
+@dataclass(slots=True)
+class Revocation:
+    """Access tokens that are no longer accepted; never edited. `seq` is its place in the ledger, once saved."""
+
+    id: str
+    tenant: str | None
+    subject: str | None
+    token_id: str | None
+    issued_before: Instant
+    at: Instant
+    seq: int = 0
 
 
 def refused(code: Code, message: str, *problems: FieldProblem) -> Refusal:

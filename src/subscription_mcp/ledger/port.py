@@ -84,7 +84,14 @@ class PlanHolders:
     now: Instant
 
 
-Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders
+@dataclass(frozen=True, slots=True)
+class RevocationsSince:
+    """The revocations after a position, in order; must not wait behind reports."""
+
+    seq: int
+
+
+Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders | RevocationsSince
 
 
 class Engine(Protocol):
@@ -112,8 +119,8 @@ class Engine(Protocol):
         """The ledger's clock, never behind the last commit."""
 
     async def query(self, question: Query) -> Any:
-        """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry], list[PlanCount] or
-        list[(plan, version, accounts)]."""
+        """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry], list[PlanCount],
+        list[(plan, version, accounts)] or list[Revocation]."""
 
     async def ready(self) -> None:
         """Whether the ledger can be read and written right now; raises LedgerUnavailable."""
@@ -129,6 +136,7 @@ __all__ = [
     "PlanCount",
     "PlanHolders",
     "Query",
+    "RevocationsSince",
     "TenantSummary",
     "UsageEvent",
     "UsageTotals",

@@ -7,6 +7,7 @@ hop per batch. Two more connections read.
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,19 +19,21 @@ from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.identifiers import RandomBits, uuid7
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.ledger import machine
-from subscription_mcp.ledger.commands import Command, Outcome
+from subscription_mcp.ledger.commands import Command, Outcome, Revocation
 from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.ledger.machine.facts import Changes, Facts, Turn
 from subscription_mcp.ledger.port import (
     LedgerUnavailable,
     LedgerUnusable,
     Query,
+    RevocationsSince,
 )
 from subscription_mcp.ledger.sqlite_schema import (
     check_identity,
     migrate,
     opening_advice,
     prepare_file,
+    schema_of_file,
     set_pragmas,
 )
 from subscription_mcp.ledger.sqlite_store import PlanBook, Store
@@ -39,6 +42,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_ROWS = 20_000
 OPEN_WITHIN_SECONDS = 10
+SCHEMA_WITH_REVOCATIONS = 3
 CACHED_FACTS_MAX = 200_000
 T = TypeVar("T")
 
@@ -249,7 +253,9 @@ class SqliteEngine:
         return outcome, bool(changes)
 
     async def query(self, question: Query) -> Any:
-        return await self._reporter.run(self._read, self._reporter, lambda store: store.answer(question))
+        # Every call waits for this one: it must not stand behind somebody's report.
+        reader = self._checker if isinstance(question, RevocationsSince) else self._reporter
+        return await reader.run(self._read, reader, lambda store: store.answer(question))
 
     def _read(self, connection: _Connection, function: Callable[[Store], T]) -> T:
         database = connection._conn
@@ -277,6 +283,17 @@ class SqliteEngine:
         except (sqlite3.Error, OSError) as error:
             self._undo(connection)
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def revocations_of_file(path: Path) -> list[Revocation]:
+    """What a file says was revoked, for a command that opens no ledger; changes nothing."""
+    if not path.exists() or schema_of_file(path)[0] < SCHEMA_WITH_REVOCATIONS:
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            return cast(list[Revocation], Store(connection).answer(RevocationsSince(0)))
+    except sqlite3.Error as error:
+        raise LedgerUnusable(opening_advice(error, path)) from error
 
 
 def _facts_of(book: PlanBook, catalog: Catalog) -> Facts:

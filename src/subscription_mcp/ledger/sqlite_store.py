@@ -17,7 +17,7 @@ from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
 from subscription_mcp.domain.windows import Period, quarter_of
-from subscription_mcp.ledger.commands import Actor, AuditEntry, UsageEvent
+from subscription_mcp.ledger.commands import Actor, AuditEntry, Revocation, UsageEvent
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
     KEY_RETENTION,
@@ -41,6 +41,7 @@ from subscription_mcp.ledger.port import (
     PlanCount,
     PlanHolders,
     Query,
+    RevocationsSince,
     TenantSummary,
     UsageTotals,
     Whose,
@@ -213,7 +214,7 @@ class Store:
     def _read_subscriptions(self, key: AccountKey) -> Subscription | None:
         row = self._one(
             "SELECT plan, version, origin, anchor, created_at, interval, status, next_plan, next_version,"
-            " next_interval, next_plan_at FROM subscription WHERE tenant = ? AND account_kind = ? AND account = ?",
+            " next_interval, next_plan_at, claimed_at FROM subscription WHERE tenant = ? AND account_kind = ? AND account = ?",
             self.word(key.tenant),
             KINDS.index(key.account_kind),
             self.word(key.account),
@@ -387,7 +388,7 @@ class Store:
         many = self._db.executemany
         if changes.subscriptions:
             many(
-                "INSERT OR REPLACE INTO subscription VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO subscription VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [self._subscription_row(key, value) for key, value in changes.subscriptions.items()],
             )
         if changes.members:
@@ -453,6 +454,15 @@ class Store:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [self._audit_row(entry) for entry in changes.audits],
             )
+        if changes.revocations:
+            many(
+                "INSERT INTO revocation (id, tenant, subject, token_id, issued_before, at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (UUID(one.id).bytes, one.tenant, one.subject, one.token_id, one.issued_before, one.at)
+                    for one in changes.revocations
+                ],
+            )
         return len(changes.events) + len(changes.counters) + len(changes.rollups) + 2 * len(changes.answers)
 
     def _save_plans(self, changes: Changes) -> None:
@@ -493,6 +503,7 @@ class Store:
             value.next_version,
             value.next_interval,
             value.next_plan_at,
+            value.claimed_at,
         )
 
     def _event_row(self, event: UsageEvent) -> tuple[Any, ...]:
@@ -640,6 +651,13 @@ class Store:
                 return self._audit_trail(question)
             case TenantSummary():
                 return self._tenant_summary(question)
+            case RevocationsSince():
+                rows = self._db.execute(
+                    "SELECT id, tenant, subject, token_id, issued_before, at, seq FROM revocation"
+                    " WHERE seq > ? ORDER BY seq",
+                    (question.seq,),
+                )
+                return [Revocation(str(UUID(bytes=id_)), *rest) for id_, *rest in rows]
             case PlanHolders():
                 return self._db.execute(
                     f"SELECT {_PLAN_NOW} AS plan_now, {_VERSION_NOW} AS version_now, count(*) FROM subscription s"

@@ -34,8 +34,8 @@ class Operations:
     """Whether the ledger can be read and written right now."""
 
     @classmethod
-    def on(cls, ledger: Ledger, *, members_may_record: bool) -> "Operations":
-        access = Access(ledger, members_may_record=members_may_record)
+    def on(cls, ledger: Ledger, *, members_may_record: bool, tier_decides: bool = False) -> "Operations":
+        access = Access(ledger, members_may_record=members_may_record, tier_decides=tier_decides)
         return cls(
             access,
             Metering(ledger, access),

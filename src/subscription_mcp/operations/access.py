@@ -81,8 +81,10 @@ class Granted:
 class Access:
     """Resolves callers and targets against the permission table and the ledger."""
 
-    def __init__(self, ledger: Ledger, *, members_may_record: bool) -> None:
+    def __init__(self, ledger: Ledger, *, members_may_record: bool, tier_decides: bool = False) -> None:
         self._ledger = ledger
+        self.tier_decides = tier_decides
+        """Whether plans are the issuer's: the tier claim of a user's own token is their plan."""
         self._members_may_record = members_may_record
         self._unknown_tiers_seen: set[str] = set()
 
@@ -185,6 +187,8 @@ class Access:
             group=principal.group,
             tier=principal.tier,
             group_admin="admin" in principal.roles,
+            tier_decides=self.tier_decides,
+            claimed_at=principal.issued_at,
         )
 
     def _is_self(self, caller: Caller, target: Target, own_tenant: bool) -> bool:
@@ -227,9 +231,10 @@ class Access:
             if len(self._unknown_tiers_seen) < 1000:
                 self._unknown_tiers_seen.add(tier)
             log.warning(
-                "a token of tenant %r names the unknown tier %r; the default plan applies",
+                "a token of tenant %r names the unknown tier %r; %s",
                 principal.tenant,
                 tier,
+                "the plan stays as it is" if self.tier_decides else "the default plan applies",
             )
 
 

@@ -81,6 +81,12 @@ class Plans:
     ) -> PlanChanged:
         """Preview, offer or apply a change of plan. Raises Refusal."""
         granted = await self._access.grant("upgrade_tier", caller, target)
+        if self._access.tier_decides:
+            raise Refusal(
+                "conflict",
+                "Nothing was changed: plans are managed by your identity provider. Change the plan there; "
+                "the next access token brings it.",
+            )
         subject = granted.subject_or_refuse()
         command = ChangePlan(
             subject,

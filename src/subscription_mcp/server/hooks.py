@@ -76,11 +76,13 @@ def middleware(toolbox: Toolbox, identify: Identify) -> list[Any]:
                 return _filtered(
                     await call_next(ctx), "tools", "name", await _visible_tools(toolbox, identify)
                 )
-            case "resources/list" if _stands_in_no_account(identify):
+            case "resources/list" if await _stands_in_no_account(identify):
                 return _without_own_account(await call_next(ctx), "resources", "uri")
-            case "resources/templates/list" if _stands_in_no_account(identify):
+            case "resources/templates/list" if await _stands_in_no_account(identify):
                 return _without_own_account(await call_next(ctx), "resourceTemplates", "uriTemplate")
-            case "resources/read" if _is_own_account(params.get("uri")) and _stands_in_no_account(identify):
+            case "resources/read" if _is_own_account(params.get("uri")) and await _stands_in_no_account(
+                identify
+            ):
                 raise unknown_resource(params.get("uri"))
         return await call_next(ctx)
 
@@ -89,17 +91,17 @@ def middleware(toolbox: Toolbox, identify: Identify) -> list[Any]:
 
 async def _visible_tools(toolbox: Toolbox, identify: Identify) -> frozenset[str]:
     try:
-        return frozenset(tool.name for tool in await toolbox.listed(identify()))
+        return frozenset(tool.name for tool in await toolbox.listed(await identify()))
     except Refusal as refusal:
         if refusal.code != "unauthenticated":
             raise MCPError(INTERNAL_ERROR, refusal.message, refusal.as_dict()) from None
         return frozenset(tool.name for tool in toolbox.listed_for_nobody())
 
 
-def _stands_in_no_account(identify: Identify) -> bool:
+async def _stands_in_no_account(identify: Identify) -> bool:
     """A service acts for others and has no plan or quota of its own to show."""
     try:
-        return "service" in identify().roles
+        return "service" in (await identify()).roles
     except Refusal:
         return False
 

@@ -62,7 +62,7 @@ def error_result(refusal: Refusal) -> CallToolResult:
 def _sdk_tool(tool: Tool, toolbox: Toolbox, identify: Identify) -> SdkTool:
     async def call(arguments: dict[str, Any]) -> CallToolResult:
         try:
-            answer = await toolbox.call(identify(), tool.name, arguments)
+            answer = await toolbox.call(await identify(), tool.name, arguments)
         except UnknownTool:
             raise unknown_tool(tool.name) from None
         except Refusal as refusal:

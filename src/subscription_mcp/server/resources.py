@@ -43,15 +43,15 @@ def add_resources(server: MCPServer[Any], toolbox: Toolbox, identify: Identify) 
     do = toolbox.operations
 
     async def plans() -> dict[str, Any]:
-        identify()
+        await identify()
         return {"plans": [documents.plan(plan, do.plans.catalog) for plan in await do.plans.offered()]}
 
     async def subscription() -> dict[str, Any]:
-        caller = await do.access.caller(identify(), may_settle_in=True)
+        caller = await do.access.caller(await identify(), may_settle_in=True)
         return documents.tier_info(await do.plans.account(caller, ME), do.plans.catalog)
 
     async def quota() -> dict[str, Any]:
-        caller = await do.access.caller(identify(), may_settle_in=True)
+        caller = await do.access.caller(await identify(), may_settle_in=True)
         view = await do.plans.account(caller, ME)
         return {"limits": documents.limits(view.limits), "as_of": format_instant(view.as_of)}
 

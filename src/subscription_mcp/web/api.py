@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from subscription_mcp.auth.identity import identify_by_request
+from subscription_mcp.auth.identity import principal_of_request
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, internal, not_found
 from subscription_mcp.domain.identifiers import is_id
 from subscription_mcp.operations.access import Target
@@ -32,14 +32,14 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any]) -> list[Rout
     do = toolbox.operations
 
     async def tools(request: Request) -> Response:
-        listed = await toolbox.listed(identify_by_request())
+        listed = await toolbox.listed(principal_of_request())
         return JsonResponse({"tools": [_tool(tool) for tool in listed]})
 
     async def call_tool(request: Request) -> Response:
         name = request.path_params["tool_name"]
         tenant, arguments = await _envelope(request)
         try:
-            answer = await toolbox.call(identify_by_request(), name, arguments, tenant=tenant)
+            answer = await toolbox.call(principal_of_request(), name, arguments, tenant=tenant)
         except UnknownTool:
             raise not_found("tool") from None
         decision = answer.decision
@@ -54,7 +54,7 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any]) -> list[Rout
     async def subscription(request: Request) -> Response:
         tenant = request.path_params["tenant_id"]
         target = _target_of(request, tenant)
-        caller = await do.access.caller(identify_by_request(), may_settle_in=target == Target())
+        caller = await do.access.caller(principal_of_request(), may_settle_in=target == Target())
         summarises = do.reports.may_summarise(caller)
         if tenant != caller.principal.tenant and target == Target():
             # Of another tenant there is no "me": only the tenant itself, for those who may see it.

@@ -1,6 +1,6 @@
 """The HTTP application: `/mcp`, the API and health behind one guard."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ def build_app(
     verifier: TokenVerifier,
     base_url: str,
     public_url: str | None,
+    scopes: Sequence[str] = (),
 ) -> ASGIApp:
     """The whole application, for a service that is open. `mcp_app` is the SDK's; its one route is served
     beside ours and its session manager runs as long as the application."""
@@ -38,10 +39,11 @@ def build_app(
         exception_handlers={HTTPException: on_http_exception, Exception: on_defect},
     )
     app.router.redirect_slashes = False
-    return Guard(app, verifier, public_url=public_url, metadata_url=f"{base_url}{METADATA_PATH}")
+    metadata_url = f"{base_url}{METADATA_PATH}"
+    return Guard(app, verifier, public_url=public_url, metadata_url=metadata_url, scopes=scopes)
 
 
-def resource_metadata(base_url: str, issuer: str) -> dict[str, Any]:
+def resource_metadata(base_url: str, issuer: str, scopes: Sequence[str] = ()) -> dict[str, Any]:
     """RFC 9728: what this server is and, where its issuer is one, which authorization server to ask."""
     document: dict[str, Any] = {
         "resource": f"{base_url}/mcp",
@@ -50,4 +52,6 @@ def resource_metadata(base_url: str, issuer: str) -> dict[str, Any]:
     }
     if issuer.startswith("https://"):
         document["authorization_servers"] = [issuer]
+    if scopes:
+        document["scopes_supported"] = list(scopes)
     return document

@@ -4,7 +4,7 @@ One place, so that `/mcp` and `/api` judge a request alike. Paths that need no t
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from mcp.server.auth.middleware.auth_context import auth_context_var
@@ -35,13 +35,20 @@ class Guard:
     """Checks Host, Origin, size and token, then lets the request through with its verified caller."""
 
     def __init__(
-        self, app: ASGIApp, verifier: TokenVerifier, *, public_url: str | None, metadata_url: str
+        self,
+        app: ASGIApp,
+        verifier: TokenVerifier,
+        *,
+        public_url: str | None,
+        metadata_url: str,
+        scopes: Sequence[str] = (),
     ) -> None:
         self._app = app
         self._verifier = verifier
         self._hosts = set(LOCAL_HOSTS)
         self._origins: set[str] = set()
         self._metadata_url = metadata_url
+        self._scope = f', scope="{" ".join(scopes)}"' if scopes else ""
         if public_url is not None:
             url = urlsplit(public_url)
             self._hosts.add(url.netloc.lower())
@@ -95,7 +102,7 @@ class Guard:
         if scope["path"] in PUBLIC_PATHS:
             await self._app(scope, receive, send)
             return
-        principal = self._verifier.verify(_bearer(headers.getlist("authorization")))
+        principal = await self._verifier.admit(_bearer(headers.getlist("authorization")))
         user = AuthenticatedUser(VerifiedToken.of(principal))
         scope["user"], scope["auth"] = user, AuthCredentials([])
         token = auth_context_var.set(user)
@@ -109,7 +116,7 @@ class Guard:
     def _challenge(self, scope: Scope) -> str:
         presented = bool(Headers(scope=scope).getlist("authorization"))
         error = 'error="invalid_token", ' if presented else ""
-        return f'Bearer {error}resource_metadata="{self._metadata_url}"'
+        return f'Bearer {error}resource_metadata="{self._metadata_url}"{self._scope}'
 
     def _is_own_host(self, hosts: Iterable[str]) -> bool:
         named = [host.lower() for host in hosts]

@@ -12,6 +12,7 @@ from subscription_mcp.domain.decisions import Decision, LimitState
 from subscription_mcp.domain.errors import HTTP_STATUS, Refusal
 from subscription_mcp.domain.instants import SECOND
 
+UNAVAILABLE_SECONDS = 5
 PROBLEM = "application/problem+json"
 QUOTA_EXCEEDED_TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
@@ -36,6 +37,8 @@ def problem(
     refusal: Refusal, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> ProblemResponse:
     """A refusal as a problem document with the status of the table, or of HTTP itself."""
+    if refusal.code == "unavailable":
+        headers = {"retry-after": str(refusal.retry_after_seconds or UNAVAILABLE_SECONDS), **(headers or {})}
     return _problem(refusal.as_dict(), status or HTTP_STATUS[refusal.code], headers)
 
 

@@ -21,6 +21,7 @@ from subscription_mcp.ledger.commands import (
     RecordUsage,
     RenewSession,
     Reserve,
+    RevokeTokens,
     SetLimit,
     Settle,
 )
@@ -29,6 +30,7 @@ from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import set_limit
 from subscription_mcp.ledger.machine.plans import change_plan, publish_plans
 from subscription_mcp.ledger.machine.reservations import reserve, settle
+from subscription_mcp.ledger.machine.revocations import revoke_tokens
 from subscription_mcp.ledger.machine.sessions import close_session, open_session, renew_session
 from subscription_mcp.ledger.machine.usage import check, record
 
@@ -76,6 +78,8 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return change_plan(turn, command)
             case SetLimit():
                 return set_limit(turn, command)
+            case RevokeTokens():
+                return revoke_tokens(turn, command)
             case PublishPlans():
                 return publish_plans(turn, command)
     except Refusal as refusal:

@@ -23,6 +23,7 @@ from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Membership,
     Subscription,
+    price_of,
 )
 from subscription_mcp.domain.windows import Anchor, Window
 from subscription_mcp.ledger.commands import (
@@ -100,7 +101,7 @@ def _located(
     overrides = overrides_of(facts, account, standing.user)
     if facts.missing or overrides is None:
         return None
-    subscription = _subscription_of(facts.catalog, stored, subject.tier, turn.now)
+    subscription = _subscription_of(facts.catalog, stored, subject, turn.now)
     plan: Plan | None = None
     if subscription is not None:
         plan = facts.read("plans", (subscription.plan, subscription.version))
@@ -163,15 +164,18 @@ def _standing_of_whole(facts: Facts, subject: Subject) -> tuple[Standing, None] 
 
 
 def _subscription_of(
-    catalog: Catalog, stored: Subscription | None, tier: str | None, now: Instant
+    catalog: Catalog, stored: Subscription | None, subject: Subject, now: Instant
 ) -> Subscription | None:
     """The subscription as the ledger and the user's own token make it.
 
     The ledger is the truth; only a subscription nobody chose (`default`) is replaced, once, by the first
-    token that names a valid plan.
+    token that names a valid plan. Where the issuer decides about plans, every token that names another one
+    than the ledger knows changes it, unless an earlier change was by a token issued later.
     """
     subscription = stored.at(now) if stored is not None else None
-    claimed = catalog.plans.get(tier) if tier is not None else None
+    claimed = catalog.plans.get(subject.tier) if subject.tier is not None else None
+    if subject.tier_decides and claimed is not None:
+        return _as_issued(catalog, subscription, claimed, subject.claimed_at, now)
     if subscription is None:
         plan = claimed or catalog.plans.get(catalog.default_plan or "")
         if plan is None:
@@ -182,6 +186,43 @@ def _subscription_of(
             return replace(subscription, origin="token")
         return Subscription(claimed.key, claimed.version, "token", now, subscription.created_at)
     return subscription
+
+
+def _as_issued(
+    catalog: Catalog, subscription: Subscription | None, plan: Plan, claimed_at: int | None, now: Instant
+) -> Subscription:
+    """The subscription as the issuer's word makes it: at once, up or down; nothing is charged here."""
+    if subscription is None:
+        return Subscription(plan.key, plan.version, "token", now, now, claimed_at=claimed_at)
+    known = subscription.claimed_at
+    is_older = known is not None and claimed_at is not None and claimed_at <= known
+    if plan.key == subscription.plan:
+        if subscription.origin == "token" and subscription.next_plan is None:
+            return subscription
+        return replace(
+            subscription,
+            origin="token",
+            claimed_at=claimed_at,
+            next_plan=None,
+            next_version=None,
+            next_interval=None,
+            next_plan_at=None,
+        )
+    if is_older:
+        return subscription
+    # As with any change: from paid to paid the periods go on, else one begins now.
+    before = catalog.plans.get(subscription.plan)
+    goes_on = before is not None and not before.price.is_free and not plan.price.is_free
+    return Subscription(
+        plan.key,
+        plan.version,
+        "token",
+        subscription.anchor if goes_on else now,
+        subscription.created_at,
+        interval=subscription.interval if price_of(plan, subscription.interval) else "monthly",
+        status=subscription.status,
+        claimed_at=claimed_at,
+    )
 
 
 def overrides_of(

@@ -21,6 +21,7 @@ from subscription_mcp.domain.subscriptions import (
 from subscription_mcp.domain.windows import Anchor, Period, Window
 from subscription_mcp.ledger.commands import (
     AuditEntry,
+    Revocation,
     UsageEvent,
 )
 
@@ -197,6 +198,7 @@ class Changes:
     published_at: Instant | None = None
     current_plans: list[tuple[str, int, str]] | None = None
     audits: list[AuditEntry] = field(default_factory=list)
+    revocations: list[Revocation] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in self.__dataclass_fields__)

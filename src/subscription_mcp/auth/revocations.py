@@ -1,0 +1,83 @@
+"""Which access tokens were revoked: one by its id, or all that a subject or a tenant had been issued.
+
+The ledger keeps them; every process holds them in memory and asks for new ones at most twice a second, when
+somebody calls. So a revocation counts everywhere within a second, and a call costs no question of its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from subscription_mcp.auth.principal import Principal
+from subscription_mcp.domain.instants import SECOND, Instant
+
+ASK_AGAIN_SECONDS = 0.5
+
+
+class Revoked(Protocol):
+    """One revocation as the ledger keeps it. With a `token_id` it is that token; else everything issued up to
+    `issued_before`: to a subject, in a tenant, or to a subject in a tenant."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def token_id(self) -> str | None: ...
+    @property
+    def tenant(self) -> str | None: ...
+    @property
+    def subject(self) -> str | None: ...
+    @property
+    def issued_before(self) -> Instant: ...
+
+
+Since = Callable[[int], Awaitable[Iterable[Revoked]]]
+"""The revocations after a position. Raises Refusal `unavailable`."""
+
+
+class Revocations:
+    """What was revoked, as far as is known here. All methods are called from one event loop."""
+
+    def __init__(self, since: Since, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._since = since
+        self._monotonic = monotonic
+        self._asked_at: float | None = None
+        self._asking = asyncio.Lock()
+        self._seen = 0
+        self._token_ids: set[str] = set()
+        self._whose: dict[tuple[str | None, str | None], Instant] = {}
+        """By tenant and subject, None for any: the last instant up to which tokens are refused."""
+
+    async def hold(self, principal: Principal) -> bool:
+        """Whether this caller's token was revoked. Raises Refusal `unavailable` where nobody can say."""
+        if self._is_due():
+            async with self._asking:
+                if self._is_due():
+                    await self._ask()
+        return self.is_revoked(principal)
+
+    def is_revoked(self, principal: Principal) -> bool:
+        """The same by what is known already."""
+        if principal.token_id is not None and principal.token_id in self._token_ids:
+            return True
+        if not self._whose:
+            return False
+        # A token that does not say when it was issued may be any age; one of the same second may be older.
+        issued_at = (principal.issued_at or 0) * SECOND
+        tenant, user = principal.tenant, principal.user
+        whose = ((None, user), (tenant, user), (tenant, None))
+        return any(issued_at < self._whose.get(key, 0) for key in whose)
+
+    def _is_due(self) -> bool:
+        return self._asked_at is None or self._monotonic() - self._asked_at >= ASK_AGAIN_SECONDS
+
+    async def _ask(self) -> None:
+        asked_at = self._monotonic()
+        for revoked in await self._since(self._seen):
+            self._seen = max(self._seen, revoked.seq)
+            if revoked.token_id is not None:
+                self._token_ids.add(revoked.token_id)
+            else:
+                key = (revoked.tenant, revoked.subject)
+                self._whose[key] = max(self._whose.get(key, 0), revoked.issued_before)
+        self._asked_at = asked_at
