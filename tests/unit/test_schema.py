@@ -91,7 +91,7 @@ def test_no_column_holds_a_float(schema: sqlite3.Connection) -> None:
     assert types == {"INTEGER", "TEXT", "BLOB"}
 
 
-def columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
+def column_names(connection: sqlite3.Connection, table: str) -> list[str]:
     return [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
 
 
@@ -109,10 +109,10 @@ async def test_a_ledger_of_the_first_schema_is_migrated_and_keeps_its_rows(tmp_p
         first.execute("ATTACH ? AS rows", (str(tmp_path / "newest" / "ledger.db"),))
         for table in tables:
             first.execute(f"DELETE FROM main.{table}")
-            names = ", ".join(columns_of(first, table))
+            names = ", ".join(column_names(first, table))
             first.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM rows.{table}")
         first.execute("DETACH rows")
-        columns = {table: ", ".join(columns_of(first, table)) for table in tables}
+        columns = {table: ", ".join(column_names(first, table)) for table in tables}
         before = {
             table: first.execute(f"SELECT {columns[table]} FROM {table}").fetchall() for table in tables
         }
