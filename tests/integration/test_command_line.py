@@ -3,10 +3,13 @@
 import json
 import signal
 import socket
+import sqlite3
+import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.harness import TODAY, Place
+from tests.harness import COMMAND, TODAY, Place
 
 from subscription_mcp.catalogs import shipped_names
 
@@ -290,19 +293,43 @@ def test_a_stdio_server_ends_when_its_input_does(place: Place) -> None:
 # The demonstration's data
 
 
+def ledgers_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.db"))
+
+
 def test_demo_data_is_made_once_and_anew_on_request(place: Place) -> None:
     folder = place.folder / "demo"
     made = place.run("demo", "--no-serve", "--dir", str(folder))
     assert made.returncode == OK, made.stderr
     assert "making demo data" in made.stderr
-    database = folder / "demo.db"
-    first = (database.stat().st_ino, (folder / "secret").read_text())
+    first, secret = ledgers_of(folder), (folder / "secret").read_text()
     again = place.run("demo", "--no-serve", "--dir", str(folder))
     assert "making demo data" not in again.stderr
-    assert (database.stat().st_ino, (folder / "secret").read_text()) == first
+    assert (ledgers_of(folder), (folder / "secret").read_text()) == (first, secret)
     reset = place.run("demo", "--no-serve", "--dir", str(folder), "--reset")
     assert "making demo data" in reset.stderr
-    assert (folder / "secret").read_text() == first[1]
-    assert sorted(path.name for path in folder.iterdir() if path.suffix == ".db") == ["demo.db"]
+    # A demo that still runs goes on in the old file.
+    (new,) = set(ledgers_of(folder)) - set(first)
+    assert len(first) == 1 and new in (folder / "subscription.toml").read_text()
+    assert (folder / "secret").read_text() == secret
     assert (folder / "secret").stat().st_mode & 0o777 == 0o600
     assert (folder / "subscription.toml").stat().st_mode & 0o777 == 0o600
+
+
+def test_two_demos_started_at_once_make_one_whole_set_of_data(place: Place) -> None:
+    folder = place.folder / "demo"
+    command = [*COMMAND, "demo", "--no-serve", "--dir", str(folder)]
+    both = [
+        subprocess.Popen(
+            command, env=place.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [OK, OK], told
+    assert sum("making demo data" in words for _, words in told) == 1
+    (database,) = folder.glob("*.db")
+    (made,) = [words for _, words in told if "making demo data" in words]
+    with closing(sqlite3.connect(database)) as connection:
+        (events,) = connection.execute("SELECT count(*) FROM event").fetchone()
+    assert f"{events:,} events" in made
