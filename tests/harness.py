@@ -147,7 +147,7 @@ class Place:
         parameters = StdioServerParameters(
             command=COMMAND[0], args=[*COMMAND[1:], "stdio"], env=environment, cwd=self.folder
         )
-        with (self.folder / "stdio.log").open("a") as log, _first_failure():
+        with (self.folder / "stdio.log").open("a") as log, first_failure():
             async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
                 yield Talk(client, access_token)
 
@@ -245,7 +245,7 @@ class Server:
         headers = {"authorization": f"Bearer {access_token}"}
         async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
             transport = streamable_http_client(f"{self.base_url}/mcp", http_client=http)
-            with _first_failure():
+            with first_failure():
                 async with Client(transport, mode=mode) as client:
                     yield Talk(client, access_token)
 
@@ -273,7 +273,7 @@ async def talking(
 
 
 @contextmanager
-def _first_failure() -> Iterator[None]:
+def first_failure() -> Iterator[None]:
     """What went wrong itself, out of the groups that the client's tasks wrap it in."""
     try:
         yield

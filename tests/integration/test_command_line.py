@@ -12,6 +12,7 @@ import pytest
 from tests.harness import COMMAND, TODAY, Place
 
 from subscription_mcp.catalogs import shipped_names
+from subscription_mcp.cli.main import COMMANDS
 
 OK, FAILED, CONFIGURATION, AUTHENTICATION, CANNOT_REACH = 0, 1, 2, 4, 5
 
@@ -24,7 +25,7 @@ def place(tmp_path: Path) -> Place:
 def test_help_names_every_command(place: Place) -> None:
     shown = place.run("--help")
     assert shown.returncode == OK
-    for command in ("stdio", "serve", "demo", "token", "catalog", "usage", "doctor", "migrate"):
+    for command in COMMANDS:
         assert f"  {command} " in shown.stdout
     assert place.run("--version").stdout.startswith("subscription-mcp")
     unknown = place.run("sevre")
@@ -210,7 +211,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     ill = place.run("doctor", **variables)
     assert ill.returncode == FAILED
     (line,) = [line for line in ill.stdout.splitlines() if line.startswith("FAIL")]
-    assert line.split()[1] == check
+    assert line.split()[2] == check
     assert "fix: " in ill.stdout
     findings = json.loads(place.run("doctor", "--json", **variables).stdout)["findings"]
     assert [finding["check"] for finding in findings if finding["state"] == "FAIL"] == [check]

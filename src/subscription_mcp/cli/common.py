@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from subscription_mcp.auth.keys import LOCAL_KEY
 from subscription_mcp.auth.principal import Principal
 from subscription_mcp.settings import DEFAULT_NAME, Settings, load_settings
 
@@ -21,9 +22,23 @@ def settings_of(ctx: click.Context, **overrides: Any) -> Settings:
     return load_settings(given)
 
 
+def lacks_key(settings: Settings) -> bool:
+    """Whether the first use would make the local key."""
+    return settings.key_kind == "local" and not (settings.data_dir / LOCAL_KEY).exists()
+
+
 def print_json(document: Any) -> None:
     """Data for programs: JSON on stdout."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def json_object(text: str | bytes) -> dict[str, Any] | None:
+    """The JSON object a text is, if it is one."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def tell(text: str) -> None:

@@ -22,6 +22,11 @@ COMMANDS = {
     "token": "subscription_mcp.cli.token:token",
     "catalog": "subscription_mcp.cli.catalog:catalog",
     "usage": "subscription_mcp.cli.usage:usage",
+    "limits": "subscription_mcp.cli.limits:limits",
+    "plans": "subscription_mcp.cli.plans:plans",
+    "events": "subscription_mcp.cli.events:events",
+    "connect": "subscription_mcp.cli.connect:connect",
+    "bridge": "subscription_mcp.cli.bridge:bridge",
     "doctor": "subscription_mcp.cli.doctor:doctor",
     "migrate": "subscription_mcp.cli.migrate:migrate",
 }

@@ -1,0 +1,62 @@
+"""What commands that act on the ledger share: whose account is meant, and a tool call as the local operator."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from subscription_mcp.auth.tokens import DEFAULT_TENANT
+from subscription_mcp.cli.common import local_operator
+from subscription_mcp.domain.identifiers import ID_RULE, is_id
+from subscription_mcp.settings import Settings
+from subscription_mcp.tools.bodies import Answer
+
+if TYPE_CHECKING:
+    from subscription_mcp.assembly import Service
+
+T = TypeVar("T")
+Command = Callable[..., Any]
+
+
+def target_options(command: Command) -> Command:
+    """`--tenant`, `--account` and `--user`."""
+    for option in (
+        click.option("--user", callback=_an_id, help="A user."),
+        click.option("--account", callback=_an_id, help="An account; alone the whole account."),
+        click.option("--tenant", callback=_an_id, help="The tenant; 'default' unless given."),
+    ):
+        command = option(command)
+    return command
+
+
+def _an_id(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not is_id(value):
+        raise click.BadParameter(f"must be {ID_RULE}", ctx, param)
+    return value
+
+
+def whom(tenant: str | None, account: str | None, user: str | None) -> dict[str, Any]:
+    """The target as arguments of a tool. Raises UsageError where nobody is named."""
+    if account is None and user is None:
+        raise click.UsageError("Whose? Name a --user or an --account.")
+    given = {"tenant_id": tenant or DEFAULT_TENANT, "account_id": account, "user_id": user}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def on_the_ledger(settings: Settings, do: "Callable[[Service], Awaitable[T]]") -> T:
+    """Open the ledger as a server would, do one thing, close it. Raises LedgerUnusable."""
+    from subscription_mcp.assembly import catalog_of, make_service, opened
+
+    async def once() -> T:
+        catalog = catalog_of(settings)
+        async with opened(make_service(settings, catalog), catalog) as service:
+            return await do(service)
+
+    return asyncio.run(once())
+
+
+def call_tool(settings: Settings, tool: str, arguments: dict[str, Any]) -> Answer:
+    """What a tool answers the operator of this machine: the same rules as over MCP. Raises Refusal."""
+    operator = local_operator(arguments["tenant_id"])
+    return on_the_ledger(settings, lambda service: service.toolbox.call(operator, tool, arguments))
