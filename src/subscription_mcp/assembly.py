@@ -128,7 +128,7 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     )
     verifier = TokenVerifier.of(settings)
     return build_app(
-        api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer)),
+        api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer), base_url),
         mcp_app=mcp_app,
         verifier=verifier,
         base_url=base_url,

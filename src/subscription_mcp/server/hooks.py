@@ -4,7 +4,7 @@
 - Unknown prompts answer -32602.
 - A tool or resource that is hidden answers exactly as one that does not exist: JSON-RPC -32602.
 - Arguments reach our own models untouched; the SDK would drop unknown ones and turn `"null"` into nothing.
-- No exception text leaves, in either protocol era.
+- No exception text leaves, in either protocol era, and nothing a handler raises ends a session or the process.
 """
 
 import logging
@@ -18,6 +18,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
 
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.tools.defects import is_cancellation
 from subscription_mcp.tools.toolbox import TOOLS, Toolbox
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ def middleware(toolbox: Toolbox, identify: Identify) -> list[Any]:
             return await call_next(ctx)
         except MCPError:
             raise
-        except Exception:
+        except BaseException as defect:
+            if is_cancellation(defect):
+                raise
             log.exception("%s could not be handled", ctx.method)
             raise MCPError(INTERNAL_ERROR, "Internal error") from None
 
