@@ -49,8 +49,16 @@ FORBIDDEN_WORDS = ("traceback", "sqlite", str(ROOT), tempfile.gettempdir(), "sit
 class Place:
     """A folder with a ledger, and the settings that lead there."""
 
-    def __init__(self, folder: Path, *, clock: str | None = None, **variables: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: str | None = None,
+        command: tuple[str, ...] = COMMAND,
+        **variables: str,
+    ) -> None:
         self.folder = folder
+        self.command = command
         self.database = folder / "ledger.db"
         self.variables = {
             "DATABASE_URL": f"sqlite:///{self.database}",
@@ -110,7 +118,7 @@ class Place:
     ) -> subprocess.CompletedProcess[str]:
         """A command line to its end; none may show a traceback."""
         done = subprocess.run(
-            [*COMMAND, *arguments],
+            [*self.command, *arguments],
             env=self.environment(**variables),
             cwd=self.folder,
             input=standard_input or "",
@@ -145,7 +153,7 @@ class Place:
         """A client with a stdio server of its own. Open it inside the test."""
         environment = self.environment(TOKEN=access_token, **variables)
         parameters = StdioServerParameters(
-            command=COMMAND[0], args=[*COMMAND[1:], "stdio"], env=environment, cwd=self.folder
+            command=self.command[0], args=[*self.command[1:], "stdio"], env=environment, cwd=self.folder
         )
         with (self.folder / "stdio.log").open("a") as log, first_failure():
             async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
@@ -184,7 +192,7 @@ class Server:
         self._lines: list[str] = []
         self._read: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0"],
+            [*place.command, "serve", "--port", "0"],
             env=dict(environment),
             cwd=place.folder,
             stdout=subprocess.DEVNULL,

@@ -166,7 +166,7 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     )
     scopes = settings.auth.scopes
     return build_app(
-        api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer, scopes)),
+        api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer, scopes), base_url),
         mcp_app=mcp_app,
         verifier=verifier_of(settings, service.ledger),
         base_url=base_url,

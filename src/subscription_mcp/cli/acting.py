@@ -50,7 +50,7 @@ def on_the_ledger(settings: Settings, do: "Callable[[Service], Awaitable[T]]") -
 
     async def once() -> T:
         catalog = catalog_of(settings)
-        async with opened(make_service(settings, catalog), catalog) as service:
+        async with opened(make_service(settings, catalog), catalog, publishing=False) as service:
             return await do(service)
 
     return asyncio.run(once())

@@ -27,7 +27,7 @@ def list_plans(ctx: click.Context, as_json: bool) -> None:
 
     async def look(service: "Service") -> tuple[list[Any], str]:
         do = service.operations.plans
-        offered = do.offered()
+        offered = await do.offered()
         return [documents.plan(plan, do.catalog) for plan in offered], texts.plans(offered)
 
     found, text = on_the_ledger(settings_of(ctx), look)
@@ -46,7 +46,7 @@ def show_plan(ctx: click.Context, plan: str, as_json: bool) -> None:
 
     async def look(service: "Service") -> dict[str, Any]:
         do = service.operations.plans
-        keys = [offered.key for offered in do.offered()]
+        keys = [offered.key for offered in await do.offered()]
         if plan not in keys:
             raise click.BadParameter(f"there are {', '.join(keys)}", param_hint="PLAN")
         return documents.plan(do.plan(plan), do.catalog)
@@ -79,7 +79,7 @@ def plan_holders(ctx: click.Context, as_json: bool) -> None:
     """How many accounts of all tenants hold which version of each plan."""
 
     async def look(service: "Service") -> list[dict[str, Any]]:
-        current = {plan.key: plan.version for plan in service.operations.plans.offered()}
+        current = {plan.key: plan.version for plan in await service.operations.plans.offered()}
         rows = await service.ledger.query(PlanHolders(service.ledger.now()))
         return [
             {

@@ -74,6 +74,8 @@ async def run_http(
     import uvicorn
 
     from subscription_mcp.assembly import base_url_of, catalog_of, make_http_app, make_service, opened
+    from subscription_mcp.web.connection import Connection
+    from subscription_mcp.web.reading import HEADER_BYTES_MAX
 
     catalog = catalog_of(settings)
     service = make_service(settings, catalog)
@@ -81,6 +83,8 @@ async def run_http(
     async with opened(service, catalog):
         config = uvicorn.Config(
             make_http_app(settings, service, base_url),
+            http=Connection,
+            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
             lifespan="on",
             log_config=None,
             access_log=False,

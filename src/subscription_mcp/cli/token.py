@@ -170,7 +170,7 @@ async def _revoked(settings: Settings, command: RevokeTokens) -> TokensRevoked:
     from subscription_mcp.assembly import catalog_of, make_service, opened
 
     catalog = catalog_of(settings)
-    async with opened(make_service(settings, catalog), catalog) as service:
+    async with opened(make_service(settings, catalog), catalog, publishing=False) as service:
         outcome = await service.ledger.submit_one(command)
     if isinstance(outcome, Refusal):
         raise outcome

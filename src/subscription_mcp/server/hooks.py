@@ -4,7 +4,7 @@
 - Unknown prompts answer -32602.
 - A tool or resource that is hidden answers exactly as one that does not exist: JSON-RPC -32602.
 - Arguments reach our own models untouched; the SDK would drop unknown ones and turn `"null"` into nothing.
-- No exception text leaves, in either protocol era.
+- No exception text leaves, in either protocol era, and nothing a handler raises ends a session or the process.
 """
 
 import logging
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.tools.defects import is_cancellation
 from subscription_mcp.tools.toolbox import TOOLS, Toolbox
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ def middleware(toolbox: Toolbox, identify: Identify) -> list[Any]:
             raise
         except ValidationError:
             raise MCPError(INVALID_PARAMS, "The parameters are not those of this method") from None
-        except Exception:
+        except BaseException as defect:
+            if is_cancellation(defect):
+                raise
             log.exception("%s could not be handled", ctx.method)
             raise MCPError(INTERNAL_ERROR, "Internal error") from None
 

@@ -13,6 +13,7 @@ from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal, internal
 from subscription_mcp.server.hooks import NoArguments, UntouchedArguments, middleware, unknown_tool
 from subscription_mcp.server.resources import add_resources
+from subscription_mcp.tools.defects import is_cancellation
 from subscription_mcp.tools.toolbox import TOOLS, Tool, Toolbox, UnknownTool
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,9 @@ def _sdk_tool(tool: Tool, toolbox: Toolbox, identify: Identify) -> SdkTool:
             raise unknown_tool(tool.name) from None
         except Refusal as refusal:
             return error_result(refusal)
-        except Exception:
+        except BaseException as defect:
+            if is_cancellation(defect):
+                raise
             log.exception("%s could not be answered", tool.name)
             return error_result(internal())
         return CallToolResult(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -43,11 +43,11 @@ class Tool:
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
-        return _tidy(self.arguments.model_json_schema())
+        return schema_of(self.arguments)
 
     @cached_property
     def output_schema(self) -> dict[str, Any]:
-        return _tidy(self.result.model_json_schema(mode="serialization"))
+        return schema_of(self.result)
 
 
 TOOLS: tuple[Tool, ...] = (
@@ -272,6 +272,14 @@ def _in_tenant(given: Any, tenant: str, principal: Principal) -> Any:
     if isinstance(given, wire.TargetArguments):
         return given.model_copy(update={"tenant_id": tenant})
     raise forbidden()  # these act in the caller's own tenant only
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The published schema of a tool's arguments or result."""
+    mode: Literal["validation", "serialization"] = (
+        "validation" if issubclass(model, wire.Arguments) else "serialization"
+    )
+    return _tidy(model.model_json_schema(mode=mode))
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:

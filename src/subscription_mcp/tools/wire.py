@@ -329,6 +329,46 @@ class TierInfoResult(Result):
     as_of: str
 
 
+class MeterUsageResult(Result):
+    meter: str
+    quantity: int
+    events: int
+
+
+class ToolUsageResult(Result):
+    tool: str
+    meter: str
+    quantity: int
+
+
+class TenantPlanResult(Result):
+    plan: str
+    accounts: int
+    users: int
+    usage: list[MeterUsageResult]
+    tools: list[ToolUsageResult]
+
+
+class TenantSummaryResult(Result):
+    tenant_id: str
+    accounts: int
+    users: int
+    period: PeriodResult
+    plans: list[TenantPlanResult]
+
+
+class SubscriptionResult(TierInfoResult):
+    """What `GET /api/tenants/{tenant_id}/subscription` answers."""
+
+    tenant: TenantSummaryResult = left_out("Only for who may see the whole tenant.")
+
+
+class TenantResult(Result):
+    """The same of another tenant, in which the caller is nobody."""
+
+    tenant: TenantSummaryResult
+
+
 class PlanChangeResult(Result):
     status: Literal[
         "preview", "confirmation_required", "declined", "applied", "scheduled", "checkout_required"

@@ -1,7 +1,7 @@
 """The HTTP API: the same tools, plans and accounts as over MCP, with statuses and headers of HTTP."""
 
-import json
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -15,20 +15,21 @@ from subscription_mcp.domain.identifiers import is_id
 from subscription_mcp.operations.access import Target
 from subscription_mcp.tools import documents
 from subscription_mcp.tools.toolbox import Tool, Toolbox, UnknownTool
+from subscription_mcp.web.openapi import ADVISORY_TOOLS, openapi_document
 from subscription_mcp.web.problems import (
+    HttpFault,
     JsonResponse,
     http_fault,
     problem,
     rate_limit_headers,
     refused_decision,
 )
+from subscription_mcp.web.reading import check_is_json, strict_json
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-ADVISORY_TOOLS = frozenset({"check_quota"})
-"""Tools that answer 200 whatever the decision says: asking was what was wanted."""
 
 
-def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any]) -> list[Route]:
+def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any], base_url: str) -> list[Route]:
     do = toolbox.operations
 
     async def tools(request: Request) -> Response:
@@ -80,11 +81,17 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any]) -> list[Rout
     async def metadata(request: Request) -> Response:
         return JsonResponse(resource_metadata)
 
+    described = cache(lambda: openapi_document(do.plans.catalog, base_url))  # made when first asked for
+
+    async def openapi(request: Request) -> Response:
+        return JsonResponse(described())
+
     return [
         Route("/api/mcp/tools", _answering(tools), methods=["GET"]),
         Route("/api/mcp/tools/{tool_name}", _answering(call_tool), methods=["POST"]),
         Route("/api/tenants/{tenant_id}/subscription", _answering(subscription), methods=["GET"]),
         Route("/api/plans", _answering(plans), methods=["GET"]),
+        Route("/openapi.json", _answering(openapi), methods=["GET"]),
         Route("/healthz", _answering(healthz), methods=["GET"]),
         Route("/readyz", _answering(readyz), methods=["GET"]),
         Route("/.well-known/oauth-protected-resource/mcp", _answering(metadata), methods=["GET"]),
@@ -113,29 +120,18 @@ def _answering(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except Refusal as refusal:
             return problem(refusal)
-        except _Unparsable as fault:
+        except HttpFault as fault:
             return http_fault(fault.status, fault.message)
 
     return answer
 
 
-class _Unparsable(Exception):
-    """A body that is not what the route takes; a fault of HTTP, before anything was asked."""
-
-    def __init__(self, status: int, message: str) -> None:
-        self.status, self.message = status, message
-
-
 async def _envelope(request: Request) -> tuple[str | None, dict[str, Any]]:
     """`{"tenant_id"?: …, "arguments": {…}}`, strictly."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise _Unparsable(415, "Send the body as Content-Type: application/json.")
-    try:
-        body = json.loads(await request.body(), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError):
-        raise _Unparsable(400, "The body is no valid JSON object, or has the same key twice.") from None
+    check_is_json(request.headers)
+    body = strict_json(await request.body())
     if not isinstance(body, dict):
-        raise _Unparsable(400, 'The body must be a JSON object: {"arguments": {…}}.')
+        raise HttpFault(400, 'The body must be a JSON object: {"arguments": {…}}.')
     problems = (
         [FieldProblem("body", "takes only tenant_id and arguments")]
         if set(body) - {"tenant_id", "arguments"}
@@ -150,13 +146,6 @@ async def _envelope(request: Request) -> tuple[str | None, dict[str, Any]]:
         shown = "; ".join(f"{entry.field} {entry.rule}" for entry in problems)
         raise Refusal("invalid_request", f"{shown}.", fields=problems)
     return tenant, arguments
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("the same key twice")
-    return made
 
 
 def _target_of(request: Request, tenant: str) -> Target:

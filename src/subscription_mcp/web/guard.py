@@ -5,34 +5,47 @@ One place, so that `/mcp` and `/api` judge a request alike. Paths that need no t
 
 import logging
 from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from starlette.authentication import AuthCredentials
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from subscription_mcp.auth.identity import VerifiedToken
 from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.domain.errors import Refusal, internal
+from subscription_mcp.tools.defects import is_cancellation
 from subscription_mcp.web.mcp_faults import answering_requests_only
-from subscription_mcp.web.problems import http_fault, problem
+from subscription_mcp.web.problems import HttpFault, http_fault, problem
+from subscription_mcp.web.reading import (
+    BODY_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    ClientGone,
+    check_is_json,
+    given_again,
+    strict_json,
+    too_large,
+    whole_body,
+)
 
 log = logging.getLogger(__name__)
 
-PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/api/plans", "/.well-known/oauth-protected-resource/mcp"})
+PUBLIC_PATHS = frozenset(
+    {"/healthz", "/readyz", "/api/plans", "/openapi.json", "/.well-known/oauth-protected-resource/mcp"}
+)
 MCP_PATH = "/mcp"
-BODY_BYTES_MAX = 4 * 1024 * 1024
+HEADER_EXTRA_BYTES = len(": \r\n")
+LENGTH_DIGITS_MAX = 16
+ONCE = frozenset({b"host", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"})
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
-class _BodyTooLarge(Exception):
-    pass
-
-
 class Guard:
-    """Checks Host, Origin, size and token, then lets the request through with its verified caller."""
+    """Checks headers, Host, Origin, token and body, then lets the request through with its verified caller."""
 
     def __init__(
         self,
@@ -58,55 +71,61 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _BoundedBody(receive)
-        started = False
+        started = ended = False
 
         async def sending(message: Message) -> None:
-            nonlocal started
-            if body.is_too_large and not started:
-                return  # whatever is made of the rest of it, the answer is 413
-            started = started or message["type"] == "http.response.start"
+            nonlocal started, ended
+            if ended:
+                return  # the SDK answers once more where a session ends under a notification it has taken
+            started = True
+            ended = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
+        answer: Response | None = None
         try:
-            await self._checked(scope, body.receive, sending)
+            await self._checked(scope, receive, sending)
+        except HttpFault as fault:
+            answer = http_fault(fault.status, fault.message)
+            if fault.status == HTTPStatus.REQUEST_TIMEOUT:
+                answer.headers["connection"] = "close"
         except Refusal as refusal:
-            if started:
-                raise
             headers = (
                 {"www-authenticate": self._challenge(scope)} if refusal.code == "unauthenticated" else None
             )
-            await problem(refusal, headers=headers)(scope, receive, send)
-        except _BodyTooLarge:
-            body.is_too_large = True
-        except Exception:
-            if not body.is_too_large:
-                log.exception("%s %s could not be answered", scope["method"], scope["path"])
-                if not started:
-                    await problem(internal())(scope, receive, send)
-        if body.is_too_large and not started:
-            await http_fault(413, f"The body is larger than {BODY_BYTES_MAX} bytes.")(scope, receive, send)
+            answer = problem(refusal, headers=headers)
+        except ClientGone:
+            return
+        except BaseException as defect:
+            if is_cancellation(defect):
+                raise
+            log.exception("%s %s could not be answered", scope["method"], scope["path"])
+            answer = problem(internal())
+        if answer is not None and not started:
+            await answer(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
+        _check_headers(scope, headers)
         if not self._is_own_host(headers.getlist("host")):
-            await http_fault(421, "This server does not answer for that Host. Set PUBLIC_URL to name it.")(
-                scope, receive, send
-            )
-            return
+            raise HttpFault(421, "This server does not answer for that Host. Set PUBLIC_URL to name it.")
         if any(not self._is_own_origin(origin) for origin in headers.getlist("origin")):
-            await http_fault(403, "Requests from that Origin are not answered.")(scope, receive, send)
-            return
-        if int(headers.get("content-length", "0") or 0) > BODY_BYTES_MAX:
-            raise _BodyTooLarge
-        if scope["path"] in PUBLIC_PATHS:
+            raise HttpFault(403, "Requests from that Origin are not answered.")
+        path = scope["path"]
+        if path in PUBLIC_PATHS:
             await self._app(scope, receive, send)
             return
         principal = await self._verifier.admit(_bearer(headers.getlist("authorization")))
+        if _has_body(headers):
+            if path == MCP_PATH:
+                check_is_json(headers)
+            body = await whole_body(receive)
+            if path == MCP_PATH:
+                strict_json(body)
+            receive = given_again(body, receive)
         user = AuthenticatedUser(VerifiedToken.of(principal))
         scope["user"], scope["auth"] = user, AuthCredentials([])
         token = auth_context_var.set(user)
-        if scope["path"] == MCP_PATH:
+        if path == MCP_PATH:
             send = answering_requests_only(scope, receive, send)
         try:
             await self._app(scope, receive, send)
@@ -132,6 +151,32 @@ class Guard:
         return scheme == "http" and _without_port(host) in LOCAL_HOSTS
 
 
+def _check_headers(scope: Scope, headers: Headers) -> None:
+    """Bounds and contradictions that mean the same on every path. Raises HttpFault."""
+    size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    seen = set()
+    for name, value in scope["headers"]:
+        size += len(name) + len(value) + HEADER_EXTRA_BYTES
+        if name in ONCE:
+            if name in seen:
+                raise HttpFault(400, f"Send {name.decode()} once.")
+            seen.add(name)
+    if size > HEADER_BYTES_MAX:
+        raise HttpFault(431, f"Request line and headers are larger than {HEADER_BYTES_MAX} bytes.")
+    length = headers.get("content-length")
+    if length is not None:
+        if "transfer-encoding" in headers:
+            raise HttpFault(400, "Send either Content-Length or Transfer-Encoding.")
+        if not (length.isascii() and length.isdigit()):
+            raise HttpFault(400, "Content-Length must be a number.")
+        if len(length) > LENGTH_DIGITS_MAX or int(length) > BODY_BYTES_MAX:
+            raise too_large()
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0").strip("0") != "" or "transfer-encoding" in headers
+
+
 def _without_port(host: str) -> str | None:
     """The host without a numeric port; None where what follows the colon is no port."""
     name, colon, port = host.rpartition(":")
@@ -150,21 +195,3 @@ def _bearer(values: list[str]) -> str:
             "unauthenticated", "Send exactly one Authorization header: Bearer and the access token."
         )
     return access_token.strip()
-
-
-class _BoundedBody:
-    """The body, but no more of it than allowed: a length that was not announced is counted."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._read = 0
-        self.is_too_large = False
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._read += len(message.get("body", b""))
-            if self._read > BODY_BYTES_MAX:
-                self.is_too_large = True
-                raise _BodyTooLarge
-        return message

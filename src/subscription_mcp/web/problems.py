@@ -17,6 +17,13 @@ PROBLEM = "application/problem+json"
 QUOTA_EXCEEDED_TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
+class HttpFault(Exception):
+    """A fault of HTTP itself, before anything was asked: a status and a sentence."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status, self.message = status, message
+
+
 class JsonResponse(Response):
     """A JSON document; what it says of a caller is nobody else's to cache."""
 
