@@ -19,12 +19,12 @@ from tests.harness import COMMAND, ERAS, STOP_WITHIN_SECONDS, Place, Talk
 
 READY_WITHIN_SECONDS = 60
 PERSONAS = {
-    "basic": ("bella", "basic", 5),
-    "advanced": ("adam", "advanced", 8),
-    "premium": ("petra", "premium", 8),
-    "service": ("chat-backend", None, 8),
-    "tenant admin": ("tara", None, 8),
-    "super-admin": ("root", None, 8),
+    "basic": ("bella", "basic", 8),
+    "advanced": ("adam", "advanced", 11),
+    "premium": ("petra", "premium", 11),
+    "service": ("chat-backend", None, 13),
+    "tenant admin": ("tara", None, 11),
+    "super-admin": ("root", None, 11),
 }
 
 
