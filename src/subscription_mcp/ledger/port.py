@@ -1,7 +1,7 @@
 """What an engine must do. Everything that changes state goes through `transact`; every rule is in the
 machine, so an engine only loads facts, saves changes and answers questions about what is committed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -85,7 +85,20 @@ class PlanHolders:
     now: Instant
 
 
-Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders
+@dataclass(frozen=True, slots=True)
+class AccountIds:
+    """The accounts of a tenant whose id begins with `prefix`, in order of their ids, at most `size`."""
+
+    tenant: str
+    prefix: str
+    size: int
+
+
+Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders | AccountIds
+
+
+Touched = frozenset[tuple[str, str]] | None
+"""Tenant and id of the accounts and users a commit concerned; None may be everybody."""
 
 
 @dataclass(slots=True)
@@ -119,14 +132,19 @@ class Engine(Protocol):
         """The ledger's clock, never behind the last commit."""
 
     async def query(self, question: Query) -> Any:
-        """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry], list[PlanCount] or
-        list[(plan, version, accounts)]."""
+        """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry], list[PlanCount],
+        list[(plan, version, accounts)] or list[account]."""
+
+    def changes(self) -> AsyncGenerator[Touched]:
+        """What commits touched, from the first answer on, which comes at once: this process's own as they
+        happen, those of others within half a second. Costs nothing where nobody asks."""
 
     async def ready(self) -> None:
         """Whether the ledger can be read and written right now; raises LedgerUnavailable."""
 
 
 __all__ = [
+    "AccountIds",
     "AuditEntry",
     "AuditTrail",
     "Difference",
@@ -138,6 +156,7 @@ __all__ = [
     "PlanHolders",
     "Query",
     "TenantSummary",
+    "Touched",
     "UsageEvent",
     "UsageTotals",
     "Whose",
