@@ -19,17 +19,18 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from mcp import Client
+from mcp.client.session import ElicitationFnT, MessageHandlerFnT
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult
+from mcp_types import CallToolResult, PromptReference, ResourceTemplateReference
 
 from subscription_mcp.auth.keys import VerificationKey, verification_key
 from subscription_mcp.auth.tokens import mint
@@ -39,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 ERROR_KEY = "io.github.subscription-mcp/error"
 TODAY = "2026-11-20T14:03:11.123456Z"
+MODERN = "2026-07-28"
 ERAS = {"modern": "auto", "legacy": "legacy"}
 START_WITHIN_SECONDS = 30
 STOP_WITHIN_SECONDS = 25
@@ -148,7 +150,12 @@ class Place:
 
     @asynccontextmanager
     async def over_stdio(
-        self, access_token: str | None, mode: str = "auto", **variables: str | None
+        self,
+        access_token: str | None,
+        mode: str = "auto",
+        person: ElicitationFnT | None = None,
+        on_message: MessageHandlerFnT | None = None,
+        **variables: str | None,
     ) -> AsyncIterator["Talk"]:
         """A client with a stdio server of its own. Open it inside the test."""
         environment = self.environment(TOKEN=access_token, **variables)
@@ -156,7 +163,10 @@ class Place:
             command=self.command[0], args=[*self.command[1:], "stdio"], env=environment, cwd=self.folder
         )
         with (self.folder / "stdio.log").open("a") as log, first_failure():
-            async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
+            transport = stdio_client(parameters, errlog=log)
+            async with Client(
+                transport, mode=mode, elicitation_callback=person, message_handler=on_message
+            ) as client:
                 yield Talk(client, access_token)
 
     def rows(self) -> dict[str, int]:
@@ -248,14 +258,53 @@ class Server:
         self.process.stderr.close()
 
     @asynccontextmanager
-    async def client(self, access_token: str, mode: str = "auto") -> AsyncIterator["Talk"]:
+    async def client(
+        self,
+        access_token: str,
+        mode: str = "auto",
+        person: ElicitationFnT | None = None,
+        on_message: MessageHandlerFnT | None = None,
+    ) -> AsyncIterator["Talk"]:
         """An MCP client over streamable HTTP. Open it inside the test."""
         headers = {"authorization": f"Bearer {access_token}"}
         async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
             transport = streamable_http_client(f"{self.base_url}/mcp", http_client=http)
             with first_failure():
-                async with Client(transport, mode=mode) as client:
+                async with Client(
+                    transport, mode=mode, elicitation_callback=person, message_handler=on_message
+                ) as client:
                     yield Talk(client, access_token)
+
+    async def modern(
+        self,
+        access_token: str,
+        method: str,
+        params: Mapping[str, Any],
+        capabilities: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """One message of the modern protocol and the answer to it, as they are on the wire."""
+        headers = {
+            "authorization": f"Bearer {access_token}",
+            "accept": "application/json, text/event-stream",
+            "mcp-protocol-version": MODERN,
+            "mcp-method": method,
+        }
+        for key in ("uri", "name"):
+            if key in params:
+                headers["mcp-name"] = params[key]
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": MODERN,
+            "io.modelcontextprotocol/clientCapabilities": dict(capabilities or {}),
+        }
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
+        async with httpx2.AsyncClient(timeout=30) as http:
+            response = await http.post(f"{self.base_url}/mcp", json=message, headers=headers)
+        discreet(response.text, access_token)
+        body = response.text
+        if response.headers["content-type"].startswith("text/event-stream"):
+            (body,) = [line[5:] for line in body.splitlines() if line.startswith("data:")]
+        answer: dict[str, Any] = json.loads(body)
+        return answer
 
     @asynccontextmanager
     async def api(self, access_token: str | None = None) -> AsyncIterator["Api"]:
@@ -270,11 +319,19 @@ class Server:
 
 @asynccontextmanager
 async def talking(
-    place: Place, server: Server, transport: str, access_token: str, mode: str
+    place: Place,
+    server: Server,
+    transport: str,
+    access_token: str,
+    mode: str,
+    person: ElicitationFnT | None = None,
+    on_message: MessageHandlerFnT | None = None,
 ) -> AsyncIterator["Talk"]:
-    """A client over either transport on the same ledger."""
+    """A client over either transport on the same ledger; `person` answers what it is asked."""
     opened = (
-        place.over_stdio(access_token, mode) if transport == "stdio" else server.client(access_token, mode)
+        place.over_stdio(access_token, mode, person, on_message)
+        if transport == "stdio"
+        else server.client(access_token, mode, person, on_message)
     )
     async with opened as talk:
         yield talk
@@ -328,12 +385,30 @@ class Talk:
 
     async def rpc_error(self, tool: str, **arguments: Any) -> tuple[int, str, Any]:
         """The JSON-RPC error of a call: code, message, data."""
+        return await self.fault(self.client.call_tool(tool, arguments))
+
+    async def fault(self, asked: Awaitable[Any]) -> tuple[int, str, Any]:
+        """The JSON-RPC error of anything asked: code, message, data."""
         try:
-            answer = await self.client.call_tool(tool, arguments)
+            answer = await asked
         except MCPError as fault:
             discreet(f"{fault.error.message} {fault.error.data}", self._access_token)
             return fault.error.code, fault.error.message, fault.error.data
         raise AssertionError(f"answered: {answer}")
+
+    async def prompt(self, name: str, **arguments: str) -> str:
+        """The words of a prompt."""
+        (message,) = (await self.client.get_prompt(name, arguments)).messages
+        text: str = message.content.text  # type: ignore[union-attr]
+        assert message.role == "user"
+        discreet(text, self._access_token)
+        return text
+
+    async def completions(self, ref: str, argument: str, typed: str = "") -> list[str]:
+        """What completes an argument of a prompt, or a variable of a resource's template."""
+        named = ResourceTemplateReference(uri=ref) if "://" in ref else PromptReference(name=ref)
+        answer = await self.client.complete(named, {"name": argument, "value": typed})
+        return answer.completion.values
 
     async def resource(self, uri: str) -> dict[str, Any]:
         (content,) = (await self.client.read_resource(uri)).contents

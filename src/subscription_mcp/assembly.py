@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from subscription_mcp.auth.revocations import Revocations
@@ -41,6 +41,8 @@ class Service:
     ledger: Ledger
     operations: Operations
     toolbox: Toolbox
+    at_stop: list[Callable[[], None]] = field(default_factory=list)
+    """What ends open streams, to be called before a server waits for its last requests."""
 
 
 def system_clock() -> Instant:
@@ -159,7 +161,7 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     from subscription_mcp.web.api import api_routes
     from subscription_mcp.web.app import build_app, resource_metadata
 
-    mcp_app = build_server(service.toolbox, identify_by_request).streamable_http_app(
+    mcp_app = build_server(service.toolbox, identify_by_request, service.at_stop).streamable_http_app(
         streamable_http_path="/mcp",
         # Host and Origin are judged by our own guard, exactly and for every route.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),

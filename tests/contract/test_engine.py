@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,6 +55,7 @@ from subscription_mcp.ledger.commands import (
 )
 from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.ledger.port import (
+    AccountIds,
     AuditTrail,
     EventPage,
     PlanCount,
@@ -1231,6 +1232,35 @@ async def test_a_tenant_is_summed_up_by_plan(store: SqliteStore) -> None:
             PlanCount("basic", 2, 3),
             PlanCount("premium", 1, 1),
         ]
+
+
+async def test_accounts_are_found_by_the_beginning_of_their_id(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        for user in ("anna", "amy", "bob", "a_c"):
+            await arrive(ledger, user=user)
+        await arrive(ledger, user="zoe", group="amy")
+        await arrive(ledger, user="adam", tenant="globex")
+        assert await ledger.query(AccountIds("acme", "a", 10)) == ["a_c", "amy", "anna"]
+        assert await ledger.query(AccountIds("acme", "", 2)) == ["a_c", "amy"]
+        assert await ledger.query(AccountIds("acme", "a_", 10)) == ["a_c"]
+        assert await ledger.query(AccountIds("initech", "", 10)) == []
+
+
+async def test_who_watches_is_told_what_each_commit_touched(store: SqliteStore) -> None:
+    async with store.open() as ledger, store.open() as other:
+        await arrive(ledger, user="bob")
+        async with aclosing(ledger.engine.changes()) as changes:
+            assert await anext(changes) == frozenset()
+            await ledger.submit_one(a_record("bob"))
+            touched = await anext(changes)
+            assert touched is not None
+            assert ("acme", "bob") in touched
+            await other.submit_one(a_record("eve"))
+            assert await anext(changes) is None
+            await ledger.rehearse(Arrive(a_subject("bob")))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    await anext(changes)
 
 
 moments = st.integers(0, 3 * 24 * 60).map(lambda minutes: minutes * MINUTE)

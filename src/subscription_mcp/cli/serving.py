@@ -92,10 +92,12 @@ async def run_http(
             server_header=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
-        await _server_of(config, lambda: announce(base_url)).serve(sockets=[listening])
+        await _server_of(config, lambda: announce(base_url), service.at_stop).serve(sockets=[listening])
 
 
-def _server_of(config: "uvicorn.Config", announce: Callable[[], None]) -> "uvicorn.Server":
+def _server_of(
+    config: "uvicorn.Config", announce: Callable[[], None], at_stop: list[Callable[[], None]]
+) -> "uvicorn.Server":
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -105,6 +107,11 @@ def _server_of(config: "uvicorn.Config", announce: Callable[[], None]) -> "uvico
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             announce()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for end in at_stop:
+                end()
+            await super().shutdown(sockets)
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:

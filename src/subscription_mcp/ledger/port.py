@@ -1,7 +1,7 @@
 """What an engine must do. Everything that changes state goes through `transact`; every rule is in the
 machine, so an engine only loads facts, saves changes and answers questions about what is committed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,7 +91,20 @@ class RevocationsSince:
     seq: int
 
 
-Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders | RevocationsSince
+@dataclass(frozen=True, slots=True)
+class AccountIds:
+    """The accounts of a tenant whose id begins with `prefix`, in order of their ids, at most `size`."""
+
+    tenant: str
+    prefix: str
+    size: int
+
+
+Touched = frozenset[tuple[str, str]] | None
+"""Tenant and id of the accounts and users a commit concerned; None may be everybody."""
+
+
+Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders | RevocationsSince | AccountIds
 
 
 class Engine(Protocol):
@@ -120,13 +133,18 @@ class Engine(Protocol):
 
     async def query(self, question: Query) -> Any:
         """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry], list[PlanCount],
-        list[(plan, version, accounts)] or list[Revocation]."""
+        list[(plan, version, accounts)], list[Revocation] or list[account]."""
+
+    def changes(self) -> AsyncGenerator[Touched]:
+        """What commits touched, from the first answer on, which comes at once: this process's own as they
+        happen, those of others within half a second. Costs nothing where nobody asks."""
 
     async def ready(self) -> None:
         """Whether the ledger can be read and written right now; raises LedgerUnavailable."""
 
 
 __all__ = [
+    "AccountIds",
     "AuditEntry",
     "AuditTrail",
     "Engine",
@@ -138,6 +156,7 @@ __all__ = [
     "Query",
     "RevocationsSince",
     "TenantSummary",
+    "Touched",
     "UsageEvent",
     "UsageTotals",
     "Whose",

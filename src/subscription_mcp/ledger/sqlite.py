@@ -4,10 +4,11 @@ One connection writes, on a thread of its own: load, decide, save and commit are
 hop per batch. Two more connections read.
 """
 
+import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from subscription_mcp.ledger.port import (
     LedgerUnusable,
     Query,
     RevocationsSince,
+    Touched,
 )
 from subscription_mcp.ledger.sqlite_schema import (
     check_identity,
@@ -44,6 +46,7 @@ CHECKPOINT_ROWS = 20_000
 OPEN_WITHIN_SECONDS = 10
 SCHEMA_WITH_REVOCATIONS = 3
 CACHED_FACTS_MAX = 200_000
+POLL_SECONDS = 0.5  # not a quantity
 T = TypeVar("T")
 
 
@@ -76,6 +79,7 @@ class SqliteEngine:
         self._data_version: int | None = None
         self._writer_book: PlanBook | None = None
         self._checker_book: PlanBook | None = None
+        self._watchers: list[Callable[[Touched], None]] = []
 
     async def open(self) -> None:
         opened: list[_Connection] = []
@@ -162,6 +166,8 @@ class SqliteEngine:
                     self._rows_since_checkpoint += self._store.save(changes)
                     connection.execute("COMMIT")
                     self.catalog = self._facts.catalog
+                    if self._watchers:
+                        self._tell_watchers(changes.touched())
                 else:
                     connection.execute("ROLLBACK")
                 if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
@@ -268,6 +274,56 @@ class SqliteEngine:
                     database.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
+    # Watching
+
+    async def changes(self) -> AsyncGenerator[Touched]:
+        loop = asyncio.get_running_loop()
+        told: list[Touched] = []
+        wake = asyncio.Event()
+
+        def note(touched: Touched) -> None:
+            told.append(touched)
+            wake.set()
+
+        def watcher(touched: Touched) -> None:
+            with suppress(RuntimeError):  # the loop is closing, so nobody listens any more
+                loop.call_soon_threadsafe(note, touched)
+
+        self._watchers.append(watcher)
+        try:
+            version, polled_at = await self._version_by_others(), loop.time()
+            yield frozenset()
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(wake.wait(), max(polled_at + POLL_SECONDS - loop.time(), 0))
+                if loop.time() >= polled_at + POLL_SECONDS:
+                    before, version = version, await self._version_by_others()
+                    polled_at = loop.time()
+                    if version != before:
+                        told.append(None)
+                wake.clear()
+                found, told[:] = list(told), []
+                if found:
+                    yield None if None in found else frozenset().union(*(one for one in found if one))
+        finally:
+            self._watchers.remove(watcher)
+
+    def _tell_watchers(self, touched: Touched) -> None:
+        for watcher in list(self._watchers):
+            watcher(touched)
+
+    async def _version_by_others(self) -> int | None:
+        """A number that changes when another connection has committed; None where it cannot be read."""
+
+        def read() -> int | None:
+            try:
+                (version,) = self._writer._conn.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error:
+                return None
+            return int(version)
+
+        return await self._writer.run(read)
 
     async def ready(self) -> None:
         await self._writer.run(self._ready)

@@ -36,6 +36,7 @@ from subscription_mcp.ledger.machine.facts import (
 )
 from subscription_mcp.ledger.machine.usage import dimensions_of
 from subscription_mcp.ledger.port import (
+    AccountIds,
     AuditTrail,
     EventPage,
     PlanCount,
@@ -664,6 +665,14 @@ class Store:
                     " GROUP BY plan_now, version_now",
                     {"now": question.now},
                 ).fetchall()
+
+            case AccountIds():
+                rows = self._db.execute(
+                    "SELECT DISTINCT w.text FROM subscription s JOIN word w ON w.id = s.account"
+                    " WHERE s.tenant = ? AND substr(w.text, 1, length(?)) = ? ORDER BY w.text LIMIT ?",
+                    (self.word(question.tenant), question.prefix, question.prefix, question.size),
+                )
+                return [row[0] for row in rows]
 
     def _holders_of(self, whose: Whose) -> list[int] | None:
         """The holders asked about; None is every holder of the tenant."""

@@ -1,6 +1,6 @@
 """Use cases by noun: authorise, then a command or a question, then an answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from subscription_mcp.ledger.commands import (
@@ -11,6 +11,7 @@ from subscription_mcp.ledger.commands import (
     SessionDecided,
     UsageEvent,
 )
+from subscription_mcp.ledger.port import Touched
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.limits import Limits
@@ -32,6 +33,8 @@ class Operations:
     sessions: Sessions
     ready: Callable[[], Awaitable[bool]]
     """Whether the ledger can be read and written right now."""
+    changes: Callable[[], AsyncGenerator[Touched]]
+    """What commits touched, as they happen, also those of other processes."""
 
     @classmethod
     def on(cls, ledger: Ledger, *, members_may_record: bool, tier_decides: bool = False) -> "Operations":
@@ -44,6 +47,7 @@ class Operations:
             Reports(ledger, access),
             Sessions(ledger, access),
             ledger.ready,
+            ledger.engine.changes,
         )
 
 

@@ -11,8 +11,9 @@ from subscription_mcp.auth.permissions import Reach, reach
 from subscription_mcp.auth.principal import Principal
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
+from subscription_mcp.domain.identifiers import is_id
 from subscription_mcp.ledger.commands import AccountView, Actor, Arrive, Subject
-from subscription_mcp.ledger.port import Whose
+from subscription_mcp.ledger.port import AccountIds, Whose
 from subscription_mcp.ledger.writer import Ledger
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,23 @@ class Access:
     def is_visible(self, operation: str, caller: Caller) -> bool:
         """Whether the operation exists at all for the caller."""
         return self.reach_of(operation, caller) > Reach.NONE
+
+    def sees_whole_accounts(self, operation: str, caller: Caller) -> bool:
+        """Whether the caller may ask about an account as a whole; a service only ever asks about users."""
+        reached = self.reach_of(operation, caller)
+        return reached >= Reach.ACCOUNT and self._acting_role(operation, caller, reached) != "service"
+
+    async def accounts_within_reach(
+        self, operation: str, caller: Caller, prefix: str, size: int
+    ) -> list[str]:
+        """Accounts of the caller's tenant it may ask about as a whole, whose id begins so. Raises Refusal."""
+        if not self.sees_whole_accounts(operation, caller) or not (prefix == "" or is_id(prefix)):
+            return []
+        if self.reach_of(operation, caller) >= Reach.TENANT:
+            found: list[str] = await self._ledger.query(AccountIds(caller.principal.tenant, prefix, size))
+            return found
+        own = caller.own_account
+        return [own] if own is not None and own.startswith(prefix) else []
 
     def is_for_newcomers(self, operation: str) -> bool:
         """Whether somebody on the default plan, in an account of their own, has the operation."""

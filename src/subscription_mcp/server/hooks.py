@@ -1,8 +1,7 @@
 """What the SDK lacks, in one place, because it calls the hook used here provisional.
 
 - Lists show what the caller may use.
-- Unknown prompts answer -32602.
-- A tool or resource that is hidden answers exactly as one that does not exist: JSON-RPC -32602.
+- A tool, resource or prompt that is hidden answers exactly as one that does not exist: JSON-RPC -32602.
 - Arguments reach our own models untouched; the SDK would drop unknown ones and turn `"null"` into nothing.
 - No exception text leaves, in either protocol era, and nothing a handler raises ends a session or the process.
 """
@@ -19,14 +18,19 @@ from pydantic import ValidationError
 
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.operations.access import Caller
+from subscription_mcp.server.faults import error_of, unknown_prompt, unknown_resource, unknown_tool
+from subscription_mcp.server.listening import Listening
+from subscription_mcp.server.offers import listed
+from subscription_mcp.server.prompts import PROMPTS
+from subscription_mcp.server.resources import RESOURCES
 from subscription_mcp.tools.defects import is_cancellation
 from subscription_mcp.tools.toolbox import TOOLS, Toolbox
 
 log = logging.getLogger(__name__)
 
-NAME_SHOWN_MAX = 64
 _TOOL_NAMES = frozenset(tool.name for tool in TOOLS)
-_OWN_ACCOUNT_SCHEMES = ("subscription://me", "quota://me")
+_PROMPT_NAMES = frozenset(prompt.key for prompt in PROMPTS)
 
 
 class UntouchedArguments(FuncMetadata):
@@ -40,24 +44,17 @@ class NoArguments(ArgModelBase):
     """Stands where the SDK wants a model; ours is published and applied instead."""
 
 
-def unknown_tool(name: object) -> MCPError:
-    """The one answer for a tool that does not exist or is hidden from the caller."""
-    return MCPError(INVALID_PARAMS, f"Unknown tool: {_shown(name)}")
-
-
-def unknown_resource(uri: object) -> MCPError:
-    """The one answer for a resource that does not exist or is hidden from the caller."""
-    return MCPError(INVALID_PARAMS, f"Unknown resource: {_shown(uri)}", {"uri": _shown(uri)})
-
-
-def middleware(toolbox: Toolbox, identify: Identify) -> list[Any]:
+def middleware(toolbox: Toolbox, identify: Identify, listening: Listening) -> list[Any]:
     """Our hooks, outermost first."""
+    access = toolbox.operations.access
 
     async def contain(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         try:
             return await call_next(ctx)
         except MCPError:
             raise
+        except Refusal as refusal:
+            raise error_of(refusal) from None
         except ValidationError:
             raise MCPError(INVALID_PARAMS, "The parameters are not those of this method") from None
         except BaseException as defect:
@@ -73,61 +70,61 @@ def middleware(toolbox: Toolbox, identify: Identify) -> list[Any]:
                 raise unknown_tool(params.get("name"))
             case "tools/call" if not isinstance(params.get("arguments", {}), dict | None):
                 raise MCPError(INVALID_PARAMS, "arguments must be an object")
-            case "prompts/get":
-                raise MCPError(INVALID_PARAMS, f"Unknown prompt: {_shown(params.get('name'))}")
+            case "prompts/get" if not _is_known_prompt(params.get("name")):
+                raise unknown_prompt(params.get("name"))
+            case "subscriptions/listen":
+                return await listening.listen(ctx, call_next)
+            case "notifications/initialized":
+                return await listening.connected(ctx, call_next)
+            case "resources/read":
+                return await _read(ctx, call_next, params.get("uri"))
             case "tools/list":
-                return _filtered(
-                    await call_next(ctx), "tools", "name", await _visible_tools(toolbox, identify)
-                )
-            case "resources/list" if await _stands_in_no_account(identify):
-                return _without_own_account(await call_next(ctx), "resources", "uri")
-            case "resources/templates/list" if await _stands_in_no_account(identify):
-                return _without_own_account(await call_next(ctx), "resourceTemplates", "uriTemplate")
-            case "resources/read" if _is_own_account(params.get("uri")) and await _stands_in_no_account(
-                identify
-            ):
-                raise unknown_resource(params.get("uri"))
+                caller = await _caller_or_nobody(toolbox, identify)
+                tools = toolbox.visible_to(caller) if caller is not None else toolbox.listed_for_nobody()
+                names = frozenset(tool.name for tool in tools)
+                return _filtered(await call_next(ctx), "tools", "name", names)
+            case "prompts/list":
+                names = listed(PROMPTS, await _caller_or_nobody(toolbox, identify), access)
+                return _filtered(await call_next(ctx), "prompts", "name", names)
+            case "resources/list":
+                uris = listed(RESOURCES, await _caller_or_nobody(toolbox, identify), access)
+                return _filtered(await call_next(ctx), "resources", "uri", uris)
+            case "resources/templates/list":
+                uris = listed(RESOURCES, await _caller_or_nobody(toolbox, identify), access)
+                return _filtered(await call_next(ctx), "resourceTemplates", "uriTemplate", uris)
         return await call_next(ctx)
 
     return [contain, per_caller]
 
 
-async def _visible_tools(toolbox: Toolbox, identify: Identify) -> frozenset[str]:
+async def _read(ctx: ServerRequestContext[Any, Any], call_next: CallNext, uri: object) -> HandlerResult:
     try:
-        return frozenset(tool.name for tool in await toolbox.listed(await identify()))
+        return await call_next(ctx)
+    except MCPError as error:
+        # The SDK's own words for what matches nothing, as ours for what is hidden.
+        if error.error.code == INVALID_PARAMS and error.error.message.startswith("Unknown resource"):
+            raise unknown_resource(uri) from None
+        raise
+
+
+async def _caller_or_nobody(toolbox: Toolbox, identify: Identify) -> Caller | None:
+    """The caller, or None where there is no valid token yet. Raises Refusal."""
+    try:
+        return await toolbox.operations.access.caller(await identify())
     except Refusal as refusal:
-        if refusal.code != "unauthenticated":
-            raise MCPError(INTERNAL_ERROR, refusal.message, refusal.as_dict()) from None
-        return frozenset(tool.name for tool in toolbox.listed_for_nobody())
-
-
-async def _stands_in_no_account(identify: Identify) -> bool:
-    """A service acts for others and has no plan or quota of its own to show."""
-    try:
-        return "service" in (await identify()).roles
-    except Refusal:
-        return False
+        if refusal.code == "unauthenticated":
+            return None
+        raise
 
 
 def _is_known_tool(name: object) -> bool:
     return isinstance(name, str) and name in _TOOL_NAMES
 
 
-def _is_own_account(uri: object) -> bool:
-    return isinstance(uri, str) and uri.startswith(_OWN_ACCOUNT_SCHEMES)
+def _is_known_prompt(name: object) -> bool:
+    return isinstance(name, str) and name in _PROMPT_NAMES
 
 
 def _filtered(result: HandlerResult, items: str, key: str, wanted: frozenset[str]) -> HandlerResult:
     assert isinstance(result, dict)
     return {**result, items: [item for item in result[items] if item[key] in wanted]}
-
-
-def _without_own_account(result: HandlerResult, items: str, key: str) -> HandlerResult:
-    assert isinstance(result, dict)
-    return {**result, items: [item for item in result[items] if not _is_own_account(item[key])]}
-
-
-def _shown(name: object) -> str:
-    """A caller's own word, cut short and made harmless."""
-    text = name if isinstance(name, str) else "?"
-    return "".join(c if c.isprintable() else "?" for c in text[:NAME_SHOWN_MAX])

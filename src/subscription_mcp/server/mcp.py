@@ -2,21 +2,31 @@
 
 import json
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.caching import CacheableMethod, CacheHint
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.tools import Tool as SdkTool
-from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 
 from subscription_mcp import __version__
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal, internal
-from subscription_mcp.server.hooks import NoArguments, UntouchedArguments, middleware, unknown_tool
+from subscription_mcp.server.completions import add_completions
+from subscription_mcp.server.confirmation import confirmed
+from subscription_mcp.server.faults import unknown_tool
+from subscription_mcp.server.hooks import NoArguments, UntouchedArguments, middleware
+from subscription_mcp.server.listening import Listening
+from subscription_mcp.server.prompts import add_prompts
 from subscription_mcp.server.resources import add_resources
+from subscription_mcp.tools.bodies import Answer
 from subscription_mcp.tools.defects import is_cancellation
 from subscription_mcp.tools.toolbox import TOOLS, Tool, Toolbox, UnknownTool
 
 log = logging.getLogger(__name__)
+
+CACHEABLE: tuple[CacheableMethod, ...] = get_args(CacheableMethod)
 
 NAME = "subscription-mcp"
 ERROR_KEY = "io.github.subscription-mcp/error"
@@ -29,8 +39,12 @@ INSTRUCTIONS = (
 )
 
 
-def build_server(toolbox: Toolbox, identify: Identify) -> MCPServer[Any]:
-    """The server for one way of knowing who calls."""
+def build_server(
+    toolbox: Toolbox, identify: Identify, at_stop: list[Callable[[], None]] | None = None
+) -> MCPServer[Any]:
+    """The server for one way of knowing who calls. What ends its open streams is added to `at_stop`."""
+    do = toolbox.operations
+    listening = Listening(toolbox, identify)
     server: MCPServer[Any] = MCPServer(
         NAME,
         title="Subscriptions and quotas",
@@ -38,12 +52,18 @@ def build_server(toolbox: Toolbox, identify: Identify) -> MCPServer[Any]:
         instructions=INSTRUCTIONS,
         version=__version__,
         tools=[_sdk_tool(tool, toolbox, identify) for tool in TOOLS],
-        # Nothing is announced yet, and an open stream would tell anybody about anybody.
-        subscriptions=False,
-        middleware=middleware(toolbox, identify),
+        subscriptions=listening,
+        # Every answer is the caller's own and old with the next event or change of plan.
+        cache_hints={method: CacheHint(ttl_ms=0, scope="private") for method in CACHEABLE},
+        middleware=middleware(toolbox, identify, listening),
         log_level="WARNING",
     )
-    add_resources(server, toolbox, identify)
+    add_resources(server, do, identify)
+    add_prompts(server, do, identify)
+    add_completions(server, do, identify)
+    listening.serve(server)
+    if at_stop is not None:
+        at_stop.append(listening.close)
     return server
 
 
@@ -61,9 +81,12 @@ def error_result(refusal: Refusal) -> CallToolResult:
 
 
 def _sdk_tool(tool: Tool, toolbox: Toolbox, identify: Identify) -> SdkTool:
-    async def call(arguments: dict[str, Any]) -> CallToolResult:
+    async def run(arguments: dict[str, Any]) -> Answer:
+        return await toolbox.call(await identify(), tool.name, arguments)
+
+    async def call(arguments: dict[str, Any], ctx: Context[Any, Any]) -> CallToolResult | InputRequiredResult:
         try:
-            answer = await toolbox.call(await identify(), tool.name, arguments)
+            answer = await confirmed(run, arguments, ctx)
         except UnknownTool:
             raise unknown_tool(tool.name) from None
         except Refusal as refusal:
@@ -73,6 +96,8 @@ def _sdk_tool(tool: Tool, toolbox: Toolbox, identify: Identify) -> SdkTool:
                 raise
             log.exception("%s could not be answered", tool.name)
             return error_result(internal())
+        if isinstance(answer, InputRequiredResult):
+            return answer
         return CallToolResult(
             content=[TextContent(type="text", text=answer.text)], structured_content=answer.document
         )
@@ -87,7 +112,7 @@ def _sdk_tool(tool: Tool, toolbox: Toolbox, identify: Identify) -> SdkTool:
             arg_model=NoArguments, output_schema=tool.output_schema, output_model=tool.result
         ),
         is_async=True,
-        context_kwarg=None,
+        context_kwarg="ctx",
         annotations=ToolAnnotations(
             title=tool.title,
             read_only_hint=tool.read_only,

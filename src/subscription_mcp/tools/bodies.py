@@ -18,14 +18,23 @@ from subscription_mcp.tools import documents, texts, wire
 from subscription_mcp.tools.validation import refusal_of
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person should be asked before it happens, and the handle that then applies it, once."""
+
+    words: str
+    handle: str
+
+
 @dataclass(slots=True)
 class Answer:
     """What a tool answers: words that are complete on their own, and the document. `decision` is set where
-    the answer is one."""
+    the answer is one, `question` where it only offers to do something."""
 
     text: str
     document: dict[str, Any]
     decision: Decision | None = None
+    question: Question | None = None
 
 
 async def get_tier_info(do: Operations, caller: Caller, given: wire.GetTierInfoArguments) -> Answer:
@@ -44,7 +53,14 @@ async def upgrade_tier(do: Operations, caller: Caller, given: wire.UpgradeTierAr
     )
     status = _status_of(changed)
     title = do.plans.catalog.plans[changed.change.to_plan].title
-    return Answer(texts.plan_change(changed, status, title), documents.plan_change(changed, status))
+    question = None
+    if changed.handle is not None:
+        question = Question(texts.plan_change_question(changed, title), changed.handle)
+    return Answer(
+        texts.plan_change(changed, status, title),
+        documents.plan_change(changed, status),
+        question=question,
+    )
 
 
 async def list_plans(do: Operations, caller: Caller, given: wire.ListPlansArguments) -> Answer:

@@ -1,6 +1,7 @@
 """What a tool says in words: complete on its own, for clients that show no structure."""
 
 from subscription_mcp.domain.catalog import Money, Plan, Price
+from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.wording import clock_time, counted, line_of, maximum_text, overview_sentence
@@ -16,6 +17,7 @@ from subscription_mcp.operations.plans import FeatureAnswer
 from subscription_mcp.operations.reports import UsageReportAnswer
 
 LINES_MAX = 20
+DECLINED = "Declined: nothing was changed."
 
 
 def tier_info(view: AccountView) -> str:
@@ -82,6 +84,17 @@ def plan_change(changed: PlanChanged, status: str, title: str) -> str:
             return f"Preview: changing to {title} {cost}.{then} Nothing has changed."
 
 
+def plan_change_question(changed: PlanChanged, title: str) -> str:
+    """What a person is asked before a change of plan."""
+    change = changed.change
+    now, next_ = _money(change.price_now), _money(change.price_next)
+    when = clock_time(change.effective_at, "UTC")
+    limits = "; ".join(line_of(state) for state in changed.limits_after)
+    effect = f"from {when}, when the paid period ends" if change.is_scheduled else "at once"
+    then = f" Then: {limits}." if limits else ""
+    return f"Change the plan to {title}, {effect}? It costs {now} now and {next_} at each renewal.{then}"
+
+
 def usage_report(answer: UsageReportAnswer, unit_of: dict[str, str]) -> str:
     assert answer.period.end is not None
     start, end = (
@@ -124,6 +137,36 @@ def feature(answer: FeatureAnswer) -> str:
         value = "" if answer.value is True else f", value {answer.value}"
         return f"Yes: {answer.feature} is included{value}. {have}"
     return f"No: {answer.feature} is not included. {have}"
+
+
+def decision(decided: Decision) -> str:
+    """What was asked and how it was decided."""
+    verdict = "would be allowed now" if decided.allowed else f"is refused ({decided.code})"
+    return f"{decided.event} x{decided.quantity:,} {verdict}: {decided.message}"
+
+
+def quota_prompt(view: AccountView) -> str:
+    return (
+        "Tell me in one or two sentences how much of my plan is left and when it resets. Name first what runs out "
+        f"first. Use only these numbers, as of {clock_time(view.as_of, 'UTC')}:\n\n{tier_info(view)}"
+    )
+
+
+def compare_plans_prompt(offered: list[Plan], view: AccountView | None) -> str:
+    mine = f"\n\nWhat I have and use now: {tier_info(view)}" if view is not None else ""
+    return (
+        "Compare these plans for me in a small table, then say in one sentence which fits best what I use and what "
+        f"it would cost. Use only these numbers.\n\n{plans(offered)}{mine}"
+    )
+
+
+def explain_denial_prompt(said: list[str], view: AccountView) -> str:
+    answers = "\n".join(said)
+    return (
+        "Explain to me in plain words why this is refused or allowed, until when, and what I can do about it. "
+        f"Use only what the server says, as of {clock_time(view.as_of, 'UTC')}.\n\n{answers}\n\n"
+        f"What I have: {tier_info(view)}"
+    )
 
 
 def limits(view: AccountView) -> str:

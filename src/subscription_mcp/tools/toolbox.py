@@ -70,8 +70,8 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         "upgrade_tier",
         "Change the plan",
-        "Call this to move to another plan: up at once, down at the period's end. The first call returns price, "
-        "dates and a confirmation handle; the second, with the handle, applies it.",
+        "Call this to move to another plan: up at once, down at the period's end. The user is asked first, with price "
+        "and dates; where the client cannot ask, a handle is returned, and a second call with it applies.",
         wire.UpgradeTierArguments,
         wire.PlanChangeResult,
         bodies.upgrade_tier,

@@ -200,6 +200,19 @@ class Changes:
     audits: list[AuditEntry] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
 
+    def touched(self) -> frozenset[tuple[str, str]] | None:
+        """Whose plan, limits or totals may be others now: tenant and id of accounts and users; None is everybody."""
+        if self.current_plans is not None:
+            return None
+        found = {(key.tenant, key.account) for key in self.subscriptions}
+        for counter in (*self.counters, *(key for key, _ in self.holds)):
+            found |= {(counter.tenant, counter.account), (counter.tenant, counter.user)}
+        for (account, user), _ in self.overrides:
+            found |= {(account.tenant, account.account), (account.tenant, user)}
+        for (tenant, user), (membership, _) in self.members.items():
+            found |= {(tenant, membership.account), (tenant, user)}
+        return frozenset(found)
+
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in self.__dataclass_fields__)
 

@@ -1,0 +1,384 @@
+"""Live updates: who listens to a resource is told when it is another, and when its lists are.
+
+What is announced is worked out per listener: after a commit that touches it (also another process's) its
+numbers are read anew with its own rights, and compared with what it was told last. So nobody learns of
+anybody else, and whose rights are gone hears nothing more. Listening ends with the access token.
+
+Modern clients listen with `subscriptions/listen`, whose answer is the stream; legacy ones with
+`resources/subscribe`, on the stream of their connection, which also tells them of their lists.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import aclosing, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from urllib.parse import unquote
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel import NotificationOptions
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+from mcp.server.subscriptions import (
+    SUBSCRIPTION_ID_META_KEY,
+    PromptsListChanged,
+    ResourcesListChanged,
+    ResourceUpdated,
+    ServerEvent,
+    ToolsListChanged,
+)
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    EmptyResult,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
+)
+from mcp_types.jsonrpc import INVALID_PARAMS
+from pydantic import ValidationError
+
+from subscription_mcp.auth.identity import Identify
+from subscription_mcp.auth.principal import Principal
+from subscription_mcp.domain.errors import HTTP_STATUS, Refusal
+from subscription_mcp.operations import AccountView
+from subscription_mcp.operations.access import ME, Caller, Target
+from subscription_mcp.server.faults import error_of, unknown_resource
+from subscription_mcp.server.offers import listed
+from subscription_mcp.server.prompts import PROMPTS
+from subscription_mcp.server.resources import RESOURCES
+from subscription_mcp.tools.toolbox import Toolbox
+
+log = logging.getLogger(__name__)
+
+URIS_MAX = 100
+LISTENERS_MAX = 10_000
+SEND_WITHIN_SECONDS = 10
+SECONDS_BEFORE_WATCHING_AGAIN = 1
+THRESHOLDS_PERMILLE = (800, 900, 1000)
+LISTS: dict[str, ServerEvent] = {
+    "tools": ToolsListChanged(),
+    "prompts": PromptsListChanged(),
+    "resources": ResourcesListChanged(),
+}
+_STATE = __name__
+"""Where a legacy connection keeps its listener."""
+_MY_QUOTA = "quota://me"
+_MY_PLAN = "subscription://me"
+_QUOTA_OF_ACCOUNT = "quota://accounts/"
+
+
+@dataclass(eq=False, slots=True)
+class Listener:
+    """One stream: who listens to what, what it knew last, and how it is told."""
+
+    principal: Principal
+    uris: set[str]
+    account: str | None = None
+    tell: Callable[[ServerEvent], None] | None = None
+    seen: dict[str, Hashable] = field(default_factory=dict)
+    end: asyncio.TimerHandle | None = None
+    scope: anyio.CancelScope | None = None
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def concerns(self, touched: frozenset[tuple[str, str]]) -> bool:
+        tenant = self.principal.tenant
+        ids = {self.principal.user, self.account, *(_account_of(uri) for uri in self.uris)}
+        return any((tenant, one) in touched for one in ids if one is not None)
+
+
+_opening: ContextVar[Listener] = ContextVar("_opening")
+"""The listener whose stream the SDK is about to open, in this task."""
+
+
+class Listening:
+    """All who listen, and the one task that watches the ledger for them, while there are any."""
+
+    def __init__(self, toolbox: Toolbox, identify: Identify) -> None:
+        self._toolbox = toolbox
+        self._do = toolbox.operations
+        self._identify = identify
+        self._listeners: set[Listener] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._server: MCPServer[Any] | None = None
+
+    def serve(self, server: MCPServer[Any]) -> None:
+        """Answer `resources/subscribe` of legacy clients, which the SDK leaves to the server."""
+        self._server = server
+        add = server._lowlevel_server.add_request_handler
+        add("resources/subscribe", SubscribeRequestParams, self._subscribe)
+        add("resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe)
+        # Legacy clients are told what will be announced when they connect.
+        lists = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
+        options = partial(server._lowlevel_server.create_initialization_options, lists)
+        server._lowlevel_server.create_initialization_options = options  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        """End every stream in good order: the server stops."""
+        for listener in list(self._listeners):
+            if listener.scope is not None:
+                listener.scope.cancel()
+
+    # The SDK's bus: each stream is told by its own listener, so nothing is ever published to all.
+
+    async def publish(self, event: ServerEvent) -> None:
+        """Nothing: an event without a listener concerns nobody."""
+
+    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
+        opening = _opening.get()
+        opening.tell = listener
+        self._soon(self._look(opening))  # what happened while the stream was being opened
+        return lambda: None
+
+    # Modern
+
+    async def listen(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """`subscriptions/listen`, within the caller's rights and until its token expires."""
+        try:
+            asked = SubscriptionsListenRequestParams.model_validate(ctx.params or {}, by_name=False)
+        except ValidationError:
+            raise MCPError(INVALID_PARAMS, "Invalid request parameters") from None
+        principal = await self._principal()
+        uris = list(asked.notifications.resource_subscriptions or ())
+        if len(uris) > URIS_MAX:
+            raise _too_many()
+        for uri in uris:
+            await self._must_be_readable(uri)
+        listener = await self._added(principal, frozenset(uris))
+        opening = _opening.set(listener)
+        try:
+            with anyio.move_on_after(_seconds_left(principal)) as listener.scope:
+                return await call_next(ctx)
+            return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id}}
+        finally:
+            _opening.reset(opening)
+            self._remove(listener)
+
+    # Legacy
+
+    async def connected(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """`notifications/initialized`: from now on the connection is told when its lists change."""
+        result = await call_next(ctx)
+        with suppress(MCPError):  # without a token there is nobody to tell
+            self._soon(self._connect(ctx.session._connection, await self._principal()))
+        return result
+
+    async def _connect(self, connection: Any, principal: Principal) -> None:
+        try:
+            async with _lock_of(connection):
+                if _STATE not in connection.state:
+                    await self._follow(connection, principal, frozenset())
+        except MCPError as error:
+            log.info("a connection is not told of changes: %s", error.error.message)
+
+    async def _subscribe(
+        self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams
+    ) -> EmptyResult:
+        connection, uri = ctx.session._connection, str(params.uri)
+        await self._must_be_readable(uri)
+        async with _lock_of(connection):
+            before: Listener | None = connection.state.get(_STATE)
+            uris = {uri, *(before.uris if before is not None else ())}
+            if len(uris) > URIS_MAX:
+                raise _too_many()
+            await self._follow(connection, await self._principal(), frozenset(uris))
+        return EmptyResult()
+
+    async def _unsubscribe(
+        self, ctx: ServerRequestContext[Any, Any], params: UnsubscribeRequestParams
+    ) -> EmptyResult:
+        listener: Listener | None = ctx.session._connection.state.get(_STATE)
+        if listener is not None:
+            listener.uris.discard(str(params.uri))
+        return EmptyResult()
+
+    async def _follow(self, connection: Any, principal: Principal, uris: frozenset[str]) -> None:
+        """Make a connection's listener anew, so that it lasts as long as its newest token."""
+        listener = await self._added(principal, uris)
+
+        def tell(event: ServerEvent) -> None:
+            self._soon(_send(connection, event))
+
+        listener.tell = tell
+        listener.end = asyncio.get_running_loop().call_later(_seconds_left(principal), self._remove, listener)
+        before: Listener | None = connection.state.get(_STATE)
+        connection.state[_STATE] = listener
+        if before is None:
+            connection.exit_stack.callback(lambda: self._remove(connection.state[_STATE]))
+        else:
+            # What only the old one had noticed is told now.
+            listener.seen |= {key: state for key, state in before.seen.items() if key in listener.seen}
+            self._remove(before)
+        await self._look(listener)
+
+    # Who listens
+
+    async def _principal(self) -> Principal:
+        try:
+            return await self._identify()
+        except Refusal as refusal:
+            raise error_of(refusal) from None
+
+    async def _added(self, principal: Principal, uris: frozenset[str]) -> Listener:
+        """A listener that knows how things stand. Raises MCPError."""
+        if len(self._listeners) >= LISTENERS_MAX:
+            raise _too_many()
+        listener = Listener(principal, set(uris))
+        self._listeners.add(listener)
+        try:
+            if self._watching is None:
+                self._ready = asyncio.Event()
+                self._watching = asyncio.create_task(self._watch(self._ready), name="live updates")
+            await self._ready.wait()  # from here on no commit goes unnoticed
+            listener.seen = await self._states(listener)
+        except Refusal as refusal:
+            self._remove(listener)
+            raise error_of(refusal) from None
+        except BaseException:
+            self._remove(listener)
+            raise
+        return listener
+
+    async def _must_be_readable(self, uri: str) -> None:
+        assert self._server is not None
+        try:
+            await self._server.read_resource(uri)
+        except ResourceNotFoundError:
+            raise unknown_resource(uri) from None
+
+    def _remove(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+        listener.tell = None
+        if listener.end is not None:
+            listener.end.cancel()
+        if not self._listeners and self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+
+    # What they are told
+
+    async def _watch(self, ready: asyncio.Event) -> None:
+        while True:
+            try:
+                async with aclosing(self._do.changes()) as changes:
+                    async for touched in changes:
+                        ready.set()
+                        for listener in list(self._listeners):
+                            if touched is None or listener.concerns(touched):
+                                await self._look(listener)
+            except Exception:
+                log.exception("live updates stopped; they start again")
+                await asyncio.sleep(SECONDS_BEFORE_WATCHING_AGAIN)
+
+    async def _look(self, listener: Listener) -> None:
+        """Tell a listener what has become another since it was told last."""
+        async with listener.looking:
+            if listener.tell is None:
+                return
+            try:
+                states = await self._states(listener)
+            except Refusal as refusal:
+                log.info("nothing to tell a listener: %s", refusal.code)
+                return
+            except Exception:
+                log.exception("a listener could not be told")
+                return
+            before, listener.seen = listener.seen, states
+            tell = listener.tell
+            for key, state in states.items():
+                if tell is not None and key in before and before[key] != state:
+                    tell(LISTS[key] if key in LISTS else ResourceUpdated(uri=key))
+
+    async def _states(self, listener: Listener) -> dict[str, Hashable]:
+        """Everything a listener can be told of, as it stands, with its own rights. Raises Refusal."""
+        access = self._do.access
+        caller = await access.caller(listener.principal)
+        listener.account = caller.own_account
+        states: dict[str, Hashable] = {
+            "tools": tuple(tool.name for tool in self._toolbox.visible_to(caller)),
+            "prompts": listed(PROMPTS, caller, access),
+            "resources": listed(RESOURCES, caller, access),
+        }
+        for uri in listener.uris:
+            state = await self._state_of(uri, caller)
+            if state is not None:
+                states[uri] = state
+        return states
+
+    async def _state_of(self, uri: str, caller: Caller) -> Hashable:
+        account = _account_of(uri)
+        try:
+            if account is not None:
+                return _state(await self._do.plans.account(caller, Target(account_id=account)), None)
+            if uri in (_MY_QUOTA, _MY_PLAN):
+                return _state(await self._do.plans.account(caller, ME), None)
+            if uri.startswith(f"{_MY_QUOTA}/"):
+                view = await self._do.plans.account(caller, ME)
+                return _state(view, uri.removeprefix(f"{_MY_QUOTA}/"))
+        except Refusal as refusal:
+            if refusal.code == "unavailable":
+                raise
+        return None
+
+    def _soon(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+
+def _state(view: AccountView, meter: str | None) -> Hashable:
+    """What a listener is told about: the plan, each maximum, and how near it is."""
+    subscription = view.subscription
+    return (
+        (view.plan.key, view.plan.version) if view.plan is not None else None,
+        (subscription.status, subscription.next_plan, subscription.next_plan_at) if subscription else None,
+        tuple(
+            sorted(
+                (limit.meter, limit.window, limit.scope, str(limit.maximum), _level(limit.permille))
+                for limit in view.limits
+                if meter in (None, limit.meter)
+            )
+        ),
+    )
+
+
+def _level(permille: int | None) -> int:
+    return sum((permille or 0) >= threshold for threshold in THRESHOLDS_PERMILLE)
+
+
+def _account_of(uri: str) -> str | None:
+    return unquote(uri.removeprefix(_QUOTA_OF_ACCOUNT)) if uri.startswith(_QUOTA_OF_ACCOUNT) else None
+
+
+def _lock_of(connection: Any) -> asyncio.Lock:
+    lock: asyncio.Lock = connection.state.setdefault(f"{_STATE}.lock", asyncio.Lock())
+    return lock
+
+
+def _too_many() -> MCPError:
+    return MCPError(HTTP_STATUS["rate_limited"], "Too much is listened to at once. End some of it first.")
+
+
+def _seconds_left(principal: Principal) -> float:
+    # Tokens are judged by the machine's clock, whatever the ledger's says.
+    return max(principal.expires_at - time.time(), 0)
+
+
+async def _send(connection: Any, event: ServerEvent) -> None:
+    """Tell a legacy client; one that does not read is left alone."""
+    with anyio.move_on_after(SEND_WITHIN_SECONDS):
+        match event:
+            case ResourceUpdated(uri=uri):
+                await connection.send_resource_updated(uri)
+            case ToolsListChanged():
+                await connection.send_tool_list_changed()
+            case PromptsListChanged():
+                await connection.send_prompt_list_changed()
+            case ResourcesListChanged():
+                await connection.send_resource_list_changed()

@@ -1,0 +1,221 @@
+"""Who listens to a quota hears when it gets tight, when the plan or a limit changes, and of nobody else."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp.client.subscriptions import SubscriptionLost
+from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
+from mcp_types import ResourceUpdatedNotification, ToolListChangedNotification
+from tests.harness import ERAS, TODAY, Place, Server, talking
+
+# A client of the legacy era calls what the SDK's client calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
+
+SOON = 10
+"""Seconds in which an update must have come."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("live"), clock=TODAY)
+
+
+@pytest.fixture(scope="module")
+def server(place: Place) -> Iterator[Server]:
+    with place.serving() as server:
+        yield server
+
+
+class Ear:
+    """What a client is told, in order: URIs of resources, and `tools` for their list."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[str] = asyncio.Queue()
+
+    async def next(self) -> str:
+        return await asyncio.wait_for(self.heard.get(), SOON)
+
+    async def all(self, count: int) -> set[str]:
+        return {await self.next() for _ in range(count)}
+
+    async def on_message(self, message: Any) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            self.heard.put_nowait(str(message.params.uri))
+        elif isinstance(message, ToolListChangedNotification):
+            self.heard.put_nowait("tools")
+
+
+@asynccontextmanager
+async def listening(
+    place: Place, server: Server, transport: str, era: str, access_token: str, *uris: str
+) -> AsyncIterator[Ear]:
+    ear = Ear()
+    on_message = ear.on_message if era == "legacy" else None
+    async with talking(place, server, transport, access_token, ERAS[era], on_message=on_message) as talk:
+        if era == "legacy":
+            for uri in uris:
+                await talk.client.subscribe_resource(uri)
+            yield ear
+            return
+        async with talk.client.listen(
+            tools_list_changed=True, resource_subscriptions=list(uris)
+        ) as subscription:
+
+            async def hear() -> None:
+                async for event in subscription:
+                    if isinstance(event, ResourceUpdated):
+                        ear.heard.put_nowait(event.uri)
+                    elif isinstance(event, ToolsListChanged):
+                        ear.heard.put_nowait("tools")
+
+            hearing = asyncio.create_task(hear())
+            try:
+                yield ear
+            finally:
+                hearing.cancel()
+                await asyncio.gather(hearing, return_exceptions=True)
+
+
+async def record(place: Place, server: Server, user: str, quantity: int) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        answer = await app.call("record_usage", user_id=user, event="message", quantity=quantity)
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_a_listener_hears_thresholds_plan_changes_and_overrides(
+    place: Place, server: Server, transport: str, era: str
+) -> None:
+    """Over stdio another process than the listener's makes every change."""
+    user = f"listener.{transport}.{era}"
+    token = place.token(user)
+    uris = {"quota://me", "quota://me/messages", f"quota://accounts/{user}"}
+    async with listening(place, server, transport, era, token, *uris) as ear:
+        await record(place, server, f"other.{transport}.{era}", 50)
+        await record(place, server, user, 39)  # 78 %
+        for quantity in (1, 5, 5):  # 80, 90, 100 %
+            await record(place, server, user, quantity)
+            assert await ear.all(3) == uris
+        async with server.client(place.token("tara", role="tenant_admin")) as tara:
+            await tara.call(
+                "manage_limits",
+                action="set",
+                user_id=user,
+                meter="messages",
+                window="day",
+                limit=60,
+                reason="more",
+            )
+        assert await ear.all(3) == uris
+        async with server.api(token) as api:
+            offered = (await api.call("upgrade_tier", plan="advanced")).json()["result"]
+            await api.call("upgrade_tier", plan="advanced", confirmation=offered["confirmation"])
+        assert await ear.all(4) == {*uris, "tools"}
+        assert ear.heard.empty()
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_nobody_listens_to_what_they_may_not_read(place: Place, server: Server, era: str) -> None:
+    await record(place, server, "somebody", 1)
+    async with server.client(place.token("spy"), ERAS[era]) as spy:
+        for uri in ("quota://accounts/somebody", "quota://accounts/nobody", "quota://me/gold", "foo://x"):
+            if era == "legacy":
+                asked: Any = spy.client.subscribe_resource(uri)
+            else:
+                asked = spy.client.listen(resource_subscriptions=[uri]).__aenter__()
+            assert await spy.fault(asked) == (-32602, f"Unknown resource: {uri}", {"uri": uri})
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_account_is_heard_of_by_who_answers_for_it(place: Place, server: Server, era: str) -> None:
+    user = f"watched.{era}"
+    await record(place, server, user, 39)
+    uri = f"quota://accounts/{user}"
+    tara = place.token("tara", role="tenant_admin")
+    async with listening(place, server, "http", era, tara, uri, "quota://me") as ear:
+        await record(place, server, user, 1)
+        assert await ear.next() == uri
+        assert ear.heard.empty()
+
+
+async def test_a_stream_ends_with_its_token(place: Place, server: Server) -> None:
+    token = place.token("brief", ttl_seconds=3)
+    ended = []
+    async with (
+        server.client(token) as talk,
+        talk.client.listen(resource_subscriptions=["quota://me"]) as subscription,
+    ):
+        try:
+            async with asyncio.timeout(SOON):
+                async for event in subscription:
+                    ended.append(event)
+        except SubscriptionLost:
+            pytest.fail("the stream was dropped, not ended")
+    assert ended == []
+
+
+async def test_a_legacy_subscription_ends_with_its_token_and_when_asked(place: Place, server: Server) -> None:
+    ear = Ear()
+    token = place.token("fading", ttl_seconds=2)
+    async with server.client(token, "legacy", on_message=ear.on_message) as talk:
+        await talk.client.subscribe_resource("quota://me")
+        await talk.client.subscribe_resource("quota://me/messages")
+        await talk.client.unsubscribe_resource("quota://me")
+        await record(place, server, "fading", 40)
+        assert await ear.next() == "quota://me/messages"
+        async with (
+            server.client(place.token("fading")) as probe,
+            probe.client.listen(resource_subscriptions=["quota://me"]) as subscription,
+        ):
+            # The token's clock is the real one, so this waits for it.
+            await asyncio.sleep(2.5)
+            await record(place, server, "fading", 6)
+            async with asyncio.timeout(SOON):
+                assert await anext(aiter(subscription)) == ResourceUpdated(uri="quota://me")
+        assert ear.heard.empty()
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_listening_is_declared(place: Place, server: Server, era: str) -> None:
+    async with server.client(place.token("asker"), ERAS[era]) as talk:
+        assert await talk.tools()
+        declared = talk.client.server_capabilities
+        assert declared.resources is not None and declared.tools is not None and declared.prompts is not None
+        assert declared.resources.subscribe is True
+        assert declared.tools.list_changed is declared.prompts.list_changed is True
+        assert declared.resources.list_changed is True
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_a_legacy_client_hears_of_its_tools_unasked(
+    place: Place, server: Server, transport: str
+) -> None:
+    ear, token = Ear(), place.token(f"unasked.{transport}")
+    async with talking(place, server, transport, token, "legacy", on_message=ear.on_message) as talk:
+        before = set(await talk.tools())
+        async with server.api(token) as api:
+            offered = (await api.call("upgrade_tier", plan="advanced")).json()["result"]
+            await api.call("upgrade_tier", plan="advanced", confirmation=offered["confirmation"])
+        assert await ear.next() == "tools"
+        assert set(await talk.tools()) > before
+
+
+async def test_the_server_stops_while_somebody_listens(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    with place.serving() as server:
+        async with server.client(place.token("loyal")) as talk:
+            subscription = talk.client.listen(resource_subscriptions=["quota://me"])
+            opened = await subscription.__aenter__()
+            assert await asyncio.to_thread(server.stop) == 0
+            with contextlib.suppress(SubscriptionLost):
+                async for _ in opened:
+                    pass
+            with contextlib.suppress(Exception):
+                await subscription.__aexit__(None, None, None)
+        assert "Traceback" not in server.log
