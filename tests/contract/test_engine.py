@@ -152,7 +152,7 @@ async def used(ledger: Ledger, subject="bob", *, meter: str = "messages", window
 
 
 async def arrive(ledger: Ledger, **subject):
-    return await ledger.look(Arrive(a_subject(**subject)), may_settle_in=True)
+    return await ledger.look(Arrive(a_subject(**subject)), may_make_known=True)
 
 
 async def events_of(ledger: Ledger, clock: Clock, whose: Whose | None = None, **page):
@@ -645,7 +645,7 @@ async def test_a_service_record_makes_the_default_and_the_users_own_token_replac
 async def test_other_peoples_looks_and_checks_leave_no_trace(store: SqliteStore) -> None:
     async with store.open() as ledger:
         rows = store.rows()
-        view = await ledger.look(Arrive(a_subject("bob", tier="premium")), may_settle_in=False)
+        view = await ledger.look(Arrive(a_subject("bob", tier="premium")), may_make_known=False)
         assert view.plan is not None and view.plan.key == "premium"
         commands = [
             Arrive(a_subject("bob", group="team")),
@@ -727,7 +727,7 @@ async def test_another_claim_moves_the_user_to_another_group(store: SqliteStore)
         await arrive(ledger, group="red")
         await arrive(ledger, user="eve", group="red")
         assert (await arrive(ledger, group="blue")).seats_used == 1
-        red = await ledger.look(Arrive(a_subject(None, account="red")), may_settle_in=False)
+        red = await ledger.look(Arrive(a_subject(None, account="red")), may_make_known=False)
         assert red.seats_used == 1
         assert (await standing(ledger)).account == "blue"
         (entry, *_) = await history(ledger, "member.")
@@ -779,7 +779,7 @@ async def test_the_whole_account_shows_what_all_use_together(store: SqliteStore)
         refused = [state for state in decision_of(outcomes[1]).limits if state.refused]
         assert [(state.scope, state.used) for state in refused] == [("account", 8)]
         await ledger.submit_one(a_record("eve", quantity=3))
-        whole = await ledger.look(Arrive(a_subject(None, account="team")), may_settle_in=False)
+        whole = await ledger.look(Arrive(a_subject(None, account="team")), may_make_known=False)
         assert [(state.scope, state.used) for state in whole.limits] == [("account", 11)]
         assert (whole.seats_used, whole.standing.role) == (2, None)
         own = await arrive(ledger, user="eve")
@@ -789,7 +789,7 @@ async def test_the_whole_account_shows_what_all_use_together(store: SqliteStore)
 async def test_the_account_of_a_user_in_no_group_is_named_by_the_users_id(store: SqliteStore) -> None:
     async with store.open() as ledger:
         await ledger.submit_one(a_record())
-        whole = await ledger.look(Arrive(a_subject(None, account="bob")), may_settle_in=False)
+        whole = await ledger.look(Arrive(a_subject(None, account="bob")), may_make_known=False)
         assert whole.standing == Standing("acme", "personal", "bob", "bob", None)
         assert {state.used for state in whole.limits} == {1}
 

@@ -129,7 +129,7 @@ async def test_holding_is_first_sight_and_records_nothing(store: SqliteStore) ->
     clock = Clock()
     async with store.open(clock=clock) as ledger:
         await ledger.submit_one(a_reserve())
-        view = await ledger.look(Arrive(a_subject(None, account="bob")), may_settle_in=False)
+        view = await ledger.look(Arrive(a_subject(None, account="bob")), may_make_known=False)
         assert view.subscription is not None and view.subscription.origin == "default"
         assert await events_of(ledger, clock) == []
         assert await totals_of(ledger, clock) == {}
@@ -153,7 +153,7 @@ async def test_holds_of_one_user_count_for_the_whole_group(store: SqliteStore) -
         assert [(s.scope, s.used, s.held) for s in refused.limits if s.refused] == [("account", 0, 8)]
         assert code_of(await ledger.submit_one(a_reserve("bob", quantity=3))) == "quota_exceeded"
         assert code_of(await ledger.submit_one(a_record("eve", quantity=7))) == "ok"
-        whole = await ledger.look(Arrive(a_subject(None, account="team")), may_settle_in=False)
+        whole = await ledger.look(Arrive(a_subject(None, account="team")), may_make_known=False)
         assert [(state.used, state.held) for state in whole.limits] == [(7, 8)]
         settled = decision_of(await ledger.submit_one(a_settle(held, 2)))
         assert {(s.scope, s.used, s.held) for s in settled.limits} == {("user", 2, 0), ("account", 9, 0)}
@@ -617,7 +617,7 @@ async def test_a_settle_belongs_to_the_account_it_was_reserved_in(store: SqliteS
         settled = decision_of(await ledger.submit_one(a_settle(held, user="bob")))
         assert [(s.used, s.held) for s in settled.limits] == [(4, 0)]
         assert await standing_at(ledger, a_subject("bob")) == (0, 0)
-        personal = await ledger.look(Arrive(a_subject(None, account="bob")), may_settle_in=False)
+        personal = await ledger.look(Arrive(a_subject(None, account="bob")), may_make_known=False)
         assert [(s.used, s.held) for s in personal.limits] == [(4, 0)]
 
 
@@ -969,7 +969,7 @@ async def test_each_user_of_a_group_has_sessions_of_their_own(store: SqliteStore
         for user in ("bob", "eve", "zoe"):
             await arrive(ledger, user=user, group="team")
         whole = Arrive(a_subject(None, account="team"))
-        assert (await ledger.look(whole, may_settle_in=False)).sessions_active == 0
+        assert (await ledger.look(whole, may_make_known=False)).sessions_active == 0
         outcomes = await ledger.submit([an_opening(user) for user in ("bob", "bob", "eve", "bob")])
         assert [code_of(outcome) for outcome in outcomes] == ["ok", "ok", "ok", "session_limit"]
         active = [(await arrive(ledger, user=user)).sessions_active for user in ("bob", "eve", "zoe")]
@@ -977,7 +977,7 @@ async def test_each_user_of_a_group_has_sessions_of_their_own(store: SqliteStore
         assert view_of(await ledger.submit_one(whole)).sessions_active == 3
         await ledger.submit_one(a_closing(outcomes[0]))
         assert view_of(await ledger.submit_one(whole)).sessions_active == 2
-        assert (await ledger.look(whole, may_settle_in=False)).sessions_active == 2
+        assert (await ledger.look(whole, may_make_known=False)).sessions_active == 2
         clock.advance(days=1)
         assert view_of(await ledger.submit_one(whole)).sessions_active == 0
 
@@ -998,7 +998,7 @@ async def test_the_whole_group_is_seen_as_the_batch_has_made_it(store: SqliteSto
 async def test_opening_a_session_is_first_sight(store: SqliteStore) -> None:
     async with store.open() as ledger:
         await ledger.submit_one(an_opening(a_subject("bob", tier="premium", group="team")))
-        view = await ledger.look(Arrive(a_subject(None, account="team")), may_settle_in=False)
+        view = await ledger.look(Arrive(a_subject(None, account="team")), may_make_known=False)
         assert view.subscription is not None and view.subscription.plan == "premium"
         assert (view.seats_used, view.sessions_active) == (1, 1)
 

@@ -86,7 +86,7 @@ async def _whose(ledger: Ledger, subject: Subject) -> Whose:
     """Whose events; of a user without an account those in the account it is in. Raises Refusal."""
     if subject.user is None and subject.account is None:
         return Whose(subject.tenant)
-    standing = (await ledger.look(Arrive(subject), may_settle_in=False)).standing
+    standing = (await ledger.look(Arrive(subject), may_make_known=False)).standing
     return Whose(standing.tenant, standing.account_kind, standing.account, subject.user)
 
 

@@ -92,10 +92,10 @@ class Ledger:
         outcome, would_change = await self._rehearse(command)
         return await self.submit_one(command) if would_change else outcome
 
-    async def look(self, command: Arrive, *, may_settle_in: bool) -> AccountView:
+    async def look(self, command: Arrive, *, may_make_known: bool) -> AccountView:
         """An account as it stands. Where the user's own call makes something on first sight it is written,
         else this only reads. Raises Refusal."""
-        outcome = await (self.rehearse_or_submit(command) if may_settle_in else self.rehearse(command))
+        outcome = await (self.rehearse_or_submit(command) if may_make_known else self.rehearse(command))
         if isinstance(outcome, Refusal):
             raise outcome
         assert isinstance(outcome, AccountView)

@@ -93,13 +93,13 @@ class Access:
     def catalog(self) -> Catalog:
         return self._ledger.engine.catalog
 
-    async def caller(self, principal: Principal, *, may_settle_in: bool = False) -> Caller:
+    async def caller(self, principal: Principal, *, may_make_known: bool = False) -> Caller:
         """The caller with its own account. A service stands in no account of its own."""
         caller = Caller(principal)
         if "service" not in principal.roles:
             self._warn_of_unknown_tier(principal)
             command = Arrive(self.subject_of(principal))
-            caller.view = await self._ledger.look(command, may_settle_in=may_settle_in)
+            caller.view = await self._ledger.look(command, may_make_known=may_make_known)
         return caller
 
     def reach_of(self, operation: str, caller: Caller) -> Reach:
@@ -237,7 +237,7 @@ class Access:
             raise forbidden()
         subject.account, subject.account_kind = caller.own_account, "group"
         try:
-            view = await self._ledger.look(Arrive(subject), may_settle_in=False)
+            view = await self._ledger.look(Arrive(subject), may_make_known=False)
         except Refusal as refusal:
             raise forbidden() if refusal.code in ("invalid_request", "not_found") else refusal from None
         if (view.standing.account_kind, view.standing.account) != ("group", caller.own_account):

@@ -35,7 +35,7 @@ class Limits:
     async def listed(self, caller: Caller, target: Target) -> AccountView:
         """The limits as they stand. Raises Refusal."""
         granted = await self._access.grant(TOOL, caller, target)
-        return await self._ledger.look(Arrive(granted.subject_or_refuse()), may_settle_in=False)
+        return await self._ledger.look(Arrive(granted.subject_or_refuse()), may_make_known=False)
 
     async def change(self, caller: Caller, target: Target, change: LimitChange) -> LimitsChanged:
         """Set or clear an override, with its entry in the audit trail. Raises Refusal."""

@@ -112,4 +112,4 @@ class Plans:
         subject = granted.subject_or_refuse()
         if granted.is_self and view is not None and subject.account in (None, view.standing.account):
             return view  # looked up a moment ago to learn the caller's role
-        return await self._ledger.look(Arrive(subject), may_settle_in=False)
+        return await self._ledger.look(Arrive(subject), may_make_known=False)

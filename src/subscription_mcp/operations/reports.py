@@ -200,7 +200,7 @@ class Reports:
             return None
         if granted.is_self and granted.caller.view is not None:
             return granted.caller.view
-        return await self._ledger.look(Arrive(granted.subject), may_settle_in=False)
+        return await self._ledger.look(Arrive(granted.subject), may_make_known=False)
 
     async def _rows(self, whose: Whose, period: Period, request: UsageRequest) -> list[UsageRow]:
         columns: set[str] = {"quarter"}

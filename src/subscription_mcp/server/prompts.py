@@ -127,7 +127,7 @@ def _sdk_prompt(prompt: OfferedPrompt, do: Operations, identify: Identify) -> Pr
 
     async def render(**arguments: str) -> str:
         try:
-            caller = await do.access.caller(await identify(), may_settle_in=True)
+            caller = await do.access.caller(await identify(), may_make_known=True)
             if not prompt.exists_for(caller, do.access):
                 raise unknown_prompt(prompt.key)
             withheld = prompt.withheld_from(caller, do.access)

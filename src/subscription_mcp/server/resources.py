@@ -128,7 +128,7 @@ class Readings:
         access = self._do.access
         account = variables.get("account_id")
         try:
-            caller = await access.caller(await self._identify(), may_settle_in=offer.about == "me")
+            caller = await access.caller(await self._identify(), may_make_known=offer.about == "me")
             if not offer.exists_for(caller, access) or (account is not None and not is_id(account)):
                 raise unknown_resource(uri)
             withheld = offer.withheld_from(caller, access)

@@ -234,7 +234,7 @@ class Toolbox:
             raise UnknownTool
         # Whoever acts for others is not thereby somebody with a subscription of its own.
         is_first_sight = not principal.is_operator or _is_about_caller(principal, arguments)
-        caller = await access.caller(principal, may_settle_in=is_first_sight)
+        caller = await access.caller(principal, may_make_known=is_first_sight)
         if not access.is_visible(name, caller):
             raise UnknownTool
         refusal = access.withheld(name, caller)

@@ -55,7 +55,7 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any], base_url: st
     async def subscription(request: Request) -> Response:
         tenant = request.path_params["tenant_id"]
         target = _target_of(request, tenant)
-        caller = await do.access.caller(principal_of_request(), may_settle_in=target == Target())
+        caller = await do.access.caller(principal_of_request(), may_make_known=target == Target())
         summarises = do.reports.may_summarise(caller)
         if tenant != caller.principal.tenant and target == Target():
             # Of another tenant there is no "me": only the tenant itself, for those who may see it.

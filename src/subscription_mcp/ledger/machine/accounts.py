@@ -345,14 +345,14 @@ def arrive(turn: Turn, command: Arrive) -> AccountView | None:
         return None
     user = command.subject.user
     if user is not None:
-        settle_in(turn, located, Actor(user, "token"))
+        make_known(turn, located, Actor(user, "token"))
         view.seats_used = turn.facts.seats.get(
             (located.account.tenant, located.account.account), view.seats_used
         )
     return view
 
 
-def settle_in(turn: Turn, located: Located, actor: Actor) -> None:
+def make_known(turn: Turn, located: Located, actor: Actor) -> None:
     """Write what first sight makes: the membership, the subscription."""
     facts, changes, account = turn.facts, turn.changes, located.account
     if located.joins:

@@ -22,9 +22,9 @@ from subscription_mcp.ledger.machine.accounts import (
     audit,
     limits_of_overrides,
     locate,
+    make_known,
     must_be_known,
     overrides_of,
-    settle_in,
     view_of,
 )
 from subscription_mcp.ledger.machine.facts import (
@@ -71,7 +71,7 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
         return None
     facts.overrides[holder] = held
     turn.changes.overrides[(holder, key)] = override
-    settle_in(turn, located, command.actor)
+    make_known(turn, located, command.actor)
     entry = audit(
         turn,
         located.account,

@@ -31,9 +31,9 @@ from subscription_mcp.ledger.machine.accounts import (
     Located,
     counters_of,
     locate,
+    make_known,
     must_be_known,
     save_subscription,
-    settle_in,
 )
 from subscription_mcp.ledger.machine.facts import (
     CONFIRMATION_LIFETIME,
@@ -104,7 +104,7 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
     # What was shown is what is charged, also where a proration has moved on by some seconds.
     change = replace(change, price_now=replace(change.price_now, micros=price_now))
     facts.offers[offer_key] = turn.changes.offers[offer_key] = replace(offer, used_at=now)
-    settle_in(turn, located, command.actor)
+    make_known(turn, located, command.actor)
     action = "subscription.schedule" if change.is_scheduled else "subscription.change"
     save_subscription(turn, located.account, located.subscription, change.after, action, command.actor, None)
     return PlanChanged(change, before, after, True, None, now)

@@ -23,7 +23,7 @@ from subscription_mcp.ledger.machine.accounts import (
     holder_of,
     locate,
     locate_again,
-    settle_in,
+    make_known,
 )
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, CounterKey, Hold, Reservation, Turn
 from subscription_mcp.ledger.machine.usage import (
@@ -58,7 +58,7 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
     if not decision.allowed:
         return Decided(decision)
     _must_fit(taken)
-    settle_in(turn, located, Actor(command.source, "service"))
+    make_known(turn, located, Actor(command.source, "service"))
     plan = located.plan
     assert plan is not None  # without one nothing is allowed
     reservation = Reservation(

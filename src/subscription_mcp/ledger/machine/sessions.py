@@ -23,8 +23,8 @@ from subscription_mcp.ledger.machine.accounts import (
     Located,
     locate,
     locate_again,
+    make_known,
     open_sessions_of,
-    settle_in,
 )
 from subscription_mcp.ledger.machine.facts import StoredAnswer, Turn
 from subscription_mcp.ledger.machine.usage import remember, remembered
@@ -53,7 +53,7 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
     maximum = plan.sessions.max_concurrent
     if not has_room(maximum, len(sessions)):
         return SessionDecided(_refusal(turn, plan, sessions), None, len(sessions), maximum)
-    settle_in(turn, located, Actor(command.source, "service"))
+    make_known(turn, located, Actor(command.source, "service"))
     session = Session(
         turn.new_id(),
         located.account,

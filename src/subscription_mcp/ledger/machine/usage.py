@@ -40,7 +40,7 @@ from subscription_mcp.ledger.machine.accounts import (
     Located,
     counters_of,
     locate,
-    settle_in,
+    make_known,
 )
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
@@ -89,7 +89,7 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     if any(used > TOTAL_MAX for used in counted.values()):
         raise refused("invalid_request", f"The total would pass {TOTAL_MAX}, the most one counter can hold.")
 
-    settle_in(turn, located, Actor(command.source, "service"))
+    make_known(turn, located, Actor(command.source, "service"))
     plan = located.plan
     event = append_event(turn, located, command, command.quantity, command.attributes, gains, at)
     facts.counters.update(counted)
