@@ -46,6 +46,16 @@ def tell(text: str) -> None:
     click.echo(text, err=True)
 
 
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether a record says something. A client that ends its session while the SDK still writes to it is no
+    defect of anybody's, and the SDK logs it with a traceback."""
+    from anyio import BrokenResourceError, ClosedResourceError
+
+    error = record.exc_info[1] if record.exc_info else None
+    gone = isinstance(error, BrokenResourceError | ClosedResourceError)
+    return not (gone and record.name.startswith("mcp."))
+
+
 def log_to_stderr(level: int = logging.INFO) -> None:
     """JSON lines on stderr. Before an MCP server is made: that would set up the root logger its own way."""
     from pythonjsonlogger.json import JsonFormatter
@@ -54,6 +64,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     formatter = JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
+    handler.addFilter(_is_worth_a_line)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("mcp", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
