@@ -59,7 +59,7 @@ async def create(settings: Settings, tenant: str) -> list[User]:
             user = f"test-{tier}"
             token = token_of(settings, user, tenant, tier)
             # The first authenticated call of a user makes them known, on the plan their token names.
-            caller = await service.operations.access.caller(verifier.verify(token), may_settle_in=True)
+            caller = await service.operations.access.caller(verifier.verify(token), may_make_known=True)
             assert caller.view is not None and caller.view.plan is not None
             made.append(User(user, caller.view.plan.key, token))
     return made
