@@ -30,7 +30,6 @@ from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target, whose_of
 
 PAGE_SIZE = 50
-PAGE_SIZE_MAX = 200
 _DIMENSION_KEYS = frozenset({"event", "plan", "provider", "model", "tool", "client"})
 
 
