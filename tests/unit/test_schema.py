@@ -6,9 +6,11 @@ import sqlite3
 import stat
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.builders import a_ledger, a_record, a_reserve, an_opening, code_of, decision_of
+from tests.builders import Clock, a_ledger, a_record, a_reserve, an_opening, code_of, decision_of
+from tests.contract.populated import populate, windows_catalog
 
 from subscription_mcp.ledger.port import LedgerUnusable
 from subscription_mcp.ledger.sqlite_schema import (
@@ -95,39 +97,59 @@ def column_names(connection: sqlite3.Connection, table: str) -> list[str]:
     return [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
 
 
-async def test_a_ledger_of_the_first_schema_is_migrated_and_keeps_its_rows(tmp_path: Path) -> None:
-    async with a_ledger(tmp_path / "newest") as ledger:
-        await ledger.submit([a_record(quantity=5, key="k"), a_record("eve")])
-    path = tmp_path / "ledger.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as first:
-        for statement in statements_of(migrations()[1]):
-            first.execute(statement)
-        first.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        first.execute("PRAGMA user_version = 1")
-        tables = [name for name, *_ in tables_of(first)]
-        assert not {"reservation", "hold", "session"} & set(tables)
-        first.execute("ATTACH ? AS rows", (str(tmp_path / "newest" / "ledger.db"),))
+def written_by_schema(schema: int, path: Path, newest: Path) -> dict[str, list[Any]]:
+    """Make a ledger of an earlier schema with what it has room for of a newest one's rows; those rows."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        for number in range(1, schema + 1):
+            for statement in statements_of(migrations()[number]):
+                old.execute(statement)
+        old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        old.execute(f"PRAGMA user_version = {schema}")
+        old.execute("ATTACH ? AS newest", (str(newest),))
+        tables = [name for name, *_ in tables_of(old)]
         for table in tables:
-            first.execute(f"DELETE FROM main.{table}")
-            names = ", ".join(column_names(first, table))
-            first.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM rows.{table}")
-        first.execute("DETACH rows")
-        columns = {table: ", ".join(column_names(first, table)) for table in tables}
-        before = {
-            table: first.execute(f"SELECT {columns[table]} FROM {table}").fetchall() for table in tables
-        }
-    assert schema_of_file(path) == (1, max(migrations()))
+            names = ", ".join(column_names(old, table))
+            old.execute(f"DELETE FROM main.{table}")
+            old.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM newest.{table}")
+        # What the trail said of plans and subscriptions was less then.
+        old.execute("DELETE FROM main.audit WHERE action = 'plans.publish'")
+        old.execute(
+            "UPDATE main.audit SET after = json_remove(after, '$.billing_anchor', '$.next_interval')"
+            " WHERE action LIKE 'subscription.%'"
+        )
+        old.execute("DETACH newest")
+        return {table: old.execute(columns_in(old, table)).fetchall() for table in tables}
 
-    async with a_ledger(tmp_path) as ledger:
-        assert decision_of(await ledger.submit_one(a_record(quantity=5, key="k"))).replayed
-        held = decision_of(await ledger.submit_one(a_reserve(quantity=4)))
-        assert (held.limits[0].used, held.limits[0].held) == (5, 4)
-        assert code_of(await ledger.submit_one(an_opening())) == "ok"
-    assert schema_of_file(path) == (max(migrations()), max(migrations()))
-    with closing(sqlite3.connect(path, isolation_level=None)) as migrated:
-        for table, rows in before.items():
-            after = migrated.execute(f"SELECT {columns[table]} FROM {table}").fetchall()
-            assert after[: len(rows)] == rows, table
+
+def columns_in(connection: sqlite3.Connection, table: str) -> str:
+    return f"SELECT {', '.join(column_names(connection, table))} FROM {table}"
+
+
+@pytest.mark.parametrize("schema", range(1, max(migrations())))
+async def test_a_ledger_of_every_earlier_schema_is_migrated_and_keeps_its_rows(
+    tmp_path: Path, schema: int
+) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path / "newest", catalog=windows_catalog(), clock=clock) as ledger:
+        await populate(ledger, clock)
+    path = tmp_path / "ledger.db"
+    before = written_by_schema(schema, path, tmp_path / "newest" / "ledger.db")
+    with closing(sqlite3.connect(path)) as old:
+        selects = {table: columns_in(old, table) for table in before}
+    assert before["event"] and before["answer"]
+    assert schema_of_file(path) == (schema, max(migrations()))
+
+    async with a_ledger(tmp_path, catalog=windows_catalog(), clock=clock, publish=False) as ledger:
+        assert schema_of_file(path) == (max(migrations()), max(migrations()))
+        with closing(sqlite3.connect(path)) as migrated:
+            assert {table: migrated.execute(select).fetchall() for table, select in selects.items()} == before
+        assert (await ledger.engine.verify()).differences == ()
+        again = decision_of(await ledger.submit_one(a_record(quantity=99 % 5 + 1, key="key-99")))
+        assert again.replayed
+        held = decision_of(await ledger.submit_one(a_reserve("eve", quantity=4)))
+        assert {state.held for state in held.limits} == {4}
+        assert code_of(await ledger.submit_one(an_opening("eve"))) == "ok"
+        assert (await ledger.engine.verify()).differences == ()
 
 
 async def test_the_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:

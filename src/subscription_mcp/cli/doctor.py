@@ -100,7 +100,7 @@ def _versions() -> Finding:
     note = (
         None
         if safe
-        else "let no other program write or checkpoint the ledger's file; back it up with SQLite's API"
+        else "let no other program write or checkpoint the ledger's file; copy it with `subscription-mcp backup` only"
     )
     return Finding("configured", "versions", "ok", f"{found} ({sys.executable})", note)
 

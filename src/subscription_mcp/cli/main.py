@@ -28,6 +28,11 @@ COMMANDS = {
     "connect": "subscription_mcp.cli.connect:connect",
     "bridge": "subscription_mcp.cli.bridge:bridge",
     "doctor": "subscription_mcp.cli.doctor:doctor",
+    "export": "subscription_mcp.cli.keeping:export_ledger",
+    "import": "subscription_mcp.cli.keeping:import_ledger",
+    "verify": "subscription_mcp.cli.keeping:verify",
+    "backup": "subscription_mcp.cli.keeping:backup",
+    "restore": "subscription_mcp.cli.keeping:restore",
     "migrate": "subscription_mcp.cli.migrate:migrate",
 }
 
@@ -81,13 +86,15 @@ def exit_code_of(error: Exception) -> int | None:
     """The exit code of a fault that is told in a sentence; None where it is a defect of ours."""
     from subscription_mcp.domain.catalog_file import CatalogError
     from subscription_mcp.domain.errors import Refusal
-    from subscription_mcp.ledger.port import LedgerUnusable
+    from subscription_mcp.ledger.port import LedgerUnusable, TransferRefused
     from subscription_mcp.settings import SettingsError
 
     if isinstance(error, SettingsError | CatalogError):
         return EXIT_CONFIGURATION
     if isinstance(error, LedgerUnusable):
         return EXIT_UNREACHABLE
+    if isinstance(error, TransferRefused):
+        return EXIT_FAILED
     if isinstance(error, Refusal):
         return {
             "unauthenticated": EXIT_AUTHENTICATION,

@@ -1,4 +1,4 @@
-"""The lock file that lets several processes share one SQLite file.
+"""The lock files that let several processes share one SQLite file, and one put another file in its place.
 
 SQLite before 3.51.3 can corrupt a write-ahead log when a checkpoint races another connection's commit. So
 every write transaction, every checkpoint and every close of a connection happens under this lock. It is the
@@ -28,6 +28,23 @@ if sys.platform == "win32":
     def _unlock(descriptor: int) -> None:
         os.lseek(descriptor, 0, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+    USERS_MAX = 1024
+
+    def _join(descriptor: int) -> bool:
+        # There are no shared locks here: everybody takes a byte of their own.
+        return any(_take_bytes(descriptor, place, 1) for place in range(USERS_MAX))
+
+    def _join_alone(descriptor: int) -> bool:
+        return _take_bytes(descriptor, 0, USERS_MAX)
+
+    def _take_bytes(descriptor: int, place: int, count: int) -> bool:
+        os.lseek(descriptor, place, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, count)
+        except OSError:
+            return False
+        return True
 else:
     import fcntl
 
@@ -37,13 +54,26 @@ else:
     def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
+    def _join(descriptor: int) -> bool:
+        return _take(descriptor, fcntl.LOCK_SH)
+
+    def _join_alone(descriptor: int) -> bool:
+        return _take(descriptor, fcntl.LOCK_EX)
+
+    def _take(descriptor: int, kind: int) -> bool:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
 
 class FileLock:
     """An exclusive lock on a file beside the database. Not reentrant; `with` it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        self._descriptor = _open(path)
 
     def __enter__(self) -> None:
         _lock(self._descriptor)
@@ -67,3 +97,27 @@ class FileLock:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+class Presence:
+    """That a process has the ledger open, from before its first connection until after its last: a lock many
+    hold at once, and one who wants to replace the file holds alone. The system gives it back when a process
+    dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = _open(path)
+
+    def join(self) -> bool:
+        """Be one of those who have it open; False where somebody has it alone."""
+        return _join(self._descriptor)
+
+    def join_alone(self) -> bool:
+        """Have it alone; False where anybody else has it open."""
+        return _join_alone(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)

@@ -1,9 +1,9 @@
 """What an engine must do. Everything that changes state goes through `transact`; every rule is in the
 machine, so an engine only loads facts, saves changes and answers questions about what is committed."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.identifiers import AccountKind
@@ -17,6 +17,21 @@ class LedgerUnavailable(Exception):
 
 class LedgerUnusable(Exception):
     """The ledger cannot be opened. The message tells an operator what is wrong and what to do."""
+
+
+class TransferRefused(Exception):
+    """A ledger or a file is not fit for what was asked; nothing was changed. The message is for an operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was recomputed from the events, and the first differences found, as sentences for an operator."""
+
+    events: int
+    counters: int
+    rollups: int
+    holds: int
+    differences: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +157,18 @@ class Engine(Protocol):
     async def ready(self) -> None:
         """Whether the ledger can be read and written right now; raises LedgerUnavailable."""
 
+    async def verify(self) -> Verification:
+        """Work out every counter, rollup and hold again from the rows of one snapshot and compare, in bounded
+        memory, while others go on writing. Raises LedgerUnavailable."""
+
+    async def dump(self, write: Callable[[bytes], object]) -> Mapping[str, int]:
+        """Write everything, as `transfer` says, from one snapshot; `write` is called on any thread. How many
+        rows of each table. Raises LedgerUnavailable."""
+
+    async def load(self, stream: BinaryIO) -> Mapping[str, int]:
+        """Take over what `dump` wrote, into a ledger that is empty, in one transaction. Raises TransferRefused,
+        LedgerUnavailable."""
+
 
 __all__ = [
     "AccountIds",
@@ -157,7 +184,9 @@ __all__ = [
     "RevocationsSince",
     "TenantSummary",
     "Touched",
+    "TransferRefused",
     "UsageEvent",
     "UsageTotals",
+    "Verification",
     "Whose",
 ]

@@ -7,12 +7,12 @@ hop per batch. Two more connections read.
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import aiosqlite
 
@@ -21,7 +21,7 @@ from subscription_mcp.domain.identifiers import RandomBits, uuid7
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome, Revocation
-from subscription_mcp.ledger.filelock import FileLock
+from subscription_mcp.ledger.filelock import FileLock, Presence
 from subscription_mcp.ledger.machine.facts import Changes, Facts, Turn
 from subscription_mcp.ledger.port import (
     LedgerUnavailable,
@@ -29,12 +29,16 @@ from subscription_mcp.ledger.port import (
     Query,
     RevocationsSince,
     Touched,
+    Verification,
 )
+from subscription_mcp.ledger.sqlite_prune import Pruner
 from subscription_mcp.ledger.sqlite_schema import (
     check_identity,
+    lock_path,
     migrate,
     opening_advice,
     prepare_file,
+    presence_path,
     schema_of_file,
     set_pragmas,
 )
@@ -84,8 +88,12 @@ class SqliteEngine:
     async def open(self) -> None:
         opened: list[_Connection] = []
         try:
-            self._lock = FileLock(prepare_file(self._path))
+            prepare_file(self._path)
+            self._lock = FileLock(lock_path(self._path))
+            self._presence = Presence(presence_path(self._path))
             try:
+                if not self._presence.join():
+                    raise LedgerUnusable(f"{self._path} is being restored. Start again when that is done.")
                 self._writer = await _connect(self._path, opened)
                 await self._writer.run(self._prepare)
                 self._checker = await self._reader(opened)
@@ -98,6 +106,7 @@ class SqliteEngine:
                     )
                     await connection.close()
                 self._lock.close()
+                self._presence.close()
                 raise
         except (sqlite3.Error, OSError) as error:
             log.error("the ledger cannot be opened: %s: %s", type(error).__name__, error)
@@ -108,6 +117,7 @@ class SqliteEngine:
             await connection.run(self._close_under_lock, connection)
             await connection.close()
         self._lock.close()
+        self._presence.close()
 
     def _close_under_lock(self, connection: _Connection) -> None:
         # The last connection to close checkpoints.
@@ -137,6 +147,7 @@ class SqliteEngine:
             set_pragmas(connection)
             migrate(connection)
         self._store = Store(connection)
+        self._pruner = Pruner(connection)
         self._renew_facts()
         self._catch_up()
         if self._last_now > self._clock():
@@ -164,6 +175,7 @@ class SqliteEngine:
                 outcomes = machine.run(turn, commands, self._store.load)
                 if changes:
                     self._rows_since_checkpoint += self._store.save(changes)
+                    self._rows_since_checkpoint += self._pruner.prune(turn.now, len(commands))
                     connection.execute("COMMIT")
                     self.catalog = self._facts.catalog
                     if self._watchers:
@@ -264,16 +276,66 @@ class SqliteEngine:
         return await reader.run(self._read, reader, lambda store: store.answer(question))
 
     def _read(self, connection: _Connection, function: Callable[[Store], T]) -> T:
+        return self._snapshot(connection, lambda database: function(Store(database)))
+
+    def _snapshot(self, connection: _Connection, function: Callable[[sqlite3.Connection], T]) -> T:
         database = connection._conn
         try:
             database.execute("BEGIN")
             try:
-                return function(Store(database))
+                return function(database)
             finally:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
+    # Moving and keeping; what a server never does is imported where it is done
+
+    async def verify(self) -> Verification:
+        from subscription_mcp.ledger.sqlite_verify import verify
+
+        now = self.now()
+        return await self._aside(lambda database: verify(database, now))
+
+    async def dump(self, write: Callable[[bytes], object]) -> Mapping[str, int]:
+        from subscription_mcp.ledger.sqlite_transfer import dump
+
+        return await self._aside(lambda database: dump(database, write))
+
+    async def _aside(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Read one snapshot for as long as it takes, on a connection that nobody else waits for."""
+        opened: list[_Connection] = []
+        try:
+            connection = await self._reader(opened)
+            return await connection.run(self._snapshot, connection, function)
+        finally:
+            for connection in opened:
+                connection._conn.interrupt()  # where nobody waits for the answer any more
+                await connection.run(self._close_under_lock, connection)
+                await connection.close()
+
+    async def load(self, stream: BinaryIO) -> Mapping[str, int]:
+        return await self._writer.run(self._load, stream)
+
+    def _load(self, stream: BinaryIO) -> Mapping[str, int]:
+        from subscription_mcp.ledger.sqlite_transfer import load
+
+        connection = self._writer._conn
+        try:
+            with self._lock:
+                connection.execute("BEGIN IMMEDIATE")
+                rows = load(connection, self._store, stream)
+                connection.execute("COMMIT")
+                self._checkpoint(connection)
+                self._renew_facts()
+                self._catch_up()
+                return rows
+        except BaseException as error:
+            self._undo(connection)
+            if isinstance(error, sqlite3.Error | OSError):
+                raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+            raise
 
     # Watching
 

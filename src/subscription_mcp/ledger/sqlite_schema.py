@@ -22,8 +22,18 @@ PRAGMAS: dict[str, int | str] = {
 }
 
 
-def prepare_file(path: Path) -> Path:
-    """Make sure the database can be there, readable by its owner only; the path of its lock file."""
+def lock_path(path: Path) -> Path:
+    """The file whose lock is held around every write."""
+    return path.with_name(path.name + ".lock")
+
+
+def presence_path(path: Path) -> Path:
+    """The file that everybody who has the ledger open holds a lock on."""
+    return path.with_name(path.name + ".open")
+
+
+def prepare_file(path: Path) -> None:
+    """Make sure the database can be there, readable by its owner only."""
     if path.is_dir():
         raise LedgerUnusable(
             f"The database path is a folder: {path}. Name a file in it, like {path / 'ledger.db'}."
@@ -36,7 +46,6 @@ def prepare_file(path: Path) -> Path:
         raise LedgerUnusable(
             f"The database {path} cannot be written ({error.strerror}). Its folder and file must be writable."
         ) from error
-    return path.with_name(path.name + ".lock")
 
 
 def check_identity(connection: sqlite3.Connection, path: Path) -> None:
@@ -45,6 +54,17 @@ def check_identity(connection: sqlite3.Connection, path: Path) -> None:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != APPLICATION_ID and (application or tables):
         raise LedgerUnusable(f"{path} is the database of another program. Name another file in DATABASE_URL.")
+
+
+def damage_of(connection: sqlite3.Connection, most: int = 10) -> list[str]:
+    """The first damages SQLite finds in the file; empty where it is whole."""
+    try:
+        found = [text for (text,) in connection.execute(f"PRAGMA integrity_check({most})")]
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise
+        return [str(error)]
+    return [] if found == ["ok"] else found
 
 
 def set_pragmas(connection: sqlite3.Connection) -> None:

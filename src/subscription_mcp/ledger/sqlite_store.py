@@ -13,7 +13,7 @@ from subscription_mcp.domain.analytics import UsageRow
 from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.identifiers import AccountKind
-from subscription_mcp.domain.instants import DAY, QUARTER, Instant
+from subscription_mcp.domain.instants import QUARTER, Instant
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
 from subscription_mcp.domain.windows import Period, quarter_of
@@ -150,7 +150,7 @@ class Store:
             self._holders[key] = found
         return found
 
-    def _plan_id(self, plan: str, version: int) -> int:
+    def plan_id(self, plan: str, version: int) -> int:
         if version == 0:
             return 0
         found = self._plan_ids.get((plan, version))
@@ -261,7 +261,7 @@ class Store:
     ) -> tuple[int, tuple[bytes, str, int] | None, int | None]:
         """Its place in the index, the answer if it is there, and the row's number."""
         tenant, source = self.word(key[0]), self.word(key[1])
-        place = _hash_of(key)
+        place = hash_of_key(key)
         while True:
             row = self._db.execute(
                 "SELECT a.tenant, a.source, a.key, a.digest, a.answer, a.at, a.seq"
@@ -432,9 +432,6 @@ class Store:
                     for (t, handle), o in changes.offers.items()
                 ],
             )
-            # One that expired long ago can never be confirmed again.
-            newest = max(offer.expires_at for offer in changes.offers.values())
-            self._db.execute("DELETE FROM offer WHERE expires_at < ?", (newest - DAY,))
         if changes.reservations:
             many(
                 "INSERT OR REPLACE INTO reservation (tenant, id, holder, event, plan, quantity, attributes, source,"
@@ -514,7 +511,7 @@ class Store:
             self.word_made(event.tenant),
             self.holder_made((account, event.user)),
             self.word_made(event.event),
-            self._plan_id(event.plan, event.plan_version),
+            self.plan_id(event.plan, event.plan_version),
             event.quantity,
             _json(event.attributes) if event.attributes else None,
             _json(event.gains),
@@ -547,15 +544,20 @@ class Store:
 
     def _save_answer(self, key: tuple[str, str, str], answer: StoredAnswer) -> None:
         place, _, old = self._find_answer(key)
-        values = (answer.digest, answer.answer, answer.at)
-        if old is not None:  # remembered too long ago to count: the key starts anew
-            self._db.execute("UPDATE answer SET digest = ?, answer = ?, at = ? WHERE seq = ?", (*values, old))
-            return
+        if old is not None:  # remembered too long ago to count: the key starts anew, behind all others
+            self._db.execute("DELETE FROM answer WHERE seq = ?", (old,))
         seq = self._db.execute(
             "INSERT INTO answer (tenant, source, key, digest, answer, at) VALUES (?, ?, ?, ?, ?, ?)",
-            (self.word_made(key[0]), self.word_made(key[1]), key[2], *values),
+            (
+                self.word_made(key[0]),
+                self.word_made(key[1]),
+                key[2],
+                answer.digest,
+                answer.answer,
+                answer.at,
+            ),
         ).lastrowid
-        self._db.execute("INSERT INTO key_index (hash, seq) VALUES (?, ?)", (place, seq))
+        self._db.execute("INSERT OR REPLACE INTO key_index (hash, seq) VALUES (?, ?)", (place, seq))
 
     def _reservation_row(self, reservation: Reservation) -> tuple[Any, ...]:
         held = [
@@ -567,7 +569,7 @@ class Store:
             UUID(reservation.id).bytes,
             self.holder_made((reservation.account, reservation.user)),
             self.word_made(reservation.event),
-            self._plan_id(reservation.plan, reservation.plan_version),
+            self.plan_id(reservation.plan, reservation.plan_version),
             reservation.quantity,
             _json(reservation.attributes) if reservation.attributes else None,
             self.word_made(reservation.source),
@@ -889,7 +891,7 @@ def _maximum(stored: int | None) -> Maximum:
     return UNLIMITED if stored is None else stored
 
 
-def _hash_of(key: tuple[str, str, str]) -> int:
+def hash_of_key(key: tuple[str, str, str]) -> int:
     digest = blake2b("\0".join(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

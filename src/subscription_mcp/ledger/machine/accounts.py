@@ -427,9 +427,11 @@ def subscription_as_dict(subscription: Subscription | None) -> dict[str, Any] | 
         "status": subscription.status,
         "origin": subscription.origin,
         "interval": subscription.interval,
+        "billing_anchor": format_instant(subscription.anchor),
     }
     if subscription.next_plan is not None and subscription.next_plan_at is not None:
         shown["next_plan"] = subscription.next_plan
+        shown["next_interval"] = subscription.next_interval
         shown["next_plan_at"] = format_instant(subscription.next_plan_at)
     return shown
 

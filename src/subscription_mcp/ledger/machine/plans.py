@@ -12,6 +12,7 @@ from subscription_mcp.domain.catalog import (
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import (
+    AccountKey,
     Change,
     Origin,
     change_of_plan,
@@ -20,6 +21,7 @@ from subscription_mcp.domain.subscriptions import (
 )
 from subscription_mcp.domain.wording import clock_time
 from subscription_mcp.ledger.commands import (
+    Actor,
     ChangePlan,
     PlanChanged,
     PlansPublished,
@@ -29,6 +31,7 @@ from subscription_mcp.ledger.commands import (
 from subscription_mcp.ledger.machine.accounts import (
     Counters,
     Located,
+    audit,
     counters_of,
     locate,
     make_known,
@@ -41,6 +44,9 @@ from subscription_mcp.ledger.machine.facts import (
     PlanHead,
     Turn,
 )
+
+PUBLISHED = "plans.publish"
+"""The action of a publication in the audit trail."""
 
 
 def handle_digest(handle: str) -> bytes:
@@ -201,12 +207,23 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
     ]
     if wanted != standing:
         changes.current_plans = wanted
+        _remember_publication(turn, command.catalog, standing, wanted)
         facts.catalog = facts.catalog.with_plans(current)
         for plan in current.values():
             facts.plans[(plan.key, plan.version)] = plan
     return PlansPublished(
         {key: plan.version for key, plan in current.items()}, published, held_back, is_first
     )
+
+
+def _remember_publication(
+    turn: Turn, catalog: str, before: list[tuple[str, int, str]], after: list[tuple[str, int, str]]
+) -> None:
+    """Which versions are current decides which windows are counted, so their history is kept. It belongs to no
+    tenant: '' in the trail."""
+    was, becomes = ({"plans": {plan: version for plan, version, _ in plans}} for plans in (before, after))
+    everybody = AccountKey("", "personal", "")
+    audit(turn, everybody, "", PUBLISHED, Actor(catalog, "catalog"), None, was, becomes)
 
 
 def origin_of_role(role: str) -> Origin:

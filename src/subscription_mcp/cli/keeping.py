@@ -1,0 +1,166 @@
+"""Moving and keeping a ledger: `verify`, `backup`, `restore`, `export`, `import`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from subscription_mcp.cli.common import json_option, print_json, settings_of, tell
+from subscription_mcp.domain.wording import counted
+from subscription_mcp.ledger.port import LedgerUnavailable, LedgerUnusable, Verification
+from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.settings import Settings
+
+T = TypeVar("T")
+
+a_file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+replacing = click.option("--yes", is_flag=True, help="Replace a file that is there.")
+
+
+@click.command()
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, as_json: bool) -> None:
+    """Work out every counter and rollup again from the events and compare; servers may go on. Exit 1 where something differs."""
+    found = _on_the_open_ledger(settings_of(ctx), lambda ledger: ledger.engine.verify())
+    if as_json:
+        print_json({"ok": not found.differences, **asdict(found)})
+    else:
+        _tell_verification(found)
+    ctx.exit(1 if found.differences else 0)
+
+
+@click.command()
+@a_file
+@replacing
+@json_option
+@click.pass_context
+def backup(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
+    """Copy the ledger into one file, checked and synced; servers may go on."""
+    from subscription_mcp.ledger.sqlite_backup import back_up
+
+    ledger = _existing(settings_of(ctx))
+    _may_be_written(file, yes)
+    size_bytes = back_up(ledger, file)
+    if as_json:
+        print_json({"file": str(file), "size_bytes": size_bytes})
+    else:
+        tell(f"{file}: a copy of {size_bytes:,} bytes. `restore` puts it back.")
+
+
+@click.command()
+@a_file
+@click.option("--yes", is_flag=True, help="Replace the ledger that is there; it is kept beside it.")
+@json_option
+@click.pass_context
+def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
+    """Put a copy in the ledger's place, while no server has it open. What was there is kept beside it."""
+    from subscription_mcp.ledger import sqlite_backup
+
+    ledger = settings_of(ctx).database_path
+    if ledger.exists() and not yes:
+        raise click.UsageError(f"This replaces {ledger}, which is kept beside it. Add --yes to do it.")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = ledger.with_name(f"{ledger.name}.replaced-{stamp}")
+    is_kept = sqlite_backup.restore(ledger, file, aside)
+    if as_json:
+        print_json({"ledger": str(ledger), "replaced": str(aside) if is_kept else None})
+    else:
+        tell(f"{ledger} is the copy {file} now.{f' What was there is {aside}.' if is_kept else ''}")
+
+
+@click.command("export")
+@click.option("--all", "everything", is_flag=True, help="Everything there is; the only way in this version.")
+@a_file
+@replacing
+@json_option
+@click.pass_context
+def export_ledger(ctx: click.Context, everything: bool, file: Path, yes: bool, as_json: bool) -> None:
+    """Write a whole ledger as JSON lines that any engine can import; servers may go on."""
+    from subscription_mcp.ledger.sqlite_backup import new_file
+
+    if not everything:
+        raise click.UsageError("What is to be exported? Add --all for the whole ledger.")
+    settings = settings_of(ctx)
+    _existing(settings)
+    _may_be_written(file, yes)
+    with new_file(file) as made, made.open("wb") as stream:
+        rows = _on_the_open_ledger(settings, lambda ledger: ledger.engine.dump(stream.write))
+    if as_json:
+        print_json({"file": str(file), "rows": dict(rows)})
+    else:
+        tell(f"{file}: {counted(sum(rows.values()), 'row')}, {counted(rows['event'], 'event')} among them.")
+
+
+@click.command("import")
+@a_file
+@json_option
+@click.pass_context
+def import_ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
+    """Take over what `export --all` wrote, into a ledger with nothing in it, and verify it. All of it or nothing."""
+
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise click.BadParameter(f"{file} cannot be read ({error.strerror})", param_hint="FILE") from None
+
+    async def take_over(ledger: Ledger) -> tuple[dict[str, int], Verification]:
+        return dict(await ledger.engine.load(stream)), await ledger.engine.verify()
+
+    with stream:
+        rows, found = _on_the_open_ledger(settings_of(ctx), take_over, may_be_new=True)
+    if as_json:
+        print_json({"ok": not found.differences, "rows": rows, **asdict(found)})
+    else:
+        tell(f"{counted(sum(rows.values()), 'row')} imported.")
+        _tell_verification(found)
+    ctx.exit(1 if found.differences else 0)
+
+
+def _existing(settings: Settings) -> Path:
+    """Where the ledger is. Raises LedgerUnusable."""
+    if not settings.database_path.exists():
+        raise LedgerUnusable(f"There is no ledger at {settings.database_path} yet; a server makes it.")
+    return settings.database_path
+
+
+def _may_be_written(file: Path, yes: bool) -> None:
+    if file.exists() and not yes:
+        raise click.UsageError(f"{file} is there already. Name another file, or add --yes to replace it.")
+
+
+def _on_the_open_ledger(
+    settings: Settings, do: Callable[[Ledger], Awaitable[T]], *, may_be_new: bool = False
+) -> T:
+    """Open the ledger without publishing anything, do one thing, close it. Raises LedgerUnusable."""
+    from subscription_mcp.assembly import catalog_of, make_service
+
+    async def once() -> T:
+        ledger = make_service(settings, catalog_of(settings)).ledger
+        await ledger.open()
+        try:
+            return await do(ledger)
+        except LedgerUnavailable as error:
+            raise LedgerUnusable(f"The ledger cannot be read or written ({error}).") from error
+        finally:
+            await ledger.close()
+
+    if not may_be_new:
+        _existing(settings)
+    return asyncio.run(once())
+
+
+def _tell_verification(found: Verification) -> None:
+    if not found.differences:
+        tell(
+            f"All agree: {counted(found.events, 'event')}, {counted(found.counters, 'counter')}, "
+            f"{counted(found.rollups, 'rollup')}, {counted(found.holds, 'hold')}."
+        )
+        return
+    for difference in found.differences:
+        tell(difference)
+    tell("The events are the truth. Restore a backup that verifies, or report the difference with the file.")

@@ -1,0 +1,37 @@
+"""What the ledger need not keep for ever, and until when. Events, rollups, audit entries, revocations and plan
+versions are kept; pure."""
+
+from subscription_mcp.domain.instants import DAY, Instant
+from subscription_mcp.ledger.counting import latest_end
+from subscription_mcp.ledger.machine.facts import KEY_RETENTION
+
+OFFER_RETENTION = 1 * DAY
+"""So that who confirms late is told why it no longer holds."""
+SESSION_RETENTION = 400 * DAY
+COUNTER_RETENTION = 400 * DAY
+"""As far as a report reaches back; late events only come 35 days late."""
+
+
+def answer_is_over(at: Instant, now: Instant) -> bool:
+    """Whether an idempotency key may be used anew."""
+    return now - at >= KEY_RETENTION
+
+
+def reservation_is_over(reserved_at: Instant, expires_at: Instant, now: Instant) -> bool:
+    """Whether it holds nothing any more and can no longer be settled, nor its settling be asked for again."""
+    return now - reserved_at > KEY_RETENTION and expires_at <= now
+
+
+def session_is_over(expires_at: Instant, closed_at: Instant | None, now: Instant) -> bool:
+    ended_at = expires_at if closed_at is None else min(closed_at, expires_at)
+    return now - ended_at >= SESSION_RETENTION
+
+
+def offer_is_over(expires_at: Instant, now: Instant) -> bool:
+    return now - expires_at > OFFER_RETENTION
+
+
+def counter_is_over(window_key: str, start: Instant, now: Instant) -> bool:
+    """Whether nothing can be counted in it any more and no report asks for it."""
+    end = latest_end(window_key, start)
+    return end is not None and now - end >= COUNTER_RETENTION

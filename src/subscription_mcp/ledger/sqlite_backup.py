@@ -1,0 +1,220 @@
+"""Copies of a ledger's file: made while servers write, and put in its place while nobody has it open.
+
+A copy is one file. SQLite's own backup makes it from one snapshot, so that what is written meanwhile neither
+waits nor gets in; then it is checked, synced and renamed, so that a name never stands for half a copy.
+"""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from subscription_mcp.ledger.filelock import FileLock, Presence
+from subscription_mcp.ledger.port import LedgerUnusable, TransferRefused
+from subscription_mcp.ledger.sqlite_schema import (
+    check_identity,
+    damage_of,
+    lock_path,
+    migrations,
+    opening_advice,
+    presence_path,
+    schema_version,
+)
+
+PAGES_AT_ONCE = 1_024
+LOCK_WITHIN_SECONDS = 10
+MAGIC = b"SQLite format 3\0"
+UNTOUCHED = "Nothing was changed; try another copy."
+Undo = Callable[[], None]
+
+
+def back_up(ledger: Path, target: Path) -> int:
+    """Copy the ledger to `target`, replacing what is there; its size in bytes. Raises LedgerUnusable,
+    TransferRefused."""
+    own = (ledger, lock_path(ledger), presence_path(ledger), _wal(ledger))
+    if target.resolve() in [path.resolve() for path in own]:
+        raise TransferRefused("That is a file of the ledger itself. Name another one for its copy.")
+    with _present(ledger, alone=False) as lock, new_file(target) as copy:
+        if not lock.is_free_within(LOCK_WITHIN_SECONDS):
+            raise LedgerUnusable(
+                f"Another program has held the lock of {ledger} for {LOCK_WITHIN_SECONDS} s."
+            )
+        try:
+            source = sqlite3.connect(ledger, isolation_level=None)
+            try:
+                source.execute("PRAGMA wal_autocheckpoint = 0")
+                _copy(source, copy)
+            finally:
+                with lock:  # the last connection to close checkpoints
+                    source.close()
+        except sqlite3.Error as error:
+            raise LedgerUnusable(opening_advice(error, ledger)) from error
+        check_copy(copy)
+    return target.stat().st_size
+
+
+def restore(ledger: Path, source: Path, aside: Path) -> bool:
+    """Put the copy `source` in the ledger's place and keep what was there as `aside`; whether there was
+    anything. Raises LedgerUnusable, TransferRefused; then everything is as it was."""
+    if not source.is_file():
+        raise TransferRefused(f"There is no file {source}.")
+    ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _present(ledger, alone=True), new_file(ledger, lambda: _keep(ledger, aside)) as copy:
+        try:
+            with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                _copy(connection, copy)
+        except sqlite3.Error as error:
+            raise TransferRefused(f"{source} cannot be read as a ledger ({error}). {UNTOUCHED}") from error
+        check_copy(copy)
+    return aside.exists()
+
+
+def check_copy(path: Path) -> None:
+    """Whether a file is a whole ledger that this version can open. Raises TransferRefused."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            check_identity(connection, path)
+            schema, newest = schema_version(connection), max(migrations())
+            damage = damage_of(connection)
+    except LedgerUnusable:
+        raise TransferRefused(f"The copy is the database of another program. {UNTOUCHED}") from None
+    except sqlite3.Error as error:
+        raise TransferRefused(f"The copy is damaged ({error}). {UNTOUCHED}") from error
+    if schema == 0:
+        raise TransferRefused(f"The copy holds no ledger. {UNTOUCHED}")
+    if schema > newest:
+        raise TransferRefused(
+            f"The copy has schema {schema}, this version knows up to {newest}. Install the version that made it."
+        )
+    if damage:
+        raise TransferRefused(f"The copy is damaged ({damage[0]}). {UNTOUCHED}")
+
+
+@contextmanager
+def new_file(target: Path, before_it_counts: Callable[[], Undo] = lambda: _nothing) -> Iterator[Path]:
+    """A file beside `target`, readable by its owner only, that takes its place once the block is done: synced
+    and in one step. Where anything fails `target` is as it was. Raises TransferRefused."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+        os.close(descriptor)
+    except OSError as error:
+        raise TransferRefused(f"{target} cannot be written ({error.strerror}).") from error
+    made = Path(name)
+    try:
+        yield made
+        _sync(made)
+        undo = before_it_counts()
+        try:
+            made.replace(target)
+        except BaseException:
+            undo()
+            raise
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise TransferRefused(
+            f"{target} cannot be written ({error.strerror}). Nothing was changed."
+        ) from error
+    finally:
+        made.unlink(missing_ok=True)
+
+
+@contextmanager
+def _present(ledger: Path, *, alone: bool) -> Iterator[FileLock]:
+    """Have the ledger open, with its lock to be taken. Raises LedgerUnusable."""
+    try:
+        presence = Presence(presence_path(ledger))
+        lock = FileLock(lock_path(ledger))
+    except OSError as error:
+        raise LedgerUnusable(opening_advice(error, ledger)) from error
+    with closing(presence), closing(lock):
+        if alone and not presence.join_alone():
+            raise LedgerUnusable(
+                f"{ledger} is open in another program. Stop every server and client that uses it (fuser, or "
+                "lsof, on the .open file beside it names them), then restore again."
+            )
+        if not alone and not presence.join():
+            raise LedgerUnusable(f"{ledger} is being restored. Try again when that is done.")
+        yield lock
+
+
+def _copy(source: sqlite3.Connection, target: Path) -> None:
+    # A snapshot that stands: without it every commit of another process would begin the copy anew.
+    source.execute("BEGIN")
+    source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    with closing(sqlite3.connect(target, isolation_level=None)) as copy:
+        copy.execute("PRAGMA synchronous = OFF")  # it is synced as a whole before it counts
+        source.backup(copy, pages=PAGES_AT_ONCE)
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+    source.execute("ROLLBACK")
+
+
+def _nothing() -> None:
+    """There is nothing to undo."""
+
+
+def _keep(ledger: Path, aside: Path) -> Undo:
+    """Give the ledger a second name, with its log where it has one that could not be folded in."""
+    if not ledger.exists():
+        return _nothing
+    _fold(ledger)
+    wal = _wal(ledger)
+
+    def undo() -> None:
+        if _wal(aside).exists():
+            _wal(aside).replace(wal)
+        aside.unlink()
+
+    _second_name(ledger, aside)
+    try:
+        if wal.exists():  # SQLite would take it for the log of the file that is put in place
+            wal.replace(_wal(aside))
+        ledger.with_name(f"{ledger.name}-shm").unlink(missing_ok=True)
+    except OSError:
+        undo()
+        raise
+    return undo
+
+
+def _fold(ledger: Path) -> None:
+    """Bring what a process that died left in the log into the file, where it is one. The log of anything else
+    SQLite would throw away."""
+    with ledger.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return
+    with suppress(sqlite3.Error), closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _second_name(path: Path, name: Path) -> None:
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        shutil.copyfile(path, name)
+        name.chmod(0o600)
+
+
+def _wal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

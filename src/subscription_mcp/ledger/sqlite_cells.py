@@ -1,0 +1,72 @@
+"""Sums by key in bounded memory, and two sorted streams of them walked through side by side."""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import cast
+
+CELLS_IN_MEMORY_MAX = 50_000
+
+Key = tuple[int, int, int, int, int]
+Sums = tuple[int, int]
+
+
+class Cells:
+    """Two sums for each key of five integers. They come out in the order of the keys."""
+
+    def __init__(self) -> None:
+        self._memory: dict[Key, list[int]] = {}
+        self._file = sqlite3.connect("", isolation_level=None)  # a private file, gone when it is closed
+        self._file.execute("PRAGMA journal_mode = OFF")
+        self._file.execute(
+            "CREATE TABLE cell (a INTEGER, b INTEGER, c INTEGER, d INTEGER, e INTEGER, x INTEGER, y INTEGER,"
+            " PRIMARY KEY (a, b, c, d, e)) STRICT, WITHOUT ROWID"
+        )
+
+    def add(self, key: Key, x: int, y: int) -> None:
+        sums = self._memory.get(key)
+        if sums is None:
+            self._memory[key] = [x, y]
+            if len(self._memory) > CELLS_IN_MEMORY_MAX:
+                self._spill()
+        else:
+            sums[0] += x
+            sums[1] += y
+
+    def _spill(self) -> None:
+        self._file.execute("BEGIN")
+        self._file.executemany(
+            "INSERT INTO cell VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET x = x + excluded.x, y = y + excluded.y",
+            [(*key, *sums) for key, sums in sorted(self._memory.items())],
+        )
+        self._file.execute("COMMIT")
+        self._memory.clear()
+
+    def in_order(self) -> Iterator[tuple[Key, Sums]]:
+        self._spill()
+        return keyed(self._file.execute("SELECT * FROM cell ORDER BY a, b, c, d, e"))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def keyed(rows: Iterator[tuple[int, ...]]) -> Iterator[tuple[Key, Sums]]:
+    return ((cast(Key, row[:5]), cast(Sums, row[5:])) for row in rows)
+
+
+def side_by_side(
+    left: Iterator[tuple[Key, Sums]], right: Iterator[tuple[Key, Sums]]
+) -> Iterator[tuple[Key, Sums | None, Sums | None]]:
+    """Every key of either, with what each has for it; both must come in order."""
+    one, other = next(left, None), next(right, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one[0] < other[0]):
+            assert one is not None
+            yield one[0], one[1], None
+            one = next(left, None)
+        elif one is None or other[0] < one[0]:
+            yield other[0], None, other[1]
+            other = next(right, None)
+        else:
+            yield one[0], one[1], other[1]
+            one, other = next(left, None), next(right, None)

@@ -1,0 +1,95 @@
+"""A ledger with a little of everything in it: every table has rows, in several states each."""
+
+from tests.builders import (
+    Clock,
+    a_catalog,
+    a_change,
+    a_closing,
+    a_limit,
+    a_limit_set,
+    a_plan,
+    a_publication,
+    a_record,
+    a_reserve,
+    a_settle,
+    a_subject,
+    an_opening,
+    buy,
+    code_of,
+)
+
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog
+from subscription_mcp.domain.instants import DAY, HOUR
+from subscription_mcp.ledger.commands import Actor, Arrive, Command, Outcome, RevokeTokens
+from subscription_mcp.ledger.writer import Ledger
+
+BERLIN = "Europe/Berlin"
+OPERATOR = Actor("olivia", "superadmin")
+
+
+def windows_catalog(*, weekly: bool = False) -> Catalog:
+    """Plans that limit in every kind of window; `weekly` is a later edition of it."""
+    basic = a_plan(
+        a_limit(5_000, window="hour"),
+        a_limit(10_000, timezone=BERLIN),
+        a_limit(UNLIMITED, window="lifetime"),
+        *([a_limit(20_000, window="week", timezone=BERLIN)] if weekly else []),
+        timezone=BERLIN,
+        sessions=3,
+        session_seconds=3_600,
+    )
+    advanced = a_plan(
+        a_limit(90_000, window="billing_period"),
+        a_limit(90_000, window="month", scope="account"),
+        a_limit(UNLIMITED, meter="llm_tokens", window="day"),
+        key="advanced",
+        monthly="29.00",
+        yearly="290.00",
+        seats=5,
+    )
+    return a_catalog(basic, advanced)
+
+
+async def populate(ledger: Ledger, clock: Clock) -> None:
+    """A hundred days of usage by people and a group, changes of plan, reservations, sessions and revocations.
+    The clock moves; the ledger's catalog is `windows_catalog()`."""
+
+    async def do(*commands: Command) -> list[Outcome]:
+        outcomes = await ledger.submit(commands)
+        assert {code_of(outcome) for outcome in outcomes} == {"ok"}, outcomes
+        return outcomes
+
+    team = a_subject("tom", group="team", group_admin=True)
+    await do(Arrive(team), Arrive(a_subject("tina", group="team")), Arrive(a_subject("bob", "globex")))
+    for day in range(100):
+        clock.advance(hours=23, minutes=7, microseconds=day)
+        called = {"provider": ("gemini", "claude", "ünï")[day % 3], "tokens": day * 10}
+        await do(
+            a_record("bob", quantity=day % 5 + 1, key=f"key-{day}"),
+            a_record("tom", "llm_call", attributes=called),
+            a_record("tina", quantity=2, occurred_at=clock.now - day % 35 * DAY),
+            a_record(a_subject("bob", "globex"), "tool_call", attributes={"tool": "search"}, source="other"),
+        )
+        if day == 20:
+            assert code_of(await buy(ledger, "advanced")) == "ok"
+            assert code_of(await buy(ledger, "advanced", team, actor="tom")) == "ok"
+        if day == 50:
+            again = a_catalog(*windows_catalog(weekly=True).plans.values())
+            await do(a_publication(*again.plans.values()))
+        if day == 60:
+            assert code_of(await buy(ledger, "advanced", interval="yearly")) == "ok"
+        if day == 80:
+            assert code_of(await buy(ledger, "basic", team, actor="tom")) == "ok"
+    late = await do(a_reserve("bob", quantity=7, key="held"), a_reserve("tina", quantity=3, ttl_seconds=60))
+    clock.advance(minutes=5)
+    kept = await do(a_settle(late[0], 5), a_settle(late[1]), a_reserve("tom", quantity=9, ttl_seconds=900))
+    await do(a_settle(kept[2], 0), a_reserve("tom", quantity=4, ttl_seconds=900), a_reserve("bob"))
+    sessions = await do(an_opening("bob", key="opened"), an_opening("bob"), an_opening("tina"))
+    await do(a_closing(sessions[1]))
+    await do(
+        a_limit_set(UNLIMITED, meter="messages", window="billing_period"),
+        a_limit_set(70, "tina", window="hour", expires_at=clock.now + HOUR),
+        a_change("basic", offer="a-handle"),
+        RevokeTokens(OPERATOR, clock.now, subject="mallory", tenant="acme", reason="gone"),
+        RevokeTokens(OPERATOR, clock.now, token_id="a-token"),
+    )
