@@ -80,8 +80,8 @@ METERS = {
         Meter("messages", "message", "message"),
         Meter("tool_calls", "tool call", "tool_call"),
         Meter("llm_calls", "call", "llm_call", "count"),
-        Meter("llm_tokens", "token", "llm_call", "sum_of", "tokens"),
-        Meter("gemini_calls", "call", "llm_call", "count", None, (("provider", ("gemini", "google")),)),
+        Meter("llm_tokens", "token", "llm_call", "sum_of", ("tokens",)),
+        Meter("gemini_calls", "call", "llm_call", "count", (), (("provider", ("gemini", "google")),)),
     )
 }
 

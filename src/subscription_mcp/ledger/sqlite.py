@@ -16,13 +16,13 @@ from typing import Any, TypeVar, cast
 
 import aiosqlite
 
-from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.catalog import Catalog, places_counted
 from subscription_mcp.domain.identifiers import RandomBits, uuid7
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome, Revocation
 from subscription_mcp.ledger.filelock import FileLock
-from subscription_mcp.ledger.machine.facts import Changes, Facts, Turn
+from subscription_mcp.ledger.machine.facts import Bounds, Changes, Facts, Turn
 from subscription_mcp.ledger.port import (
     LedgerUnavailable,
     LedgerUnusable,
@@ -67,8 +67,10 @@ class SqliteEngine:
         *,
         clock: Callable[[], Instant],
         random_bits: RandomBits,
+        bounds: Bounds | None = None,
     ) -> None:
         self.catalog = catalog
+        self._bounds = bounds or Bounds()
         self._path = path
         self._clock = clock
         self._random_bits = random_bits
@@ -211,7 +213,20 @@ class SqliteEngine:
 
     def _renew_facts(self) -> None:
         self._writer_book = self._plan_book(self._store, self._writer_book)
-        self._facts = _facts_of(self._writer_book, self.catalog)
+        self._facts = self._facts_of(self._writer_book)
+
+    def _facts_of(self, book: PlanBook) -> Facts:
+        catalog = self.catalog.with_plans(book.offered) if book.offered else self.catalog
+        return Facts(
+            catalog,
+            catalog_name=book.catalog_name,
+            plan_heads=dict(book.heads),
+            plan_versions=dict(book.versions),
+            plans=dict(book.plans),
+            places=places_counted(catalog.meters, book.plans.values()),
+            counted_since=dict(book.counted_since),
+            bounds=self._bounds,
+        )
 
     def _plan_book(self, store: Store, book: PlanBook | None) -> PlanBook:
         if book is None or book.revision != store.plans_revision():
@@ -232,7 +247,7 @@ class SqliteEngine:
         return self._last_now
 
     def _new_id(self) -> str:
-        return str(uuid7(self._last_now, self._random_bits))
+        return uuid7(self._last_now, self._random_bits)
 
     # Reading
 
@@ -250,10 +265,10 @@ class SqliteEngine:
         now = self.now()
         self._checker_book = self._plan_book(store, self._checker_book)
         turn = Turn(
-            replace(_facts_of(self._checker_book, self.catalog), now=now),
+            replace(self._facts_of(self._checker_book), now=now),
             changes,
             now,
-            lambda: str(uuid7(now, self._random_bits)),
+            lambda: uuid7(now, self._random_bits),
         )
         (outcome,) = machine.run(turn, [command], store.load)
         return outcome, bool(changes)
@@ -350,16 +365,6 @@ def revocations_of_file(path: Path) -> list[Revocation]:
             return cast(list[Revocation], Store(connection).answer(RevocationsSince(0)))
     except sqlite3.Error as error:
         raise LedgerUnusable(opening_advice(error, path)) from error
-
-
-def _facts_of(book: PlanBook, catalog: Catalog) -> Facts:
-    return Facts(
-        catalog.with_plans(book.offered) if book.offered else catalog,
-        catalog_name=book.catalog_name,
-        plan_heads=dict(book.heads),
-        plan_versions=dict(book.versions),
-        plans=dict(book.plans),
-    )
 
 
 def _close(connection: _Connection) -> None:
