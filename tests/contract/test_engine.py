@@ -54,6 +54,7 @@ from subscription_mcp.ledger.commands import (
     TokensRevoked,
 )
 from subscription_mcp.ledger.filelock import FileLock
+from subscription_mcp.ledger.machine.facts import Bounds
 from subscription_mcp.ledger.port import (
     AccountIds,
     AuditTrail,
@@ -80,9 +81,16 @@ class SqliteStore:
         self.path = place / "ledger.db"
 
     def open(
-        self, *, catalog: Catalog | None = None, clock: Clock | None = None, publish: bool = True
+        self,
+        *,
+        catalog: Catalog | None = None,
+        clock: Clock | None = None,
+        publish: bool = True,
+        bounds: Bounds | None = None,
     ) -> AbstractAsyncContextManager[Ledger]:
-        return a_ledger(self.place, catalog=catalog, clock=clock, engine=self.engine, publish=publish)
+        return a_ledger(
+            self.place, catalog=catalog, clock=clock, engine=self.engine, publish=publish, bounds=bounds
+        )
 
     def rows(self) -> dict[str, int]:
         """How many rows each table has."""
@@ -127,11 +135,6 @@ class SqliteStore:
 
 
 STORES = [SqliteStore]
-
-
-@pytest.fixture(params=STORES, ids=lambda store: store.engine)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteStore:
-    return request.param(tmp_path)
 
 
 def one_plan(*limits, **plan) -> Catalog:

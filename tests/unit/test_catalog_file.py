@@ -524,7 +524,7 @@ FAULTS = {
     ),
     "a duration as a number": (
         '"PT2H"', "7200",
-        "plans.team.sessions.max_duration", "must be an ISO 8601 duration", "rolling:DURATION",
+        "plans.team.sessions.max_duration", "must be an ISO 8601 duration", None,
     ),
     "a duration of nothing": (
         '"PT2H"', '"PT0S"',
@@ -532,7 +532,7 @@ FAULTS = {
     ),
     "a negative duration": (
         '"PT2H"', '"-PT2H"',
-        "plans.team.sessions.max_duration", "must be an ISO 8601 duration", "rolling:DURATION",
+        "plans.team.sessions.max_duration", "must be an ISO 8601 duration", None,
     ),
     "a misspelt unlimited duration": (
         '"PT2H"', '"unlimitd"',

@@ -300,23 +300,28 @@ class Store:
         since = kept_since(key)
         counter = Counter(key, length=rolling_length(key.window_key), kept=since is not None)
         place = counter.place = self._place(key)
+        row = None
+        if place is not None and counter.kept:
+            row = (
+                self._one(
+                    "SELECT used FROM counter WHERE tenant = ? AND start = ? AND window = ? AND holder = ?"
+                    " AND meter = ?",
+                    *place,
+                )
+                if counter.length is None
+                else self._one(
+                    "SELECT cells FROM rolling WHERE tenant = ? AND window = ? AND holder = ? AND meter = ?",
+                    place[0],
+                    *place[2:],
+                )
+            )
+        if counter.length is None:
+            counter.used = self._used_before(key, since) if row is None else row[0]
+        else:
+            cells = self._cells_before(key, counter.length, since) if row is None else from_json(row[0])
+            counter.cells = [(at, quantity) for at, quantity in cells]
         if place is None:
             return counter
-        if counter.length is None:
-            row = self._one(
-                "SELECT used FROM counter WHERE tenant = ? AND start = ? AND window = ? AND holder = ? AND meter = ?",
-                *place,
-            )
-            counter.used = row[0] if row is not None and counter.kept else self._used_before(key, since)
-        else:
-            row = self._one(
-                "SELECT cells FROM rolling WHERE tenant = ? AND window = ? AND holder = ? AND meter = ?",
-                place[0],
-                *place[2:],
-            )
-            found = row is not None and counter.kept
-            cells = from_json(row[0]) if found else self._cells_before(key, counter.length, since)
-            counter.cells = [(at, quantity) for at, quantity in cells]
         # Those that have expired too: the next reservation clears them away.
         rows = self._db.execute(
             "SELECT reservation, quantity, expires_at FROM hold WHERE tenant = ? AND start = ? AND window = ?"
