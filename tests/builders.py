@@ -17,6 +17,7 @@ from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definiti
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
 from subscription_mcp.domain.sessions import Session
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import parse_window
 from subscription_mcp.ledger.commands import (
     AccountView,
@@ -37,7 +38,6 @@ from subscription_mcp.ledger.commands import (
     Settle,
     Subject,
 )
-from subscription_mcp.ledger.machine.facts import Bounds
 from subscription_mcp.ledger.port import Engine
 from subscription_mcp.ledger.sqlite import SqliteEngine
 from subscription_mcp.ledger.writer import Ledger

@@ -18,6 +18,7 @@ from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.catalog_file import plan_digest
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger.commands import PlansPublished, PublishPlans, Revocation
 from subscription_mcp.ledger.port import LedgerUnusable, PlanHolders, RevocationsSince
 from subscription_mcp.ledger.sqlite import SqliteEngine, revocations_of_file
@@ -68,6 +69,7 @@ def make_service(settings: Settings, catalog: Catalog, clock: Clock | None = Non
         catalog,
         clock=clock or clock_of(settings),
         random_bits=random.SystemRandom().getrandbits,
+        bounds=Bounds(settings.metering.users_max, settings.metering.dimensions_max),
     )
     ledger = Ledger(engine)
     operations = Operations.on(

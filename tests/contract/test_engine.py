@@ -39,6 +39,7 @@ from tests.builders import (
 from subscription_mcp.domain.catalog import TOTAL_MAX, UNLIMITED, Catalog
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import DAY, HOUR, MINUTE, format_instant, parse_instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger import writer
 from subscription_mcp.ledger.commands import (
@@ -54,7 +55,6 @@ from subscription_mcp.ledger.commands import (
     TokensRevoked,
 )
 from subscription_mcp.ledger.filelock import FileLock
-from subscription_mcp.ledger.machine.facts import Bounds
 from subscription_mcp.ledger.port import (
     AccountIds,
     AuditTrail,

@@ -26,8 +26,8 @@ from tests.contract.test_engine import SqliteStore, one_plan, used
 from subscription_mcp.domain.catalog import Scope
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import MINUTE, SECOND, format_instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger.commands import Arrive, CheckUsage
-from subscription_mcp.ledger.machine.facts import Bounds
 from subscription_mcp.ledger.writer import Ledger
 
 GROUP = {"group": "crew"}

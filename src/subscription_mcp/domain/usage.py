@@ -1,6 +1,7 @@
 """Usage: what one event says, and what every meter gains from it."""
 
 import unicodedata
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from subscription_mcp.domain.catalog import QUANTITY_MAX, Attributes, Catalog, EventType
@@ -9,6 +10,14 @@ from subscription_mcp.domain.errors import FieldProblem, Refusal
 TEXT_LENGTH_MAX = 256
 _HIDING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one tenant may make of things that stay: users, and different things to group usage by."""
+
+    users: int = 1_000_000
+    dimensions: int = 10_000
 
 
 def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:

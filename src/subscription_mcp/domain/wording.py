@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan
 from subscription_mcp.domain.instants import MINUTE, SECOND, Instant, to_datetime
-from subscription_mcp.domain.windows import MINUTE_WINDOW
+from subscription_mcp.domain.windows import MINUTE_WINDOW, Window
 
 if TYPE_CHECKING:
     from subscription_mcp.domain.decisions import LimitState
@@ -63,7 +63,7 @@ def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Pla
     limit = next((limit for limit in alike if limit.scope == state.scope), alike[0] if alike else None)
     if limit is None or limit.maximum is UNLIMITED:
         return f" {plan.title} has no such limit."
-    return f" {plan.title} has {limit.maximum:,} {_PER.get(state.window) or f'in any {_length(state)}'}."
+    return f" {plan.title} has {limit.maximum:,} {per_window(limit.window)}."
 
 
 def session_sentence(plan: Plan, active: int) -> str:
@@ -110,12 +110,17 @@ def use_of(state: "LimitState") -> str:
 def _used_in(state: "LimitState") -> str:
     if state.is_over and state.period.end is not None:
         return f"in the {state.window.replace('_', ' ')} until {clock_time(state.period.end, state.timezone)}"
-    return _USED_IN.get(state.window) or f"in the last {_length(state)}"
+    return _USED_IN.get(state.window) or f"in the last {_length(state.limit.window)}"
 
 
-def _length(state: "LimitState") -> str:
+def per_window(window: Window) -> str:
+    """How often a limit grants its number: `a day`, `in any 5 hours`."""
+    return _PER.get(window.name) or f"in any {_length(window)}"
+
+
+def _length(window: Window) -> str:
     """The length of a rolling window in the largest unit that measures it: `5 hours`."""
-    seconds = state.window_seconds or 0
+    seconds = window.seconds or 0
     unit, name = next((unit, name) for unit, name in _UNITS_OF_TIME if seconds % unit == 0)
     return counted(seconds // unit, name)
 

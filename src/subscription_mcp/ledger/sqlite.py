@@ -19,10 +19,11 @@ import aiosqlite
 from subscription_mcp.domain.catalog import Catalog, places_counted
 from subscription_mcp.domain.identifiers import RandomBits, uuid7
 from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome, Revocation
 from subscription_mcp.ledger.filelock import FileLock
-from subscription_mcp.ledger.machine.facts import Bounds, Changes, Facts, Turn
+from subscription_mcp.ledger.machine.facts import Changes, Facts, Turn
 from subscription_mcp.ledger.port import (
     LedgerUnavailable,
     LedgerUnusable,

@@ -16,6 +16,7 @@ BATCH_EVENTS_MAX = 1000
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
+SignedQuantity = Annotated[int, Field(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
 Instant = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 LeaseId = Annotated[str, Field(min_length=1, max_length=64)]
@@ -73,7 +74,7 @@ class UpgradeTierArguments(TargetArguments):
 
 class CheckQuotaArguments(TargetArguments):
     event: Word = Field(description="The kind of event, like message.")
-    quantity: Quantity = 1
+    quantity: SignedQuantity = Field(1, description="From 1; a negative one lowers a level.")
     attributes: dict[str, str | int] = Field(
         default_factory=dict, description="What meters filter on, like tool or model."
     )
@@ -89,6 +90,7 @@ _AnyEvent = Annotated[dict[str, Any], WithJsonSchema(RecordUsageArguments.model_
 
 
 class ReserveUsageArguments(CheckQuotaArguments):
+    quantity: Quantity = 1
     ttl_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         120, description="After this it is given back by itself."
     )

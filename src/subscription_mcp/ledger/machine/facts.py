@@ -21,6 +21,7 @@ from subscription_mcp.domain.subscriptions import (
     Membership,
     Subscription,
 )
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import Anchor, Period, Window
 from subscription_mcp.ledger.commands import (
     AuditEntry,
@@ -158,14 +159,6 @@ class Override:
     expires_at: Instant | None
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What one tenant may make of things that stay: users, and different things to group usage by."""
-
-    users: int = 1_000_000
-    dimensions: int = 10_000
-
-
 class TenantSize(NamedTuple):
     """How many there are of what `Bounds` bounds."""
 
@@ -220,7 +213,7 @@ class Facts:
     """Where each meter is counted for everybody."""
     counted_since: dict[CountedPlace, Instant] = field(default_factory=dict)
     """Since when: since the first plan that limits it there."""
-    bounds: Bounds = Bounds()
+    bounds: Bounds = field(default_factory=Bounds)
     located: dict[Any, Any] = field(default_factory=dict)
     """Worked out before, and true until somebody's plan, group or override changes."""
 
