@@ -100,7 +100,7 @@ async def test_plans_are_listed_shown_and_counted_by_version(place: Place) -> No
     assert place.run("plans", "list").stdout.startswith("Basic (basic): free")
     assert data(place, "plans", "show", "advanced") == listed[1]
     shown = place.run("plans", "show", "advanced").stdout
-    assert "29.00 USD monthly" in shown and "200 messages a day" in shown
+    assert "29.00 USD monthly" in shown and "200 messages per day" in shown
     assert data(place, "plans", "holders")["holders"] == []
     assert "Nobody" in place.run("plans", "holders").stdout
     await record(place, "bella")
