@@ -26,6 +26,7 @@ if sys.version_info < (3, 11):
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -364,8 +365,18 @@ def lock(arguments):
             raise CannotGoOn(
                 f"{target.name} names a host: a dependency was given by address. Give it by name."
             )
+    forget_addresses(NODE_LOCKS[-1])
     say("requirements.lock and tests/interop/requirements.lock are up to date")
     return 0
+
+
+def forget_addresses(package_lock):
+    """npm writes where it got a package from and who asks for money: neither is needed to install it."""
+    locked = json.loads(package_lock.read_text("utf-8"))
+    for package in locked["packages"].values():
+        package.pop("resolved", None)
+        package.pop("funding", None)
+    package_lock.write_text(json.dumps(locked, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def setup(arguments):
