@@ -16,9 +16,9 @@ from subscription_mcp.domain.errors import Refusal, internal
 from subscription_mcp.server.completions import add_completions
 from subscription_mcp.server.confirmation import confirmed
 from subscription_mcp.server.faults import unknown_tool
-from subscription_mcp.server.hooks import NoArguments, UntouchedArguments, middleware
+from subscription_mcp.server.hooks import NoArguments, UntouchedArguments, contain, known_only, per_caller
 from subscription_mcp.server.listening import Listening
-from subscription_mcp.server.prompts import add_prompts
+from subscription_mcp.server.prompts import PROMPTS, add_prompts
 from subscription_mcp.server.resources import add_resources
 from subscription_mcp.tools.bodies import Answer
 from subscription_mcp.tools.defects import is_cancellation
@@ -55,7 +55,11 @@ def build_server(
         subscriptions=listening,
         # Every answer is the caller's own and old with the next event or change of plan.
         cache_hints={method: CacheHint(ttl_ms=0, scope="private") for method in CACHEABLE},
-        middleware=middleware(toolbox, identify, listening),
+        middleware=[
+            contain,
+            known_only(frozenset(tool.name for tool in TOOLS), frozenset(prompt.key for prompt in PROMPTS)),
+            per_caller(toolbox, identify, listening),
+        ],
         log_level="WARNING",
     )
     add_resources(server, do, identify)
