@@ -6,6 +6,7 @@ python3 dev.py test [ARGS]     the tests; ARGS go to pytest: -k word, -x, a path
 python3 dev.py check           format, lint, types and the tidy tests; changes nothing
 python3 dev.py fix             format, and mend what the linter can mend
 python3 dev.py run -- ARGS     subscription-mcp ARGS
+python3 dev.py bench [ARGS]    how fast it is, beside servers that do nothing; ARGS: names, --rounds N, --seconds N
 python3 dev.py lock [ARGS]     write requirements.lock again; ARGS go to uv: --upgrade
 python3 dev.py setup           only make .venv, which every other command does when it has to
 """
@@ -251,6 +252,11 @@ def test(arguments):
     return hand_over(PYTHON, "-m", "pytest", *arguments, cwd=ROOT)
 
 
+def bench(arguments):
+    set_up()
+    return hand_over(PYTHON, "-m", "benchmarks", *arguments, cwd=ROOT)
+
+
 def check(arguments):
     set_up()
     steps = [
@@ -324,7 +330,7 @@ def setup(arguments):
     return 0
 
 
-COMMANDS = {command.__name__: command for command in (demo, test, check, fix, run, lock, setup)}
+COMMANDS = {command.__name__: command for command in (demo, test, check, fix, run, bench, lock, setup)}
 
 
 def main():

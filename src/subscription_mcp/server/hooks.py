@@ -19,13 +19,14 @@ from pydantic import ValidationError
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.operations.access import Caller
+from subscription_mcp.server.calls import Calls
 from subscription_mcp.server.faults import error_of, unknown_prompt, unknown_resource, unknown_tool
 from subscription_mcp.server.listening import Listening
 from subscription_mcp.server.offers import listed
 from subscription_mcp.server.prompts import PROMPTS
 from subscription_mcp.server.resources import RESOURCES
 from subscription_mcp.tools.defects import is_cancellation
-from subscription_mcp.tools.toolbox import TOOLS, Toolbox
+from subscription_mcp.tools.toolbox import TOOLS, Tool, Toolbox
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,11 @@ class NoArguments(ArgModelBase):
     """Stands where the SDK wants a model; ours is published and applied instead."""
 
 
-def middleware(toolbox: Toolbox, identify: Identify, listening: Listening) -> list[Any]:
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+"""Stands where the SDK wants a schema: ours are made when somebody lists them, not before the first answer."""
+
+
+def middleware(toolbox: Toolbox, identify: Identify, listening: Listening, calls: Calls) -> list[Any]:
     """Our hooks, outermost first."""
     access = toolbox.operations.access
 
@@ -70,6 +75,8 @@ def middleware(toolbox: Toolbox, identify: Identify, listening: Listening) -> li
                 raise unknown_tool(params.get("name"))
             case "tools/call" if not isinstance(params.get("arguments", {}), dict | None):
                 raise MCPError(INVALID_PARAMS, "arguments must be an object")
+            case "tools/call" if calls.is_plain(ctx):
+                return await calls.answer(ctx)
             case "prompts/get" if not _is_known_prompt(params.get("name")):
                 raise unknown_prompt(params.get("name"))
             case "subscriptions/listen":
@@ -81,8 +88,7 @@ def middleware(toolbox: Toolbox, identify: Identify, listening: Listening) -> li
             case "tools/list":
                 caller = await _caller_or_nobody(toolbox, identify)
                 tools = toolbox.visible_to(caller) if caller is not None else toolbox.listed_for_nobody()
-                names = frozenset(tool.name for tool in tools)
-                return _filtered(await call_next(ctx), "tools", "name", names)
+                return _with_schemas(await call_next(ctx), {tool.name: tool for tool in tools})
             case "prompts/list":
                 names = listed(PROMPTS, await _caller_or_nobody(toolbox, identify), access)
                 return _filtered(await call_next(ctx), "prompts", "name", names)
@@ -123,6 +129,19 @@ def _is_known_tool(name: object) -> bool:
 
 def _is_known_prompt(name: object) -> bool:
     return isinstance(name, str) and name in _PROMPT_NAMES
+
+
+def _with_schemas(result: HandlerResult, tools: Mapping[str, Tool]) -> HandlerResult:
+    """The list of these tools, with our schemas in place of what stands for them; not every version of the
+    protocol has both."""
+
+    def schemas_of(tool: Tool, item: Mapping[str, Any]) -> dict[str, Any]:
+        schemas = {"inputSchema": tool.input_schema, "outputSchema": tool.output_schema}
+        return {key: schema for key, schema in schemas.items() if key in item}
+
+    assert isinstance(result, dict)
+    listed = [item for item in result["tools"] if item["name"] in tools]
+    return {**result, "tools": [item | schemas_of(tools[item["name"]], item) for item in listed]}
 
 
 def _filtered(result: HandlerResult, items: str, key: str, wanted: frozenset[str]) -> HandlerResult:
