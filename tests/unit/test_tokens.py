@@ -467,6 +467,7 @@ def test_an_expired_token_says_when_and_how_to_get_a_new_one() -> None:
     sentence = refusal(a_token(exp=NOW - 3600))
     assert "expired at 2026-11-20T13:00:00Z" in sentence
     assert "subscription-mcp token mint --user YOU" in sentence
+    assert "SUBSCRIPTION_MCP_TOKEN in the env block of your client, or send it over HTTP" in sentence
     foreign = jwt.encode(some_claims(exp=NOW - 3600), SIGNERS["ES256"], algorithm="ES256")
     assert "identity provider" in refusal(foreign, verifier=a_public_verifier("ES256"))
 

@@ -34,7 +34,10 @@ MAXIMUM_NESTING = 16
 LATEST_SECONDS = 2**53
 DEFAULT_TENANT = "default"
 
-HOW_TO_GET_ONE = f"`subscription-mcp token mint --user YOU` makes one; set it as {PREFIX}TOKEN in the env block of your client."
+HOW_TO_GET_ONE = (
+    f"`subscription-mcp token mint --user YOU` makes one; set it as {PREFIX}TOKEN in the env block of your client, "
+    "or send it over HTTP in the Authorization header."
+)
 _UNREADABLE = (
     "The access token cannot be read: it must be a signed JWT in its compact form, exactly as it was issued."
 )

@@ -9,7 +9,7 @@ is not plain goes on into the SDK.
 import logging
 from typing import Any
 
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp_types import SERVER_INFO_META_KEY, CallToolResult, methods
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -39,7 +39,13 @@ class Calls:
         # No argument of ours is mirrored in a header; the SDK would look for that in the schema at every call.
         sdk.get_tool_input_schema = lambda _: None
 
-    def is_plain(self, ctx: ServerRequestContext[Any, Any]) -> bool:
+    async def early(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """The hook."""
+        if ctx.method == "tools/call" and self._is_plain(ctx):
+            return await self._answer(ctx)
+        return await call_next(ctx)
+
+    def _is_plain(self, ctx: ServerRequestContext[Any, Any]) -> bool:
         params = ctx.params or {}
         return (
             ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
@@ -48,7 +54,7 @@ class Calls:
             and PLAIN_MEMBERS.issuperset(params)
         )
 
-    async def answer(self, ctx: ServerRequestContext[Any, Any]) -> dict[str, Any]:
+    async def _answer(self, ctx: ServerRequestContext[Any, Any]) -> dict[str, Any]:
         """The result as it is on the wire. Raises MCPError, and ValidationError where the SDK would."""
         params = ctx.params or {}
         methods.validate_client_request(ctx.method, ctx.protocol_version, params)

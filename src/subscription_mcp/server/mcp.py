@@ -16,9 +16,16 @@ from subscription_mcp.server.calls import Calls
 from subscription_mcp.server.completions import add_completions
 from subscription_mcp.server.confirmation import confirmed
 from subscription_mcp.server.faults import error_result, unknown_tool
-from subscription_mcp.server.hooks import ANY_OBJECT, NoArguments, UntouchedArguments, middleware
+from subscription_mcp.server.hooks import (
+    ANY_OBJECT,
+    NoArguments,
+    UntouchedArguments,
+    contain,
+    known_only,
+    per_caller,
+)
 from subscription_mcp.server.listening import Listening
-from subscription_mcp.server.prompts import add_prompts
+from subscription_mcp.server.prompts import PROMPTS, add_prompts
 from subscription_mcp.server.resources import add_resources
 from subscription_mcp.tools.bodies import Answer
 from subscription_mcp.tools.defects import is_cancellation
@@ -53,7 +60,12 @@ def build_server(
         subscriptions=listening,
         # Every answer is the caller's own and old with the next event or change of plan.
         cache_hints={method: CacheHint(ttl_ms=0, scope="private") for method in CACHEABLE},
-        middleware=middleware(toolbox, identify, listening, calls),
+        middleware=[
+            contain,
+            known_only(frozenset(tool.name for tool in TOOLS), frozenset(prompt.key for prompt in PROMPTS)),
+            calls.early,
+            per_caller(toolbox, identify, listening),
+        ],
         log_level="WARNING",
     )
     add_resources(server, do, identify)
