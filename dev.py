@@ -7,6 +7,7 @@ python3 dev.py interop [ARGS]  the tests against other people's clients and the 
 python3 dev.py check           format, lint, types and the tidy tests; changes nothing
 python3 dev.py fix             format, and mend what the linter can mend
 python3 dev.py run -- ARGS     subscription-mcp ARGS
+python3 dev.py bench [ARGS]    how fast it is, beside servers that do nothing; ARGS: names, --rounds N, --seconds N
 python3 dev.py lock [ARGS]     write requirements.lock again; ARGS go to uv: --upgrade
 python3 dev.py setup           only make .venv, which every other command does when it has to
 """
@@ -303,6 +304,11 @@ def test(arguments):
     return hand_over(PYTHON, "-m", "pytest", *arguments, cwd=ROOT)
 
 
+def bench(arguments):
+    set_up()
+    return hand_over(PYTHON, "-m", "benchmarks", *arguments, cwd=ROOT)
+
+
 def interop(arguments):
     set_up()
     set_up_node()
@@ -384,7 +390,9 @@ def setup(arguments):
     return 0
 
 
-COMMANDS = {command.__name__: command for command in (demo, test, interop, check, fix, run, lock, setup)}
+COMMANDS = {
+    command.__name__: command for command in (demo, test, interop, check, fix, run, bench, lock, setup)
+}
 
 
 def main():

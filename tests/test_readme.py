@@ -142,6 +142,16 @@ def test_dev_run_runs_the_command() -> None:
     assert what_dev_would_run("run", "--", "doctor")[1:] == ["doctor"]
 
 
+def test_dev_bench_runs_the_benchmarks() -> None:
+    assert what_dev_would_run("bench", "mcp", "--rounds", "3")[1:] == [
+        "-m",
+        "benchmarks",
+        "mcp",
+        "--rounds",
+        "3",
+    ]
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder that looks like a checkout with its environment: the examples, and `.venv/bin`."""

@@ -6,6 +6,7 @@ needed (`windows.py`). Text is always UTC and ends in `Z`.
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 Instant = int
 """Microseconds since the epoch, UTC."""
@@ -52,6 +53,7 @@ def parse_instant(text: str) -> Instant:
     return instant
 
 
+@lru_cache(maxsize=4096)  # ends of windows are told with every decision, and are the same for everybody
 def format_instant(instant: Instant) -> str:
     """RFC 3339 in UTC; microseconds only where there are any."""
     moment = to_datetime(instant)

@@ -137,8 +137,10 @@ class Access:
     def withheld(self, operation: str, caller: Caller) -> Refusal | None:
         """The refusal of an operation the caller's plan does not include. Looks at the caller's own plan and
         never at services and operators, who act for others."""
+        if caller.principal.is_operator:
+            return None
         feature = self.catalog.feature_of_tool(operation)
-        if feature is None or caller.principal.is_operator:
+        if feature is None:
             return None
         plan = caller.view.plan if caller.view is not None else None
         if plan is not None and plan.features.get(feature):

@@ -25,7 +25,7 @@ from subscription_mcp.server.offers import listed
 from subscription_mcp.server.prompts import PROMPTS
 from subscription_mcp.server.resources import RESOURCES
 from subscription_mcp.tools.defects import is_cancellation
-from subscription_mcp.tools.toolbox import Toolbox
+from subscription_mcp.tools.toolbox import Tool, Toolbox
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ class UntouchedArguments(FuncMetadata):
 
 class NoArguments(ArgModelBase):
     """Stands where the SDK wants a model; ours is published and applied instead."""
+
+
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+"""Stands where the SDK wants a schema: ours are made when somebody lists them, not before the first answer."""
 
 
 async def contain(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
@@ -91,8 +95,7 @@ def per_caller(toolbox: Toolbox, identify: Identify, listening: Listening) -> Se
             case "tools/list":
                 caller = await _caller_or_nobody(toolbox, identify)
                 tools = toolbox.visible_to(caller) if caller is not None else toolbox.listed_for_nobody()
-                names = frozenset(tool.name for tool in tools)
-                return _filtered(await call_next(ctx), "tools", "name", names)
+                return _with_schemas(await call_next(ctx), {tool.name: tool for tool in tools})
             case "prompts/list":
                 names = listed(PROMPTS, await _caller_or_nobody(toolbox, identify), access)
                 return _filtered(await call_next(ctx), "prompts", "name", names)
@@ -129,6 +132,19 @@ async def _caller_or_nobody(toolbox: Toolbox, identify: Identify) -> Caller | No
 
 def _is_among(names: frozenset[str], name: object) -> bool:
     return isinstance(name, str) and name in names
+
+
+def _with_schemas(result: HandlerResult, tools: Mapping[str, Tool]) -> HandlerResult:
+    """The list of these tools, with our schemas in place of what stands for them; not every version of the
+    protocol has both."""
+
+    def schemas_of(tool: Tool, item: Mapping[str, Any]) -> dict[str, Any]:
+        schemas = {"inputSchema": tool.input_schema, "outputSchema": tool.output_schema}
+        return {key: schema for key, schema in schemas.items() if key in item}
+
+    assert isinstance(result, dict)
+    listed = [item for item in result["tools"] if item["name"] in tools]
+    return {**result, "tools": [item | schemas_of(tools[item["name"]], item) for item in listed]}
 
 
 def _filtered(result: HandlerResult, items: str, key: str, wanted: frozenset[str]) -> HandlerResult:
