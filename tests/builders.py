@@ -17,6 +17,7 @@ from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definiti
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
 from subscription_mcp.domain.sessions import Session
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import parse_window
 from subscription_mcp.ledger.commands import (
     AccountView,
@@ -72,6 +73,7 @@ class Clock:
 EVENTS = {
     "message": EventType("message"),
     "tool_call": EventType("tool_call", {"tool": "text"}),
+    "storage": EventType("storage"),
     "llm_call": EventType("llm_call", {"provider": "text", "tokens": "integer"}),
 }
 METERS = {
@@ -79,9 +81,10 @@ METERS = {
     for meter in (
         Meter("messages", "message", "message"),
         Meter("tool_calls", "tool call", "tool_call"),
+        Meter("storage_mb", "MB", "storage", "level"),
         Meter("llm_calls", "call", "llm_call", "count"),
-        Meter("llm_tokens", "token", "llm_call", "sum_of", "tokens"),
-        Meter("gemini_calls", "call", "llm_call", "count", None, (("provider", ("gemini", "google")),)),
+        Meter("llm_tokens", "token", "llm_call", "sum_of", ("tokens",)),
+        Meter("gemini_calls", "call", "llm_call", "count", (), (("provider", ("gemini", "google")),)),
     )
 }
 
@@ -108,6 +111,7 @@ def a_plan(
     features: Mapping[str, Any] | None = None,
     sessions: Maximum = UNLIMITED,
     session_seconds: Maximum = UNLIMITED,
+    multiplier: str = "1",
 ) -> Plan:
     """A plan as a catalog file would make it, its limits in its own time zone."""
     price = {name: text for name, text in (("monthly", monthly), ("yearly", yearly)) if text is not None}
@@ -130,7 +134,7 @@ def a_plan(
             "max_concurrent": "unlimited" if sessions is UNLIMITED else sessions,
             "max_duration_seconds": "unlimited" if session_seconds is UNLIMITED else session_seconds,
         },
-        "rate_limit_multiplier": "1",
+        "rate_limit_multiplier": multiplier,
     }
     if seats is not None:
         definition["seats"] = {"max": seats}
@@ -266,9 +270,9 @@ def a_publication(*plans: Plan) -> PublishPlans:
 
 # The ledger
 
-ENGINES: dict[str, Callable[[Path, Catalog, Clock], Engine]] = {
-    "sqlite": lambda place, catalog, clock: SqliteEngine(
-        place / "ledger.db", catalog, clock=clock, random_bits=random.getrandbits
+ENGINES: dict[str, Callable[[Path, Catalog, Clock, Bounds], Engine]] = {
+    "sqlite": lambda place, catalog, clock, bounds: SqliteEngine(
+        place / "ledger.db", catalog, clock=clock, random_bits=random.getrandbits, bounds=bounds
     ),
 }
 
@@ -281,10 +285,11 @@ async def a_ledger(
     clock: Clock | None = None,
     engine: str = "sqlite",
     publish: bool = True,
+    bounds: Bounds | None = None,
 ) -> AsyncIterator[Ledger]:
     """A ledger in the folder `place` with the catalog's plans published. Open it inside the test."""
     catalog = catalog or a_catalog()
-    ledger = Ledger(ENGINES[engine](place, catalog, clock or Clock()))
+    ledger = Ledger(ENGINES[engine](place, catalog, clock or Clock(), bounds or Bounds()))
     await ledger.open()
     try:
         if publish:

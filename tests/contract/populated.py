@@ -27,13 +27,21 @@ BERLIN = "Europe/Berlin"
 OPERATOR = Actor("olivia", "superadmin")
 
 
-def windows_catalog(*, weekly: bool = False) -> Catalog:
-    """Plans that limit in every kind of window; `weekly` is a later edition of it."""
+def windows_catalog(*, weekly: bool = False, sliding: bool = True) -> Catalog:
+    """Plans that limit in every kind of window; `weekly` is a later edition of it. Without `sliding` there are
+    only the windows that begin and end by a calendar."""
+    late = [
+        a_limit(20_000, window="week", timezone=BERLIN),
+        *([a_limit(20_000, window="rolling:P10D", scope="account")] if sliding else []),
+        a_limit(9_000, meter="storage_mb", window="level", scope="account"),
+    ]
     basic = a_plan(
         a_limit(5_000, window="hour"),
         a_limit(10_000, timezone=BERLIN),
         a_limit(UNLIMITED, window="lifetime"),
-        *([a_limit(20_000, window="week", timezone=BERLIN)] if weekly else []),
+        *([a_limit(1_000, window="minute")] if sliding else []),
+        a_limit(9_000, meter="storage_mb", window="level"),
+        *(late if weekly else []),
         timezone=BERLIN,
         sessions=3,
         session_seconds=3_600,
@@ -50,9 +58,9 @@ def windows_catalog(*, weekly: bool = False) -> Catalog:
     return a_catalog(basic, advanced)
 
 
-async def populate(ledger: Ledger, clock: Clock) -> None:
+async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> None:
     """A hundred days of usage by people and a group, changes of plan, reservations, sessions and revocations.
-    The clock moves; the ledger's catalog is `windows_catalog()`."""
+    The clock moves; the ledger's catalog is `windows_catalog(sliding=…)`."""
 
     async def do(*commands: Command) -> list[Outcome]:
         outcomes = await ledger.submit(commands)
@@ -69,12 +77,13 @@ async def populate(ledger: Ledger, clock: Clock) -> None:
             a_record("tom", "llm_call", attributes=called),
             a_record("tina", quantity=2, occurred_at=clock.now - day % 35 * DAY),
             a_record(a_subject("bob", "globex"), "tool_call", attributes={"tool": "search"}, source="other"),
+            a_record("tina", "storage", 40 if day % 3 else -50),
         )
         if day == 20:
             assert code_of(await buy(ledger, "advanced")) == "ok"
             assert code_of(await buy(ledger, "advanced", team, actor="tom")) == "ok"
         if day == 50:
-            again = a_catalog(*windows_catalog(weekly=True).plans.values())
+            again = a_catalog(*windows_catalog(weekly=True, sliding=sliding).plans.values())
             await do(a_publication(*again.plans.values()))
         if day == 60:
             assert code_of(await buy(ledger, "advanced", interval="yearly")) == "ok"

@@ -139,14 +139,16 @@ def audit(path: Path) -> int:
     }
     expected: Counter[tuple[object, ...]] = Counter()
     cells: dict[tuple[object, ...], tuple[int, int]] = {}
-    windows = {window for _, _, window, _, _ in counters}
+    # Which of them a plan limits, and so are kept: for users, for whole groups.
+    kept = {(window, holder in group_as_a_whole.values()) for _, _, window, holder, _ in counters}
     for _, tenant, holder, gains, at in events:
         _, kind, account, _ = holders[holder]
         whose = [holder, group_as_a_whole[(tenant, account)]] if kind == 1 else [holder]
         for meter, gain in json.loads(gains).items():
-            for window in windows:
+            for window, whole in kept:
                 for counted in whose:
-                    expected[(words[tenant], start_of(window, at), window, counted, meter)] += gain
+                    if whole is (counted in group_as_a_whole.values()):
+                        expected[(words[tenant], start_of(window, at), window, counted, meter)] += gain
             cell = (words[tenant], start_of("quarter", at), holder, meter)
             count, quantity = cells.get(cell, (0, 0))
             cells[cell] = (count + 1, quantity + gain)

@@ -2,8 +2,10 @@
 versions are kept; pure."""
 
 from subscription_mcp.domain.instants import DAY, Instant
-from subscription_mcp.ledger.counting import latest_end
+from subscription_mcp.domain.rolling import Cells
+from subscription_mcp.domain.windows import rolling_length
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION
+from subscription_mcp.ledger.recount import latest_end
 
 OFFER_RETENTION = 1 * DAY
 """So that who confirms late is told why it no longer holds."""
@@ -35,3 +37,9 @@ def counter_is_over(window_key: str, start: Instant, now: Instant) -> bool:
     """Whether nothing can be counted in it any more and no report asks for it."""
     end = latest_end(window_key, start)
     return end is not None and now - end >= COUNTER_RETENTION
+
+
+def rolling_is_over(window_key: str, cells: Cells, now: Instant) -> bool:
+    """Whether nothing of what was used in a rolling window counts any more."""
+    length = rolling_length(window_key)
+    return length is not None and all(at + length <= now for at, _ in cells)

@@ -16,9 +16,10 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import aiosqlite
 
-from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.catalog import Catalog, places_counted
 from subscription_mcp.domain.identifiers import RandomBits, uuid7
 from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome, Revocation
 from subscription_mcp.ledger.filelock import FileLock, Presence
@@ -71,8 +72,10 @@ class SqliteEngine:
         *,
         clock: Callable[[], Instant],
         random_bits: RandomBits,
+        bounds: Bounds | None = None,
     ) -> None:
         self.catalog = catalog
+        self._bounds = bounds or Bounds()
         self._path = path
         self._clock = clock
         self._random_bits = random_bits
@@ -169,17 +172,17 @@ class SqliteEngine:
                     return []
                 connection.execute("BEGIN IMMEDIATE")
                 self._notice_others(connection)
-                changes = Changes()
-                turn = Turn(self._facts, changes, self._now(), self._new_id)
+                turn = Turn(self._facts, Changes(), self._now(), self._new_id)
                 self._facts.now = turn.now
-                outcomes = machine.run(turn, commands, self._store.load)
-                if changes:
-                    self._rows_since_checkpoint += self._store.save(changes)
+                saved: list[Touched] = []
+                outcomes = machine.run(turn, commands, partial(self._load_facts, turn, saved))
+                if turn.changes or saved:
+                    self._save(turn, saved)
                     self._rows_since_checkpoint += self._pruner.prune(turn.now, len(commands))
                     connection.execute("COMMIT")
                     self.catalog = self._facts.catalog
                     if self._watchers:
-                        self._tell_watchers(changes.touched())
+                        self._tell_watchers(_all_touched(saved))
                 else:
                     connection.execute("ROLLBACK")
                 if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
@@ -193,6 +196,17 @@ class SqliteEngine:
             if isinstance(error, sqlite3.Error | OSError):
                 raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
             raise
+
+    def _load_facts(self, turn: Turn, saved: list[Touched], facts: Facts) -> None:
+        if turn.changes.events and self._store.adds_up(facts):
+            # What this batch has counted so far has to be among what is added up.
+            self._save(turn, saved)
+        self._store.load(facts)
+
+    def _save(self, turn: Turn, saved: list[Touched]) -> None:
+        self._rows_since_checkpoint += self._store.save(turn.changes)
+        saved.append(turn.changes.touched())
+        turn.changes = Changes()
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         self._rows_since_checkpoint = 0
@@ -223,7 +237,20 @@ class SqliteEngine:
 
     def _renew_facts(self) -> None:
         self._writer_book = self._plan_book(self._store, self._writer_book)
-        self._facts = _facts_of(self._writer_book, self.catalog)
+        self._facts = self._facts_of(self._writer_book)
+
+    def _facts_of(self, book: PlanBook) -> Facts:
+        catalog = self.catalog.with_plans(book.offered) if book.offered else self.catalog
+        return Facts(
+            catalog,
+            catalog_name=book.catalog_name,
+            plan_heads=dict(book.heads),
+            plan_versions=dict(book.versions),
+            plans=dict(book.plans),
+            places=places_counted(catalog.meters, book.plans.values()),
+            counted_since=dict(book.counted_since),
+            bounds=self._bounds,
+        )
 
     def _plan_book(self, store: Store, book: PlanBook | None) -> PlanBook:
         if book is None or book.revision != store.plans_revision():
@@ -244,7 +271,7 @@ class SqliteEngine:
         return self._last_now
 
     def _new_id(self) -> str:
-        return str(uuid7(self._last_now, self._random_bits))
+        return uuid7(self._last_now, self._random_bits)
 
     # Reading
 
@@ -262,10 +289,10 @@ class SqliteEngine:
         now = self.now()
         self._checker_book = self._plan_book(store, self._checker_book)
         turn = Turn(
-            replace(_facts_of(self._checker_book, self.catalog), now=now),
+            replace(self._facts_of(self._checker_book), now=now),
             changes,
             now,
-            lambda: str(uuid7(now, self._random_bits)),
+            lambda: uuid7(now, self._random_bits),
         )
         (outcome,) = machine.run(turn, [command], store.load)
         return outcome, bool(changes)
@@ -296,7 +323,8 @@ class SqliteEngine:
         from subscription_mcp.ledger.sqlite_verify import verify
 
         now = self.now()
-        return await self._aside(lambda database: verify(database, now))
+        levels = {meter.name for meter in self.catalog.meters.values() if meter.is_level}
+        return await self._aside(lambda database: verify(database, now, levels))
 
     async def dump(self, write: Callable[[bytes], object]) -> Mapping[str, int]:
         from subscription_mcp.ledger.sqlite_transfer import dump
@@ -367,7 +395,7 @@ class SqliteEngine:
                 wake.clear()
                 found, told[:] = list(told), []
                 if found:
-                    yield None if None in found else frozenset().union(*(one for one in found if one))
+                    yield _all_touched(found)
         finally:
             self._watchers.remove(watcher)
 
@@ -414,14 +442,8 @@ def revocations_of_file(path: Path) -> list[Revocation]:
         raise LedgerUnusable(opening_advice(error, path)) from error
 
 
-def _facts_of(book: PlanBook, catalog: Catalog) -> Facts:
-    return Facts(
-        catalog.with_plans(book.offered) if book.offered else catalog,
-        catalog_name=book.catalog_name,
-        plan_heads=dict(book.heads),
-        plan_versions=dict(book.versions),
-        plans=dict(book.plans),
-    )
+def _all_touched(saved: Sequence[Touched]) -> Touched:
+    return None if None in saved else frozenset().union(*(one for one in saved if one))
 
 
 def _close(connection: _Connection) -> None:

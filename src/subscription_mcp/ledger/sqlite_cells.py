@@ -7,36 +7,37 @@ from typing import cast
 CELLS_IN_MEMORY_MAX = 50_000
 
 Key = tuple[int, int, int, int, int]
-Sums = tuple[int, int]
+Sums = tuple[int, int, int]
 
 
 class Cells:
-    """Two sums for each key of five integers. They come out in the order of the keys."""
+    """Three sums for each key of five integers. They come out in the order of the keys."""
 
     def __init__(self) -> None:
         self._memory: dict[Key, list[int]] = {}
         self._file = sqlite3.connect("", isolation_level=None)  # a private file, gone when it is closed
         self._file.execute("PRAGMA journal_mode = OFF")
         self._file.execute(
-            "CREATE TABLE cell (a INTEGER, b INTEGER, c INTEGER, d INTEGER, e INTEGER, x INTEGER, y INTEGER,"
+            "CREATE TABLE cell (a INTEGER, b INTEGER, c INTEGER, d INTEGER, e INTEGER, x INTEGER, y INTEGER, z INTEGER,"
             " PRIMARY KEY (a, b, c, d, e)) STRICT, WITHOUT ROWID"
         )
 
-    def add(self, key: Key, x: int, y: int) -> None:
+    def add(self, key: Key, x: int, y: int, z: int = 0) -> None:
         sums = self._memory.get(key)
         if sums is None:
-            self._memory[key] = [x, y]
+            self._memory[key] = [x, y, z]
             if len(self._memory) > CELLS_IN_MEMORY_MAX:
                 self._spill()
         else:
             sums[0] += x
             sums[1] += y
+            sums[2] += z
 
     def _spill(self) -> None:
         self._file.execute("BEGIN")
         self._file.executemany(
-            "INSERT INTO cell VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
-            " SET x = x + excluded.x, y = y + excluded.y",
+            "INSERT INTO cell VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET x = x + excluded.x, y = y + excluded.y, z = z + excluded.z",
             [(*key, *sums) for key, sums in sorted(self._memory.items())],
         )
         self._file.execute("COMMIT")

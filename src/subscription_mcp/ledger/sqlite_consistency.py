@@ -8,7 +8,7 @@ from uuid import UUID
 
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.ledger.counting import window_of_key
+from subscription_mcp.domain.windows import window_of_key
 from subscription_mcp.ledger.sqlite_store import KINDS, hash_of_key
 from subscription_mcp.ledger.sqlite_transfer import TABLES
 
@@ -108,7 +108,7 @@ def dangling(connection: sqlite3.Connection) -> Iterator[str]:
         if count:
             yield f"{count:,} holders name a {column} that is not there."
     for (window,) in connection.execute(
-        "SELECT text FROM word WHERE id IN (SELECT DISTINCT window FROM counter)"
+        "SELECT text FROM word WHERE id IN (SELECT window FROM counter UNION SELECT window FROM rolling)"
     ):
         try:
             window_of_key(window)
@@ -156,6 +156,27 @@ def holds(connection: sqlite3.Connection, names: Names, now: Instant) -> Iterato
         wanted = sum(1 for *_, quantity in json.loads(held) if quantity)
         if count != wanted:
             yield f"Reservation {UUID(bytes=id_)} is open and has {count} of its {wanted} holds."
+
+
+def sizes(connection: sqlite3.Connection, names: Names) -> Iterator[str]:
+    """How what is kept of each tenant's size differs from the rows: users may have been more, never fewer."""
+    for (tenant,) in connection.execute(
+        "SELECT DISTINCT tenant FROM rollup r WHERE NOT EXISTS"
+        " (SELECT 1 FROM dimension d WHERE d.tenant = r.tenant AND d.dimensions = r.dimensions)"
+    ):
+        yield f"Usage of tenant {names.text(tenant)} is grouped by what is not among its dimensions."
+    for tenant, users, dimensions, users_kept, dimensions_kept in connection.execute(
+        "WITH known AS (SELECT tenant, 1 AS user, 0 AS dimension FROM subscription WHERE account_kind = 0"
+        " UNION ALL SELECT tenant, 1, 0 FROM member UNION ALL SELECT tenant, 0, 1 FROM dimension"
+        " UNION ALL SELECT tenant, 0, 0 FROM tenant_size)"
+        " SELECT k.tenant, sum(k.user), sum(k.dimension), s.users, s.dimensions FROM known k"
+        " LEFT JOIN tenant_size s ON s.tenant = k.tenant GROUP BY k.tenant"
+    ):
+        of_tenant = f"Tenant {names.text(tenant)} has {users:,} users and {dimensions:,} groups of usage"
+        if users_kept is None:
+            yield f"{of_tenant}, and its size is missing."
+        elif users_kept < users or dimensions_kept != dimensions:
+            yield f"{of_tenant}; its size says {users_kept:,} and {dimensions_kept:,}."
 
 
 def answers(connection: sqlite3.Connection) -> Iterator[str]:

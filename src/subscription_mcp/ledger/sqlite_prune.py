@@ -22,6 +22,7 @@ from subscription_mcp.ledger.retention import (
     counter_is_over,
     offer_is_over,
     reservation_is_over,
+    rolling_is_over,
     session_is_over,
 )
 from subscription_mcp.ledger.sqlite_store import hash_of_key
@@ -84,6 +85,7 @@ class _Sweep:
             ("reservation", self._reservations),
             ("session", self._sessions),
             ("counter", self._counters),
+            ("rolling", self._rolling),
         ):
             tenant = 0
             while tenant := self._tenant_after(table, tenant):
@@ -202,6 +204,22 @@ class _Sweep:
                     )
             yield len(rows)
 
+    def _rolling(self, tenant: int) -> Iterator[int]:
+        for rows in self._few(
+            "SELECT r.window, r.holder, r.meter, w.text, r.cells FROM rolling r JOIN word w ON w.id = r.window"
+            " WHERE r.tenant = ? AND (r.window, r.holder, r.meter) > (?, ?, ?)"
+            " ORDER BY r.window, r.holder, r.meter LIMIT ?",
+            tenant,
+            (0, 0, 0),
+        ):
+            for *key, window, cells in rows:
+                if rolling_is_over(window, json.loads(cells), self._now):
+                    self._db.execute(
+                        "DELETE FROM rolling WHERE tenant = ? AND window = ? AND holder = ? AND meter = ?",
+                        (tenant, *key),
+                    )
+            yield len(rows)
+
     def _few(
         self, statement: str, tenant: int, place: tuple[object, ...], *bounds: object
     ) -> Iterator[list[tuple[Any, ...]]]:
@@ -213,4 +231,4 @@ class _Sweep:
 
 def _ids_from(at: Instant) -> bytes:
     """The least id that can have been made after an instant: ids begin with their time."""
-    return UUID(int=uuid7(at + 1000, lambda bits: 0).int).bytes
+    return UUID(uuid7(at + 1000, lambda bits: 0)).bytes

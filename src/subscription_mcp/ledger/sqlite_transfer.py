@@ -113,10 +113,17 @@ TABLES = {
             "tenant start window holder meter",
         ),
         _table(
+            "rolling",
+            "tenant:word window:word holder:holder meter:word cells:json",
+            "tenant window holder meter",
+        ),
+        _table(
             "rollup",
             "tenant:word quarter holder:holder meter:word dimensions:word events quantity",
             "tenant quarter holder meter dimensions",
         ),
+        _table("dimension", "tenant:word dimensions:word", "tenant dimensions"),
+        _table("tenant_size", "tenant:word users dimensions", "tenant"),
         _table("answer", "tenant:word source:word key digest:hex answer at", "seq"),
         _table(
             "limit_override",

@@ -1,4 +1,4 @@
-"""Every counter, rollup and hold worked out again from the rows and held against what is stored.
+"""Every counter, rolling window, rollup and hold worked out again from the rows and held against what is stored.
 
 One pass over the events adds up what each cell must be, in a private temporary file where memory is not enough;
 then the cells and the stored rows are walked through side by side, in the order of their common key.
@@ -6,73 +6,116 @@ then the cells and the stored rows are walked through side by side, in the order
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import closing
-from itertools import islice
+from itertools import chain, groupby, islice
 from typing import Any, cast
 
-from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
-from subscription_mcp.domain.windows import Anchor, Interval, Period, Window, quarter_of
-from subscription_mcp.ledger.commands import UsageEvent
-from subscription_mcp.ledger.counting import (
-    AnchorHistory,
-    PlanVersion,
-    Publication,
-    SubscriptionEntry,
-    WindowHistory,
-    follows_anchor,
+from subscription_mcp.domain.rolling import used_within
+from subscription_mcp.domain.windows import (
+    Anchor,
+    Interval,
+    Level,
+    Period,
+    Window,
+    quarter_of,
+    rolling_length,
     window_of_key,
 )
-from subscription_mcp.ledger.machine.facts import NO_ANCHOR
-from subscription_mcp.ledger.machine.plans import PUBLISHED
-from subscription_mcp.ledger.machine.usage import dimensions_of
+from subscription_mcp.ledger.commands import UsageEvent
+from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, NO_ANCHOR
+from subscription_mcp.ledger.machine.usage import dimensions_of_event, folded
 from subscription_mcp.ledger.port import Verification
+from subscription_mcp.ledger.recount import (
+    AnchorHistory,
+    Place,
+    Places,
+    SubscriptionEntry,
+    follows_anchor,
+    slack_of,
+)
 from subscription_mcp.ledger.retention import counter_is_over
 from subscription_mcp.ledger.sqlite_cells import Cells, Key, Sums, keyed, side_by_side
-from subscription_mcp.ledger.sqlite_consistency import Names, answers, dangling, holds, make_room
+from subscription_mcp.ledger.sqlite_consistency import Names, answers, dangling, holds, make_room, sizes
 from subscription_mcp.ledger.sqlite_schema import damage_of
+from subscription_mcp.ledger.sqlite_store import Store
 from subscription_mcp.ledger.sqlite_transfer import row_counts
 from subscription_mcp.ledger.transfer import encode
 
 DIFFERENCES_MAX = 10
 NO_ANCHORS = frozenset({NO_ANCHOR})
+FOR_EVER: Instant = 2**62
+NOTHING: Sums = (0, 0, 0)
 
 
-def verify(connection: sqlite3.Connection, now: Instant) -> Verification:
-    """Compare in both directions; call it within one read transaction. The first differences are named."""
+def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Verification:
+    """Compare in both directions; call it within one read transaction. The first differences are named.
+    `levels` are the meters that are levels."""
     damage = damage_of(connection)
     if damage:  # what stands on damaged pages proves nothing
         return Verification(0, 0, 0, 0, tuple(f"The file is damaged: {text}." for text in damage))
     loose = tuple(islice(dangling(connection), DIFFERENCES_MAX))
     if loose:
         return Verification(0, 0, 0, 0, loose)
-    with closing(Cells()) as counters, closing(Cells()) as rollups:
-        recount = _Recount(connection, now, counters, rollups)
+    with closing(Cells()) as counters, closing(Cells()) as rolling, closing(Cells()) as rollups:
+        recount = _Recount(connection, now, levels, counters, rolling, rollups)
         events = recount.add_events()
-        compared = [recount.counters(), recount.rollups()]
-        found: list[str] = []
-        for differences in (*compared, holds(connection, recount.names, now), answers(connection)):
-            found += islice(differences, DIFFERENCES_MAX - len(found))
+        found = tuple(
+            islice(
+                chain(
+                    recount.counters(),
+                    recount.rolling(),
+                    recount.rollups(),
+                    holds(connection, recount.names, now),
+                    sizes(connection, recount.names),
+                    answers(connection),
+                ),
+                DIFFERENCES_MAX,
+            )
+        )
     count = row_counts(connection)
-    return Verification(events, count["counter"], count["rollup"], count["hold"], tuple(found))
+    return Verification(events, count["counter"] + count["rolling"], count["rollup"], count["hold"], found)
 
 
 class _Recount:
-    """What the events say every counter and rollup must be."""
+    """What the events say every counter, rolling window and rollup must be."""
 
-    def __init__(self, connection: sqlite3.Connection, now: Instant, counters: Cells, rollups: Cells) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        now: Instant,
+        levels: Set[str],
+        counters: Cells,
+        rolling: Cells,
+        rollups: Cells,
+    ) -> None:
         self.names = Names(connection)
         self._db = connection
         self._now = now
         self._counters = counters
+        self._rolling = rolling
         self._rollups = rollups
-        self._plans: dict[int, PlanVersion] = {0: ("", 0)}
-        self._history = self._window_history()
+        self._plans = {0: ("", 0)}
+        for number, plan, version in connection.execute("SELECT id, plan, version FROM plan_version"):
+            self._plans[number] = (plan, version)
+        counted = connection.execute(
+            "SELECT DISTINCT m.text FROM counter c JOIN word w ON w.id = c.window AND w.text = ?"
+            " JOIN word m ON m.id = c.meter",
+            (Level.name,),
+        )
+        book = Store(connection).load_plans()
+        limited = {
+            version: frozenset((limit.meter, limit.window.key, limit.scope) for limit in plan.limits)
+            for version, plan in book.plans.items()
+        }
+        self._places = Places(limited, book.counted_since, {*levels, *(meter for (meter,) in counted)})
+        first = connection.execute("SELECT recorded_at FROM event ORDER BY seq LIMIT 1").fetchone()
+        self._first_recorded_at: Instant = FOR_EVER if first is None else first[0]
         self._anchors: dict[int, AnchorHistory] = {}
         self._windows: dict[str, Window] = {}
         self._periods: dict[tuple[str, Anchor], Period] = {}
-        self._found_dimensions: dict[tuple[int, int, str | None], int] = {}
+        self._found_dimensions: dict[tuple[int, int, int, str | None], int] = {}
 
     def add_events(self) -> int:
         """Add up every event; how many there are."""
@@ -94,37 +137,64 @@ class _Recount:
         occurred_at: Instant,
         recorded_at: Instant,
     ) -> None:
-        who, plan = self.names.holder(holder), self._plans[plan_id]
-        counted_for = [holder]
-        if who.account_kind == "group":
-            # Without a holder the group's counters were never made: they are missing.
-            counted_for.append(who.whole if who.whole is not None else -holder)
+        who = self.names.holder(holder)
+        is_group = who.account_kind == "group"
+        # Without a holder the group's counters were never made: they are missing.
+        whole = -holder if who.whole is None else who.whole
         dimensions: int | None = None
         for meter_name, gain in json.loads(gains).items():
             meter = self.names.word(meter_name)
             if dimensions is None:
-                dimensions = self._dimensions(event, plan_id, attributes)
+                dimensions = self._dimensions(who.tenant, event, plan_id, attributes)
             self._rollups.add((who.tenant, quarter_of(occurred_at), holder, meter, dimensions), 1, gain)
-            counted = self._history.counted(meter_name, plan, occurred_at, recorded_at)
-            for key in counted.possible:
-                window = self.names.word(key)
-                starts = self._starts(key, holder, plan_id, occurred_at, recorded_at)
-                is_certain = key in counted.certain and len(starts) == 1
+            for place in self._places.of(meter_name, is_group=is_group):
+                is_kept = int(
+                    self._places.is_kept(
+                        place, meter_name, self._plans[plan_id], recorded_at, is_group=is_group
+                    )
+                )
+                counted_for = whole if place.whole else holder
+                window = self.names.word(place.window_key)
+                length = rolling_length(place.window_key)
+                if length is not None:
+                    key = (who.tenant, 0, window, counted_for, meter)
+                    self._add_rolling(key, place, length, gain, occurred_at, is_kept)
+                    continue
+                starts = self._starts(place, holder, plan_id, occurred_at, recorded_at)
+                is_certain = len(starts) == 1
                 least, most = (gain, gain) if is_certain else (min(gain, 0), max(gain, 0))
                 for start in starts:
-                    for one in counted_for:
-                        self._counters.add((who.tenant, start, window, one, meter), least, most)
+                    key = (who.tenant, start, window, counted_for, meter)
+                    self._counters.add(key, least, most, is_kept if is_certain else 0)
+
+    def _add_rolling(
+        self, key: Key, place: Place, length: Instant, gain: int, occurred_at: Instant, is_kept: int
+    ) -> None:
+        began = self._now - length
+        slack = slack_of(length, came_late=place.since >= self._first_recorded_at)
+        if occurred_at > began:
+            self._rolling.add(key, gain, gain, is_kept)
+        elif occurred_at > began - slack:
+            self._rolling.add(key, 0, gain)
 
     def _starts(
-        self, key: str, holder: int, plan: int, occurred_at: Instant, recorded_at: Instant
+        self, place: Place, holder: int, plan: int, occurred_at: Instant, recorded_at: Instant
     ) -> set[Instant]:
         """Where the period of a window that an event was counted in may begin."""
+        key = place.window_key
         window = self._windows.get(key)
         if window is None:
             window = self._windows[key] = window_of_key(key)
         anchors = NO_ANCHORS
-        if plan and follows_anchor(window):
-            anchors = self._anchors_of(holder).anchors(occurred_at, recorded_at)
+        if follows_anchor(window):
+            came_before = occurred_at < place.since + FUTURE_TOLERANCE
+            if plan or came_before:
+                # What was there before a counter was kept was added up when it was first needed, by whatever
+                # anchor held then.
+                until = FOR_EVER if came_before else recorded_at
+                anchors = self._anchors_of(holder).anchors(occurred_at, until)
+            if not plan:
+                anchors |= NO_ANCHORS
         return {self._period(key, window, anchor, occurred_at).start for anchor in anchors}
 
     def _period(self, key: str, window: Window, anchor: Anchor, at: Instant) -> Period:
@@ -135,8 +205,8 @@ class _Recount:
             period = self._periods[(key, anchor)] = window.period_at(at, anchor)
         return period
 
-    def _dimensions(self, event: int, plan: int, attributes: str | None) -> int:
-        found = self._found_dimensions.get((event, plan, attributes))
+    def _dimensions(self, tenant: int, event: int, plan: int, attributes: str | None) -> int:
+        found = self._found_dimensions.get((tenant, event, plan, attributes))
         if found is None:
             make_room(self._found_dimensions)
             given = json.loads(attributes) if attributes else {}
@@ -150,35 +220,18 @@ class _Recount:
                 0,
                 0,
             )
-            found = self.names.word(encode(dimensions_of(recorded)))
-            self._found_dimensions[(event, plan, attributes)] = found
+            dimensions = dimensions_of_event(recorded)
+            found = self.names.word(encode(dimensions))
+            if not self._is_told_apart(tenant, found):
+                found = self.names.word(encode(folded(dimensions)))
+            self._found_dimensions[(tenant, event, plan, attributes)] = found
         return found
 
-    def _window_history(self) -> WindowHistory:
-        plans: dict[PlanVersion, Mapping[str, frozenset[str]]] = {}
-        made_at: list[Instant] = []
-        for number, key, version, definition, created_at in self._db.execute(
-            "SELECT id, plan, version, definition, created_at FROM plan_version"
-        ):
-            plan = plan_from_definition(key, version, json.loads(definition))
-            windows: dict[str, set[str]] = {}
-            for limit in plan.limits:
-                windows.setdefault(limit.meter, set()).add(limit.window.key)
-            plans[(key, version)] = {meter: frozenset(keys) for meter, keys in windows.items()}
-            self._plans[number] = (key, version)
-            made_at.append(created_at)
-        publications = [
-            Publication(at, list(json.loads(after)["plans"].items()))
-            for at, after in self._db.execute(
-                "SELECT at, after FROM audit WHERE action = ? ORDER BY seq", (PUBLISHED,)
-            )
-        ]
-        seen = frozenset(
-            self.names.text(word) for (word,) in self._db.execute("SELECT DISTINCT window FROM counter")
-        )
-        # Every version was made when it was put on offer, so a history that lacks none is whole.
-        is_complete = bool(publications) and publications[0].at <= min(made_at)
-        return WindowHistory(plans, publications, seen, is_complete=is_complete)
+    def _is_told_apart(self, tenant: int, dimensions: int) -> bool:
+        row = self._db.execute(
+            "SELECT 1 FROM dimension WHERE tenant = ? AND dimensions = ?", (tenant, dimensions)
+        ).fetchone()
+        return row is not None
 
     def _anchors_of(self, holder: int) -> AnchorHistory:
         found = self._anchors.get(holder)
@@ -209,27 +262,71 @@ class _Recount:
     def counters(self) -> Iterator[str]:
         """How the counters differ from the events."""
         stored = self._db.execute(
-            "SELECT tenant, start, window, holder, meter, used, used FROM counter"
+            "SELECT tenant, start, window, holder, meter, used, 0, 0 FROM counter"
             " ORDER BY tenant, start, window, holder, meter"
         )
         for key, used, said in side_by_side(keyed(stored), self._counters.in_order()):
-            least, most = said or (0, 0)
-            if used is None:
-                if least > 0 and not self._is_pruned(key):
-                    yield f"{self._counter(key)} is missing; the events say {least:,}."
-            elif not least <= used[0] <= most:
-                says = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-                yield f"{self._counter(key)} says {used[0]:,}; the events say {says}."
+            least, most, kept = said or NOTHING
+            if used is not None:
+                if not least <= used[0] <= most:
+                    yield f"{self._counter(key)} says {used[0]:,}; the events say {_between(least, most)}."
+            elif kept and not self._is_pruned(key):
+                yield f"{self._counter(key)} is missing; the events say {_between(least, most)}."
+
+    def rolling(self) -> Iterator[str]:
+        """How the rolling windows differ from the events that count now."""
+        for key, used, said in side_by_side(self._rolling_stored(), self._rolling.in_order()):
+            least, most, kept = said or NOTHING
+            if used is not None:
+                if used[1]:
+                    yield f"{self._rolled(key)} is no list of uses in order of time."
+                elif not least <= used[0] <= most:
+                    yield f"{self._rolled(key)} says {used[0]:,}; the events say {_between(least, most)}."
+            elif kept:
+                yield f"{self._rolled(key)} is missing; the events say {_between(least, most)}."
+
+    def _rolling_stored(self) -> Iterator[tuple[Key, Sums]]:
+        """What counts now in each window, and whether it cannot be read."""
+        for tenant, window, holder, meter, text in self._db.execute(
+            "SELECT tenant, window, holder, meter, cells FROM rolling ORDER BY tenant, window, holder, meter"
+        ):
+            key = (tenant, 0, window, holder, meter)
+            length = rolling_length(self.names.text(window))
+            try:
+                cells = [(int(at), int(quantity)) for at, quantity in json.loads(text)]
+                is_spoilt = length is None or cells != sorted(cells, key=lambda cell: cell[0])
+            except (ValueError, TypeError):
+                cells, is_spoilt = [], True
+            yield key, (used_within(cells, length or 0, self._now), int(is_spoilt), 0)
 
     def rollups(self) -> Iterator[str]:
         """How the rollups differ from the events."""
         stored = self._db.execute(
-            "SELECT tenant, quarter, holder, meter, dimensions, events, quantity FROM rollup"
+            "SELECT tenant, quarter, holder, meter, dimensions, events, quantity, 0 FROM rollup"
             " ORDER BY tenant, quarter, holder, meter, dimensions"
         )
-        for key, sums, said in side_by_side(keyed(stored), self._rollups.in_order()):
-            if sums != said:
-                yield f"{self._rollup(key)} says {_sums(sums)}; the events say {_sums(said)}."
+        pairs = side_by_side(keyed(stored), self._rollups.in_order())
+        for _, group in groupby(pairs, key=lambda pair: pair[0][:4]):
+            found = [pair for pair in group if pair[1] != pair[2]]
+            if found and not self._is_folded_otherwise(found):
+                for key, sums, said in found:
+                    yield f"{self._rollup(key)} says {_sums(sums)}; the events say {_sums(said)}."
+
+    def _is_folded_otherwise(self, found: list[tuple[Key, Sums | None, Sums | None]]) -> bool:
+        """Whether the differences of one quarter are those of a bound that was raised since: what is told apart
+        now was `other` then, and the sums are the same."""
+        stored: dict[str, list[int]] = {}
+        for key, sums, said in found:
+            if key[4] < 0:
+                return False
+            dimensions = tuple(json.loads(self.names.text(key[4])))
+            less_than_said = said is not None and (sums or NOTHING)[0] < said[0]
+            if folded(dimensions) != dimensions and not less_than_said:
+                return False
+            total = stored.setdefault(encode(folded(dimensions)), [0, 0])
+            for index in range(2):
+                total[index] += (sums or NOTHING)[index] - (said or NOTHING)[index]
+        return not any(chain.from_iterable(stored.values()))
 
     def _is_pruned(self, key: Key) -> bool:
         _, start, window, _, _ = key
@@ -239,6 +336,11 @@ class _Recount:
         _, start, window, holder, meter = key
         kind = self.names.text(window).replace("_", " ") if window > 0 else "a window never counted in"
         return f"The counter of {self._what(meter)} per {kind} from {format_instant(start)} of {self._who(holder)}"
+
+    def _rolled(self, key: Key) -> str:
+        _, _, window, holder, meter = key
+        kind = self.names.text(window) if window > 0 else "never counted in"
+        return f"The window {kind} of {self._what(meter)} of {self._who(holder)}"
 
     def _rollup(self, key: Key) -> str:
         _, quarter, holder, meter, dimensions = key
@@ -254,6 +356,10 @@ class _Recount:
             if holder > 0
             else f"the whole group of {self.names.whose(-holder)}, which has no holder,"
         )
+
+
+def _between(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _sums(sums: Sums | None) -> str:
