@@ -266,9 +266,9 @@ def a_publication(*plans: Plan) -> PublishPlans:
 
 # The ledger
 
-ENGINES: dict[str, Callable[[Path, Catalog, Clock], Engine]] = {
-    "sqlite": lambda place, catalog, clock: SqliteEngine(
-        place / "ledger.db", catalog, clock=clock, random_bits=random.getrandbits
+ENGINES: dict[str, Callable[..., Engine]] = {
+    "sqlite": lambda place, catalog, clock, **how: SqliteEngine(
+        place / "ledger.db", catalog, clock=clock, random_bits=random.getrandbits, **how
     ),
 }
 
@@ -281,10 +281,12 @@ async def a_ledger(
     clock: Clock | None = None,
     engine: str = "sqlite",
     publish: bool = True,
+    **how: Any,
 ) -> AsyncIterator[Ledger]:
-    """A ledger in the folder `place` with the catalog's plans published. Open it inside the test."""
+    """A ledger in the folder `place` with the catalog's plans published. Open it inside the test. `how` goes to
+    the engine."""
     catalog = catalog or a_catalog()
-    ledger = Ledger(ENGINES[engine](place, catalog, clock or Clock()))
+    ledger = Ledger(ENGINES[engine](place, catalog, clock or Clock(), **how))
     await ledger.open()
     try:
         if publish:

@@ -57,8 +57,13 @@ class _Connection(aiosqlite.Connection):
         return cast(T, await self._execute(function, *arguments))  # type: ignore[no-untyped-call]
 
 
+def connect_file(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, cached_statements=256)
+
+
 class SqliteEngine:
-    """The SQLite engine of `port.Engine`."""
+    """The SQLite engine of `port.Engine`. `connect` opens the file, each time on the thread that will use it:
+    the connection that writes first, then those that read."""
 
     def __init__(
         self,
@@ -67,14 +72,17 @@ class SqliteEngine:
         *,
         clock: Callable[[], Instant],
         random_bits: RandomBits,
+        connect: Callable[[Path], sqlite3.Connection] = connect_file,
     ) -> None:
         self.catalog = catalog
         self._path = path
+        self._connect_file = connect
         self._clock = clock
         self._random_bits = random_bits
         self._last_now: Instant = 0
         self._facts = Facts(catalog)
         self._lock_was_free = False
+        self._opened: list[tuple[int, int]] = []
         self._rows_since_checkpoint = 0
         self._data_version: int | None = None
         self._writer_book: PlanBook | None = None
@@ -86,7 +94,7 @@ class SqliteEngine:
         try:
             self._lock = FileLock(prepare_file(self._path))
             try:
-                self._writer = await _connect(self._path, opened)
+                self._writer = await self._connect(opened)
                 await self._writer.run(self._prepare)
                 self._checker = await self._reader(opened)
                 self._reporter = await self._reader(opened)
@@ -114,8 +122,14 @@ class SqliteEngine:
         with self._lock:
             connection._conn.close()
 
+    async def _connect(self, opened: list[_Connection]) -> _Connection:
+        connection = _Connection(partial(self._connect_file, self._path), iter_chunk_size=64)
+        await connection
+        opened.append(connection)
+        return connection
+
     async def _reader(self, opened: list[_Connection]) -> _Connection:
-        connection = await _connect(self._path, opened)
+        connection = await self._connect(opened)
 
         def prepare() -> None:
             set_pragmas(connection._conn)
@@ -139,6 +153,7 @@ class SqliteEngine:
         self._store = Store(connection)
         self._renew_facts()
         self._catch_up()
+        self._opened = self._files()
         if self._last_now > self._clock():
             log.warning(
                 "the last entry lies in the future, at %s: time stands still here until the clock has passed it",
@@ -156,6 +171,7 @@ class SqliteEngine:
             with self._lock:
                 if not start():
                     return []
+                self._must_be_in_place()
                 connection.execute("BEGIN IMMEDIATE")
                 self._notice_others(connection)
                 changes = Changes()
@@ -181,6 +197,16 @@ class SqliteEngine:
             if isinstance(error, sqlite3.Error | OSError):
                 raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
             raise
+
+    def _files(self) -> list[tuple[int, int]]:
+        """Which files stand where the database and its log do."""
+        found = [self._path.stat(), self._path.with_name(self._path.name + "-wal").stat()]
+        return [(one.st_dev, one.st_ino) for one in found]
+
+    def _must_be_in_place(self) -> None:
+        # SQLite would go on in a file that no longer has a name: answered, and gone with this process.
+        if self._files() != self._opened:
+            raise OSError("the database or its -wal was replaced; put it back, or start again")
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         self._rows_since_checkpoint = 0
@@ -266,13 +292,14 @@ class SqliteEngine:
     def _read(self, connection: _Connection, function: Callable[[Store], T]) -> T:
         database = connection._conn
         try:
+            self._must_be_in_place()
             database.execute("BEGIN")
             try:
                 return function(Store(database))
             finally:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
 
     # Watching
@@ -332,6 +359,7 @@ class SqliteEngine:
         connection = self._writer._conn
         try:
             with self._lock:
+                self._must_be_in_place()
                 connection.execute("BEGIN IMMEDIATE")
                 # A write that is taken back: it fails where the disk is full or read-only.
                 connection.execute("UPDATE ledger_info SET value = value WHERE name = 'plans_revision'")
@@ -365,12 +393,3 @@ def _facts_of(book: PlanBook, catalog: Catalog) -> Facts:
 def _close(connection: _Connection) -> None:
     # Nothing was read through it yet, so there is nothing to checkpoint.
     connection._conn.close()
-
-
-async def _connect(path: Path, opened: list[_Connection]) -> _Connection:
-    connection = _Connection(
-        lambda: sqlite3.connect(path, isolation_level=None, cached_statements=256), iter_chunk_size=64
-    )
-    await connection
-    opened.append(connection)
-    return connection
