@@ -173,6 +173,8 @@ class SqliteEngine:
                         self._tell_watchers(changes.touched())
                 else:
                     connection.execute("ROLLBACK")
+                # Hardly any key comes again; kept here they would be most of what is kept.
+                self._facts.answers.clear()
                 if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
                     self._checkpoint(connection)
                 if self._facts.size + self._store.size > CACHED_FACTS_MAX:
