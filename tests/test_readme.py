@@ -24,7 +24,7 @@ from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.catalogs import load_catalog
 from subscription_mcp.cli import main as cli
 from subscription_mcp.domain.errors import HTTP_STATUS
-from subscription_mcp.domain.windows import WINDOWS
+from subscription_mcp.domain.windows import WINDOW_NAMES
 from subscription_mcp.settings import ClaimNames, Settings, load_settings
 
 ROOT = README.parent
@@ -140,6 +140,16 @@ def test_dev_test_runs_the_tests() -> None:
 
 def test_dev_run_runs_the_command() -> None:
     assert what_dev_would_run("run", "--", "doctor")[1:] == ["doctor"]
+
+
+def test_dev_bench_runs_the_benchmarks() -> None:
+    assert what_dev_would_run("bench", "mcp", "--rounds", "3")[1:] == [
+        "-m",
+        "benchmarks",
+        "mcp",
+        "--rounds",
+        "3",
+    ]
 
 
 @pytest.fixture
@@ -370,7 +380,7 @@ def test_the_claims_are_those_that_are_read() -> None:
 
 def test_the_windows_are_those_there_are() -> None:
     line = next(line for line in TEXT.splitlines() if line.startswith("Windows:"))
-    assert re.findall(r"`(.+?)`", line) == list(WINDOWS)
+    assert re.findall(r"`(.+?)`", line) == list(WINDOW_NAMES)
 
 
 def settings(model: type[BaseModel] = Settings, above: str = "") -> dict[str, Any]:

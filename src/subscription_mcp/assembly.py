@@ -18,6 +18,7 @@ from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.catalog_file import plan_digest
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger.commands import PlansPublished, PublishPlans, Revocation
 from subscription_mcp.ledger.port import LedgerUnusable, PlanHolders, RevocationsSince
 from subscription_mcp.ledger.sqlite import SqliteEngine, revocations_of_file
@@ -68,6 +69,7 @@ def make_service(settings: Settings, catalog: Catalog, clock: Clock | None = Non
         catalog,
         clock=clock or clock_of(settings),
         random_bits=random.SystemRandom().getrandbits,
+        bounds=Bounds(settings.metering.users_max, settings.metering.dimensions_max),
     )
     ledger = Ledger(engine)
     operations = Operations.on(
@@ -160,16 +162,23 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     from subscription_mcp.server.mcp import build_server
     from subscription_mcp.web.api import api_routes
     from subscription_mcp.web.app import build_app, resource_metadata
+    from subscription_mcp.web.eras import Eras
+    from subscription_mcp.web.guard import MCP_PATH
 
-    mcp_app = build_server(service.toolbox, identify_by_request, service.at_stop).streamable_http_app(
-        streamable_http_path="/mcp",
-        # Host and Origin are judged by our own guard, exactly and for every route.
-        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    server = build_server(service.toolbox, identify_by_request, service.at_stop)
+    streaming, single = (
+        server.streamable_http_app(
+            streamable_http_path=MCP_PATH,
+            json_response=json_response,
+            # Host and Origin are judged by our own guard, exactly and for every route.
+            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        )
+        for json_response in (False, True)
     )
     scopes = settings.auth.scopes
     return build_app(
         api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer, scopes), base_url),
-        mcp_app=mcp_app,
+        mcp=Eras(modern=single, legacy=streaming),
         verifier=verifier_of(settings, service.ledger),
         base_url=base_url,
         public_url=settings.public_url,
@@ -177,8 +186,8 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     )
 
 
-async def run_stdio(settings: Settings) -> None:
-    """Serve MCP over stdin and stdout until stdin ends."""
+async def run_stdio(settings: Settings, ready: Callable[[], None]) -> None:
+    """Serve MCP over stdin and stdout until stdin ends; `ready` is called before the first message is read."""
     from subscription_mcp.auth.identity import identify_by_configuration
     from subscription_mcp.server.mcp import build_server
 
@@ -186,4 +195,6 @@ async def run_stdio(settings: Settings) -> None:
     service = make_service(settings, catalog)
     identify = identify_by_configuration(TokenSource.of(settings), verifier_of(settings, service.ledger))
     async with opened(service, catalog):
-        await build_server(service.toolbox, identify).run_stdio_async()
+        server = build_server(service.toolbox, identify)
+        ready()
+        await server.run_stdio_async()

@@ -36,6 +36,7 @@ from pydantic_settings import (
 )
 
 from subscription_mcp.domain.instants import Instant, parse_instant
+from subscription_mcp.domain.usage import Bounds
 
 PREFIX = "SUBSCRIPTION_MCP_"
 TEST_PREFIX = f"{PREFIX}TEST_"
@@ -177,6 +178,10 @@ class AuthSettings(_Group):
 
 class MeteringSettings(_Group):
     members_may_record: bool = False
+    users_max: Annotated[int, Field(ge=1)] = Bounds().users
+    """Of one tenant: what keeps a service that mints users from filling the disk."""
+    dimensions_max: Annotated[int, Field(ge=1)] = Bounds().dimensions
+    """Of one tenant: different combinations of provider, model, tool and client its usage is told apart by."""
 
 
 class Settings(BaseSettings):

@@ -147,7 +147,7 @@ class Accounts:
         caps = self.caps.setdefault((account, user), {})
         if command.maximum is None and (*place, scope) not in caps:
             return {"code": "not_found"}
-        if command.expires_at is not None and command.expires_at <= self.now:
+        if command.maximum is not None and command.expires_at is not None and command.expires_at <= self.now:
             return {"code": "invalid_request"}
         caps[(*place, scope)] = (command.maximum, command.expires_at)
         if command.maximum is None:

@@ -39,6 +39,7 @@ from tests.builders import (
 from subscription_mcp.domain.catalog import TOTAL_MAX, UNLIMITED, Catalog
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import DAY, HOUR, MINUTE, format_instant, parse_instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger import writer
 from subscription_mcp.ledger.commands import (
@@ -80,9 +81,16 @@ class SqliteStore:
         self.path = place / "ledger.db"
 
     def open(
-        self, *, catalog: Catalog | None = None, clock: Clock | None = None, publish: bool = True
+        self,
+        *,
+        catalog: Catalog | None = None,
+        clock: Clock | None = None,
+        publish: bool = True,
+        bounds: Bounds | None = None,
     ) -> AbstractAsyncContextManager[Ledger]:
-        return a_ledger(self.place, catalog=catalog, clock=clock, engine=self.engine, publish=publish)
+        return a_ledger(
+            self.place, catalog=catalog, clock=clock, engine=self.engine, publish=publish, bounds=bounds
+        )
 
     def rows(self) -> dict[str, int]:
         """How many rows each table has."""
@@ -127,11 +135,6 @@ class SqliteStore:
 
 
 STORES = [SqliteStore]
-
-
-@pytest.fixture(params=STORES, ids=lambda store: store.engine)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteStore:
-    return request.param(tmp_path)
 
 
 def one_plan(*limits, **plan) -> Catalog:

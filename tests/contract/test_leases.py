@@ -64,11 +64,6 @@ GARBAGE = [
 ]
 
 
-@pytest.fixture(params=STORES, ids=lambda store: store.engine)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteStore:
-    return request.param(tmp_path)
-
-
 async def standing_at(ledger: Ledger, subject="bob", *, meter="messages", window="day") -> tuple[int, int]:
     """What the account's view says is used and held."""
     who = a_subject(subject) if isinstance(subject, str) else subject

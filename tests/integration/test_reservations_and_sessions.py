@@ -277,8 +277,15 @@ async def test_exactly_10_of_100_sessions_opened_at_once_are_open(place: Place, 
     assert (statuses.count(200), statuses.count(429)) == (10, 90)
 
 
-async def test_the_list_of_tools_stays_small(place: Place, server: Server) -> None:
+async def test_the_list_of_tools_stays_small(place: Place, server: Server, tmp_path: Path) -> None:
+    """Also for a member who may record, and so sees every tool there is for members."""
     by_name = {tool.name: tool for tool in TOOLS}
+    recording = Place(tmp_path, clock=TODAY, METERING__MEMBERS_MAY_RECORD="true")
     async with server.client(place.token("lister", tier="premium")) as member:
         assert list_bytes([by_name[name] for name in await member.tools()]) <= 12_000
+    with recording.serving() as other:
+        async with other.client(recording.token("lister", tier="premium")) as member:
+            names = await member.tools()
+            assert set(names) >= RECORDING
+            assert list_bytes([by_name[name] for name in names]) <= 12_000
     assert list_bytes(list(TOOLS)) <= 32_000

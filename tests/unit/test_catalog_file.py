@@ -19,10 +19,10 @@ from subscription_mcp.domain.catalog import (
 from subscription_mcp.domain.catalog_file import (
     CatalogError,
     parse_catalog,
-    parse_duration,
     plan_digest,
     plan_from_definition,
 )
+from subscription_mcp.domain.instants import parse_duration
 from subscription_mcp.domain.windows import BillingPeriod, Day, Month
 
 GOOD = """\
@@ -121,8 +121,8 @@ def test_meters_count_what_they_say() -> None:
     meters = parse_catalog(GOOD, source="desk.toml").meters
     assert list(meters.values()) == [
         Meter("messages", "message", "message"),
-        Meter("gemini_calls", "call", "api_call", "count", None, (("provider", ("gemini", "google")),)),
-        Meter("llm_tokens", "token", "api_call", "sum_of", "tokens", (("provider", ("gemini",)),)),
+        Meter("gemini_calls", "call", "api_call", "count", (), (("provider", ("gemini", "google")),)),
+        Meter("llm_tokens", "token", "api_call", "sum_of", ("tokens",), (("provider", ("gemini",)),)),
     ]
 
 
@@ -400,11 +400,15 @@ FAULTS = {
     ),
     "an unknown window": (
         'window = "day"', 'window = "days"',
-        "plans.basic.limits[0].window", "must be one of hour, day, week, month, billing_period, lifetime", "day",
+        "plans.basic.limits[0].window", "must be one of minute, hour, day, week, month, billing_period,", "day",
     ),
-    "a window still to come": (
-        'window = "day"', 'window = "rolling:PT5H"',
-        "plans.basic.limits[0].window", "must be one of hour, day,", None,
+    "a rolling window of no length": (
+        'window = "day"', 'window = "rolling:5h"',
+        "plans.basic.limits[0].window", "must be an ISO 8601 duration", "rolling:DURATION",
+    ),
+    "a level where there is none": (
+        'window = "day"', 'window = "level"',
+        "plans.basic.limits[0].window", "messages is no level: its window cannot be 'level'", None,
     ),
     "an unknown scope": (
         'scope = "account"', 'scope = "acount"',

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from subscription_mcp.auth.keys import VerificationKey, verification_key
 from subscription_mcp.auth.principal import ROLES, Principal
 from subscription_mcp.auth.tokens import MAXIMUM_BYTES, TokenSource, TokenVerifier, inspect, mint
+from subscription_mcp.auth.verified import KEPT_MAX, Verified, VerifiedTokens
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.settings import ClaimNames, load_settings
 
@@ -104,6 +105,34 @@ def test_the_real_clock_is_the_default() -> None:
     assert a_verifier().verify(a_token(exp=int(time.time()) + 5)).user == "ann"
     with pytest.raises(Refusal, match="expired"):
         a_verifier().verify(a_token(exp=int(time.time()) - 31))
+
+
+def test_a_token_that_was_good_is_judged_again_by_the_clock() -> None:
+    verifier = a_verifier()
+    token = a_token(nbf=NOW - 60, exp=NOW + 600)
+    assert verifier.verify(token, NOW) is verifier.verify(token, NOW + 629)
+    assert "expired" in refusal(token, NOW + 630, verifier)
+    assert "not valid yet" in refusal(token, NOW - 91, verifier)
+    assert verifier.verify(token, NOW - 90).user == "ann"
+
+
+def test_a_good_token_vouches_for_no_other() -> None:
+    verifier = a_verifier()
+    token = a_token()
+    assert verifier.verify(token, NOW).user == "ann"
+    head, payload, signature = token.split(".")
+    forged = encoded(json.dumps(some_claims(sub="eve")).encode())
+    for other in (f"{head}.{forged}.{signature}", f"{head}.{payload}.{signature[::-1]}", token + "A"):
+        refusal(other, NOW, verifier)
+
+
+def test_only_so_many_tokens_are_remembered() -> None:
+    kept = VerifiedTokens()
+    found = Verified(a_verifier().verify(a_token(), NOW), NOW, NOW + 1, {}, None)
+    for number in range(KEPT_MAX + 1):
+        kept.add(f"token-{number}", found)
+    assert kept.get("token-0") is None
+    assert kept.get("token-1") is kept.get(f"token-{KEPT_MAX}") is found
 
 
 @pytest.mark.parametrize("algorithm", SIGNERS)
@@ -438,6 +467,7 @@ def test_an_expired_token_says_when_and_how_to_get_a_new_one() -> None:
     sentence = refusal(a_token(exp=NOW - 3600))
     assert "expired at 2026-11-20T13:00:00Z" in sentence
     assert "subscription-mcp token mint --user YOU" in sentence
+    assert "SUBSCRIPTION_MCP_TOKEN in the env block of your client, or send it over HTTP" in sentence
     foreign = jwt.encode(some_claims(exp=NOW - 3600), SIGNERS["ES256"], algorithm="ES256")
     assert "identity provider" in refusal(foreign, verifier=a_public_verifier("ES256"))
 

@@ -35,7 +35,7 @@ def test_an_unknown_event_is_refused_with_the_nearest_name() -> None:
 
 
 def test_an_event_nothing_is_near_to_is_refused_with_all_names() -> None:
-    with pytest.raises(Refusal, match="There are: llm_call, message, tool_call"):
+    with pytest.raises(Refusal, match="There are: llm_call, message, storage, tool_call"):
         event_type_of(a_catalog(), "zzz")
 
 

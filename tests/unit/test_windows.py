@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from subscription_mcp.domain.instants import HOUR, QUARTER, SECOND, format_instant, parse_instant
 from subscription_mcp.domain.windows import (
-    WINDOWS,
+    WINDOW_NAMES,
     Anchor,
     BillingPeriod,
     Day,
@@ -23,6 +23,8 @@ from subscription_mcp.domain.windows import (
     local_hour_of,
     parse_window,
     quarter_of,
+    rolling_length,
+    window_of_key,
 )
 
 NO_ANCHOR = Anchor(0)
@@ -179,7 +181,7 @@ YEAR_1999 = parse_instant("2000-01-01T00:00:00Z") - 365 * 24 * HOUR
 INSTANTS = st.integers(YEAR_1999, parse_instant("2099-12-31T23:59:59Z"))
 ANCHORS = st.builds(Anchor, INSTANTS, st.sampled_from(["monthly", "yearly"]))
 ENDING_WINDOWS = st.builds(
-    parse_window, st.sampled_from([name for name in WINDOWS if name != "lifetime"]), st.sampled_from(ZONES)
+    parse_window, st.sampled_from(["hour", "day", "week", "month", "billing_period"]), st.sampled_from(ZONES)
 )
 
 
@@ -233,18 +235,52 @@ def test_quarters_of_an_hour_add_up_to_local_hours_and_days(zone: str, at: int) 
 
 
 def test_a_zone_is_part_of_a_calendar_window_s_key_and_of_no_other() -> None:
-    keys = {name: parse_window(name, "Europe/Berlin").key for name in WINDOWS}
+    names = [*WINDOW_NAMES[:-1], "rolling:PT5H"]
+    keys = {name: parse_window(name, "Europe/Berlin").key for name in names}
     assert keys == {
+        "minute": "minute",
         "hour": "hour",
         "day": "day@Europe/Berlin",
         "week": "week@Europe/Berlin",
         "month": "month@Europe/Berlin",
         "billing_period": "billing_period",
         "lifetime": "lifetime",
+        "level": "level",
+        "rolling:PT5H": "rolling:PT5H",
     }
     assert parse_window("day", "UTC").key == "day"
 
 
 def test_an_unknown_window_is_refused_with_the_ones_there_are() -> None:
-    with pytest.raises(ValueError, match="hour, day, week, month, billing_period, lifetime"):
+    with pytest.raises(
+        ValueError, match=r"minute, hour, day, week, month, billing_period, lifetime, level, rolling:"
+    ):
         parse_window("fortnight", "UTC")
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("minute", 60), ("rolling:PT5H", 18_000), ("rolling:P30D", 2_592_000)]
+)
+def test_a_rolling_window_looks_back_its_length_at_every_instant(name: str, seconds: int) -> None:
+    window = parse_window(name, "UTC")
+    at = parse_instant("2026-11-20T14:03:11.123456Z")
+    assert window.is_rolling
+    assert window.seconds == seconds
+    assert window.period_at(at, NO_ANCHOR).start == at - seconds * SECOND
+
+
+@pytest.mark.parametrize("name", ["rolling:", "rolling:5h", "rolling:PT0S", "rolling:P401D", "rolling:P1M"])
+def test_a_rolling_window_needs_a_length_of_at_most_400_days(name: str) -> None:
+    with pytest.raises(ValueError, match=r"duration|longer|400 days"):
+        parse_window(name, "UTC")
+
+
+@pytest.mark.parametrize(
+    "name", ["minute", "hour", "day", "month", "billing_period", "level", "rolling:PT5H"]
+)
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_a_stored_total_names_its_window(name: str, zone: str) -> None:
+    window = parse_window(name, zone)
+    again = window_of_key(window.key)
+    assert (again.name, again.key, type(again)) == (window.name, window.key, type(window))
+    assert rolling_length(window.key) == (window.seconds * SECOND if window.is_rolling else None)

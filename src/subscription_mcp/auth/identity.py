@@ -5,8 +5,10 @@ within a long legacy session whose token is renewed; ours carries the verified p
 """
 
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
 from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from pydantic import ConfigDict
 
@@ -26,9 +28,12 @@ class VerifiedToken(AccessToken):
 
     principal: Principal
 
-    @classmethod
-    def of(cls, principal: Principal) -> "VerifiedToken":
-        return cls(
+
+@lru_cache(maxsize=1024)
+def authenticated(principal: Principal) -> AuthenticatedUser:
+    """The caller as the SDK carries it from a request into its handlers."""
+    return AuthenticatedUser(
+        VerifiedToken(
             token="verified",
             client_id=principal.user,
             scopes=[],
@@ -37,6 +42,7 @@ class VerifiedToken(AccessToken):
             claims={"iss": principal.issuer},
             principal=principal,
         )
+    )
 
 
 async def identify_by_request() -> Principal:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import lru_cache
 
 
 class Reach(IntEnum):
@@ -56,6 +57,7 @@ _MEMBERS_MAY = frozenset({"record_usage", "record_usage_batch", "reserve_usage",
 """What `METERING__MEMBERS_MAY_RECORD` opens to members, for themselves."""
 
 
+@lru_cache(maxsize=4096)
 def reach(operation: str, standing_roles: frozenset[str], *, members_may_record: bool) -> Reach:
     """The farthest reach any of the roles gives; NONE for an unknown operation or role."""
     row = REACH.get(operation, {})

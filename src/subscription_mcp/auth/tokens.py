@@ -19,6 +19,7 @@ from subscription_mcp.auth.keys import VerificationKey, verification_key
 from subscription_mcp.auth.principal import ROLES, Principal, Role
 from subscription_mcp.auth.profiles import PROFILES
 from subscription_mcp.auth.revocations import Revocations
+from subscription_mcp.auth.verified import Verified, VerifiedTokens
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.identifiers import ID_RULE, is_id
 from subscription_mcp.domain.instants import SECOND, format_instant
@@ -33,7 +34,10 @@ MAXIMUM_NESTING = 16
 LATEST_SECONDS = 2**53
 DEFAULT_TENANT = "default"
 
-HOW_TO_GET_ONE = f"`subscription-mcp token mint --user YOU` makes one; set it as {PREFIX}TOKEN in the env block of your client."
+HOW_TO_GET_ONE = (
+    f"`subscription-mcp token mint --user YOU` makes one; set it as {PREFIX}TOKEN in the env block of your client, "
+    "or send it over HTTP in the Authorization header."
+)
 _UNREADABLE = (
     "The access token cannot be read: it must be a signed JWT in its compact form, exactly as it was issued."
 )
@@ -70,6 +74,7 @@ class TokenVerifier:
         self._claims = self._profile.names(claims or ClaimNames())
         self._revocations = revocations
         self._jws: PyJWS | None = None
+        self._verified = VerifiedTokens()
 
     @classmethod
     def of(cls, settings: Settings, revocations: Revocations | None = None) -> "TokenVerifier":
@@ -104,10 +109,14 @@ class TokenVerifier:
     def verify(self, access_token: str, now_seconds: float | None = None) -> Principal:
         """Who the token says is calling, by the keys known now. Raises Refusal `unauthenticated`, and nothing
         else."""
+        now = time.time() if now_seconds is None else now_seconds
         try:
             self._refuse_what_is_no_token(access_token)
-            payload = self._signed_payload(access_token)
-            return self._principal(payload, time.time() if now_seconds is None else now_seconds)
+            verified = self._verified.get(access_token)
+            if verified is None or not verified.holds(now, self._known_key):
+                verified = self._judged(access_token, now)
+                self._verified.add(access_token, verified)
+            return verified.principal
         except Refusal:
             raise
         except Exception:
@@ -132,8 +141,18 @@ class TokenVerifier:
                 "The access token begins with a quotation mark: leave out the quotation marks."
             )
 
-    def _signed_payload(self, access_token: str) -> Mapping[str, Any]:
-        """The payload, once its signature is good."""
+    def _judged(self, access_token: str, now: float) -> Verified:
+        payload, header, key = self._signed(access_token)
+        return Verified(
+            self._principal(payload, now),
+            valid_from=max(_instant_claim(payload, name) for name in ("nbf", "iat")) - LEEWAY_SECONDS,
+            valid_until=payload["exp"] + LEEWAY_SECONDS,
+            header=header,
+            key=key,
+        )
+
+    def _signed(self, access_token: str) -> tuple[Mapping[str, Any], Mapping[str, Any], Any]:
+        """The payload, once its signature is good, with the header and the key it was made with."""
         segments = access_token.split(".")
         if len(segments) != 3 or not all(map(_BASE64URL.fullmatch, segments)):
             raise _unauthenticated(_UNREADABLE)
@@ -165,7 +184,13 @@ class TokenVerifier:
             raise _unauthenticated(
                 f"The access token was not signed with the key of this server. {self._how_to_get_another()}"
             ) from None
-        return _json_object(signed["payload"])
+        return _json_object(signed["payload"]), header, key
+
+    def _known_key(self, header: Mapping[str, Any]) -> Any:
+        """The key for a header that was judged before; None where it was withdrawn since."""
+        if isinstance(self._key.key, KeySet):
+            return self._key.key.find(header["kid"], header["alg"])
+        return self._key.key
 
     def _key_of(self, header: Mapping[str, Any], algorithm: str) -> Any:
         if not isinstance(self._key.key, KeySet):

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subscription_mcp.cli.collector import look_later, spare_what_stays
 from subscription_mcp.cli.common import log_to_stderr, settings_of, tell
 from subscription_mcp.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.types import ASGIApp
 
 DEFAULT_PORT = 8765
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -24,10 +26,11 @@ SHUTDOWN_SECONDS = 20
 @click.pass_context
 def stdio(ctx: click.Context) -> None:
     """Serve one MCP client over stdin and stdout; the token comes from SUBSCRIPTION_MCP_TOKEN."""
+    look_later()
     from subscription_mcp.assembly import run_stdio
 
     log_to_stderr()
-    asyncio.run(run_stdio(settings_of(ctx)))
+    asyncio.run(run_stdio(settings_of(ctx), spare_what_stays))
 
 
 @click.command()
@@ -46,6 +49,7 @@ def serve(ctx: click.Context, host: str, port: int) -> None:
     def announce(base_url: str) -> None:
         tell(f"MCP       {base_url}/mcp\nHTTP API  {base_url}/api/mcp/tools\nhealth    {base_url}/readyz")
 
+    look_later()
     log_to_stderr()
     asyncio.run(run_http(settings, listening, host, announce))
 
@@ -71,34 +75,29 @@ async def run_http(
     settings: Settings, listening: socket.socket, host: str, announce: Callable[[str], None]
 ) -> None:
     """Serve on a listening socket until a signal says stop; the ledger is closed after the last request."""
-    import uvicorn
-
     from subscription_mcp.assembly import base_url_of, catalog_of, make_http_app, make_service, opened
-    from subscription_mcp.web.connection import Connection
-    from subscription_mcp.web.reading import HEADER_BYTES_MAX
 
     catalog = catalog_of(settings)
     service = make_service(settings, catalog)
     base_url = base_url_of(settings, host, listening.getsockname()[1])
     async with opened(service, catalog):
-        config = uvicorn.Config(
-            make_http_app(settings, service, base_url),
-            http=Connection,
-            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
-        await _server_of(config, lambda: announce(base_url), service.at_stop).serve(sockets=[listening])
+
+        def ready() -> None:
+            spare_what_stays()
+            announce(base_url)
+
+        server = http_server(make_http_app(settings, service, base_url), ready, service.at_stop)
+        await server.serve(sockets=[listening])
 
 
-def _server_of(
-    config: "uvicorn.Config", announce: Callable[[], None], at_stop: list[Callable[[], None]]
+def http_server(
+    app: "ASGIApp", announce: Callable[[], None], at_stop: list[Callable[[], None]]
 ) -> "uvicorn.Server":
+    """The server of an application: its bounds, how it starts and how it ends."""
     import uvicorn
+
+    from subscription_mcp.web.connection import Connection
+    from subscription_mcp.web.reading import HEADER_BYTES_MAX
 
     class Server(uvicorn.Server):
         """Ends on a signal, and lets what is around it end too: the original raises the signal again, which
@@ -123,4 +122,15 @@ def _server_of(
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
     return Server(config)

@@ -16,7 +16,7 @@ from mcp_types import PROTOCOL_VERSION_META_KEY
 
 from subscription_mcp.cli.common import json_object
 from subscription_mcp.domain.errors import HTTP_STATUS, Code, Refusal
-from subscription_mcp.server.mcp import error_result
+from subscription_mcp.server.faults import error_result
 
 log = logging.getLogger(__name__)
 

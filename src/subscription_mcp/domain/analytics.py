@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from subscription_mcp.domain.catalog import DIMENSIONS
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.instants import DAY, HOUR, QUARTER, Instant
-from subscription_mcp.domain.usage import DIMENSIONS
 from subscription_mcp.domain.windows import (
     Anchor,
     Day,

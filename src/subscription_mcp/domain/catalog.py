@@ -3,14 +3,14 @@
 A plan is versioned: once subscribed to, a version stays what it was. `catalog_file.py` reads the TOML form.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal
 
-from subscription_mcp.domain.windows import Window
+from subscription_mcp.domain.windows import BillingPeriod, Level, Window
 
 QUANTITY_MAX = 10**12
 """The largest quantity of one event, in the meter's unit."""
@@ -27,30 +27,40 @@ class Unlimited(Enum):
 UNLIMITED = Unlimited.UNLIMITED
 Maximum = int | Unlimited
 Scope = Literal["user", "account"]
-Aggregate = Literal["sum", "count", "sum_of"]
+Aggregate = Literal["sum", "count", "sum_of", "level"]
 AttributeType = Literal["text", "integer"]
 Attributes = Mapping[str, str | int]
 FeatureValue = bool | int | str
+LEVEL = Level()
 
 
-@dataclass(frozen=True, slots=True)
+DIMENSIONS = ("provider", "model", "tool", "client")
+"""Attributes every event may carry and usage can be grouped by."""
+
+
+@dataclass(frozen=True)
 class EventType:
     """A kind of event and the attributes it may carry."""
 
     name: str
     attributes: Mapping[str, AttributeType] = field(default_factory=dict)
 
+    @cached_property
+    def attributes_known(self) -> Mapping[str, AttributeType]:
+        """Its own attributes and those every event may carry."""
+        return {**dict.fromkeys(DIMENSIONS, "text"), **self.attributes}
+
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """How events become a number: the sum of their quantity, how many there were, or the sum of one of
-    their integer attributes; only events that pass the filter count."""
+    """How events become a number: the sum of their quantity, how many there were, the sum of integer
+    attributes, or a level their quantity moves up and down; only events that pass the filter count."""
 
     name: str
     unit: str
     event: str
     aggregate: Aggregate = "sum"
-    attribute: str | None = None
+    attributes: tuple[str, ...] = ()
     where: tuple[tuple[str, tuple[str | int, ...]], ...] = ()
 
     def gain(self, event: str, quantity: int, attributes: Attributes) -> int | None:
@@ -60,12 +70,16 @@ class Meter:
         for name, accepted in self.where:
             if attributes.get(name) not in accepted:
                 return None
-        if self.aggregate == "sum":
-            return quantity
         if self.aggregate == "count":
             return 1
-        value = attributes.get(self.attribute or "", 0)
-        return value if isinstance(value, int) else 0
+        if self.aggregate == "sum_of":
+            values = (attributes.get(name, 0) for name in self.attributes)
+            return sum(value for value in values if isinstance(value, int))
+        return quantity
+
+    @property
+    def is_level(self) -> bool:
+        return self.aggregate == "level"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +206,13 @@ class Catalog:
         return {name: tuple(m for m in self.meters.values() if m.event == name) for name in self.events}
 
     @cached_property
-    def windows_of_meter(self) -> Mapping[str, tuple[Window, ...]]:
-        """Every window some plan limits the meter in. All are counted for everybody, so that a change of
-        plan finds what was used before it."""
-        windows: dict[str, dict[str, Window]] = {name: {} for name in self.meters}
-        for plan in self.plans.values():
-            for limit in plan.limits:
-                windows.setdefault(limit.meter, {}).setdefault(limit.window.key, limit.window)
-        return {name: tuple(found.values()) for name, found in windows.items()}
+    def events_that_fall(self) -> frozenset[str]:
+        """The events whose quantity may be negative: every meter they move is a level."""
+        return frozenset(
+            name
+            for name, meters in self.meters_of_event.items()
+            if meters and all(m.is_level for m in meters)
+        )
 
     def feature_of_tool(self, tool: str) -> str | None:
         """The feature a plan needs for a tool, or None where every plan has it."""
@@ -214,3 +227,31 @@ def monthly_micros(plan: Plan) -> int:
     if plan.price.monthly is not None:
         return plan.price.monthly.micros
     return plan.price.yearly.micros // 12 if plan.price.yearly is not None else 0
+
+
+Counted = tuple[Window, Scope]
+"""Where a meter is counted: in which window, for each user or for the account as a whole."""
+
+
+def places_of(limit: Limit) -> tuple[Counted, ...]:
+    """Where a meter is counted because of a limit. What lies in a billing period cannot be added up afterwards, as
+    it may have begun elsewhere when it was used: it is counted in both scopes, for who is given a cap later."""
+    scopes: tuple[Scope, ...] = (limit.scope,)
+    if limit.window.name == BillingPeriod.name:
+        scopes = ("user", "account")
+    return tuple((limit.window, scope) for scope in scopes)
+
+
+def places_counted(meters: Mapping[str, Meter], plans: Iterable[Plan]) -> dict[str, tuple[Counted, ...]]:
+    """Where each meter is counted for everybody: wherever some plan limits it, so that a change of plan finds
+    what was used before it; and every level."""
+    places: dict[str, dict[tuple[str, Scope], Counted]] = {
+        meter.name: {(LEVEL.key, "user"): (LEVEL, "user")} if meter.is_level else {}
+        for meter in meters.values()
+    }
+    for plan in plans:
+        for limit in plan.limits:
+            found = places.setdefault(limit.meter, {})
+            for window, scope in places_of(limit):
+                found.setdefault((window.key, scope), (window, scope))
+    return {name: tuple(found.values()) for name, found in places.items()}

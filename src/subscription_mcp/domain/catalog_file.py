@@ -43,9 +43,10 @@ from subscription_mcp.domain.catalog import (
     ToolRule,
 )
 from subscription_mcp.domain.identifiers import NAME_RULE, is_name
-from subscription_mcp.domain.money import format_amount, format_decimal, parse_amount
+from subscription_mcp.domain.instants import parse_duration
+from subscription_mcp.domain.money import MICROS, format_amount, format_decimal, parse_amount
 from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
-from subscription_mcp.domain.windows import WINDOWS, parse_window
+from subscription_mcp.domain.windows import MINUTE_WINDOW, WINDOW_NAMES, Level, parse_window
 
 Path = tuple[str | int, ...]
 
@@ -93,10 +94,7 @@ def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) 
         key=key,
         title=stored.title,
         price=Price(**price),
-        limits=tuple(
-            Limit(limit.meter, parse_window(limit.window, stored.timezone), limit.limit, limit.scope)
-            for limit in stored.limits
-        ),
+        limits=tuple(_limit(limit, stored) for limit in stored.limits),
         features=stored.features,
         sessions=Sessions(stored.sessions.max_concurrent, stored.sessions.max_duration_seconds),
         timezone=stored.timezone,
@@ -107,32 +105,19 @@ def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) 
     )
 
 
+def _limit(limit: "LimitTable", plan: "PlanDefinition") -> Limit:
+    window = parse_window(limit.window, plan.timezone)
+    maximum = limit.limit
+    if window.name == MINUTE_WINDOW and maximum is not UNLIMITED:
+        # A rate is written as its base; the plan's multiplier scales it, rounded down to whole events.
+        maximum = min(maximum * parse_amount(plan.rate_limit_multiplier) // MICROS, TOTAL_MAX)
+    return Limit(limit.meter, window, maximum, limit.scope)
+
+
 def plan_digest(definition: Mapping[str, Any]) -> str:
     """SHA-256 of a definition's canonical JSON: equal exactly where two definitions say the same."""
     canonical = json.dumps(definition, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-_DURATION = re.compile(r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
-_DURATION_UNITS_SECONDS = (604_800, 86_400, 3_600, 60, 1)
-
-
-def parse_duration(text: str) -> int:
-    """The seconds of an ISO 8601 duration of weeks, days, hours, minutes and seconds.
-
-    Raises ValueError with a sentence. Years and months are refused: they have no fixed length.
-    """
-    match = _DURATION.fullmatch(text)
-    if match is None or not any(match.groups()) or len(text) > 32:
-        raise ValueError(
-            'must be an ISO 8601 duration in weeks, days, hours, minutes or seconds, like "PT30M"'
-        )
-    seconds = sum(
-        int(count or 0) * unit for count, unit in zip(match.groups(), _DURATION_UNITS_SECONDS, strict=True)
-    )
-    if not 0 < seconds <= TOTAL_MAX:
-        raise ValueError("must be longer than nothing" if not seconds else "is too long")
-    return seconds
 
 
 # Single values. Each takes whatever TOML or JSON holds and returns what is stored, or raises a _Fault.
@@ -161,6 +146,13 @@ def _one_of(words: Iterable[str]) -> Callable[[Any], str]:
         return str(value)
 
     return check
+
+
+def _window(value: Any) -> str:
+    try:
+        return parse_window(value if isinstance(value, str) else "", "UTC").name
+    except ValueError as error:
+        raise _Fault(str(error), nearest=_nearest(value, WINDOW_NAMES)) from None
 
 
 def _maximum(value: Any) -> Maximum:
@@ -243,6 +235,13 @@ def _accepted_values(value: Any) -> tuple[str | int, ...]:
     return tuple(values)
 
 
+def _attributes(value: Any) -> tuple[str, ...]:
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(each, str) for each in names) or len({*names}) < len(names):
+        raise _Fault("must be the name of an attribute, or a list of different ones")
+    return tuple(names)
+
+
 def _plan_features(value: Any) -> list[str] | dict[str, FeatureValue]:
     if isinstance(value, dict):
         return {name: _feature_value(each, at=(name,)) for name, each in value.items()}
@@ -290,13 +289,13 @@ class MeterTable(Table):
     unit: Title
     event: str
     aggregate: Annotated[Aggregate, PlainValidator(_one_of(get_args(Aggregate)))] = "sum"
-    attribute: str | None = None
+    attribute: Annotated[tuple[str, ...], PlainValidator(_attributes)] = ()
     where: dict[str, Annotated[tuple[str | int, ...], PlainValidator(_accepted_values)]] = {}
 
 
 class LimitTable(Table):
     meter: str
-    window: Annotated[str, PlainValidator(_one_of(WINDOWS))]
+    window: Annotated[str, PlainValidator(_window)]
     limit: MaximumValue
     scope: Annotated[Scope, PlainValidator(_one_of(get_args(Scope)))] = "user"
 
@@ -416,14 +415,15 @@ def _meter(name: str, table: MeterTable, events: Mapping[str, EventType]) -> Met
     _declared(table.event, events, "event", (*path, "event"))
     attributes = events[table.event].attributes
     if table.aggregate == "sum_of":
-        if table.attribute is None:
+        if not table.attribute:
             raise _Fault(
                 'is missing: aggregate = "sum_of" needs the attribute to add up', at=(*path, "attribute")
             )
-        _declared(table.attribute, attributes, "attribute", (*path, "attribute"))
-        if attributes[table.attribute] != "integer":
-            raise _Fault(f"cannot add up '{table.attribute}': it is text", at=(*path, "attribute"))
-    elif table.attribute is not None:
+        for attribute in table.attribute:
+            _declared(attribute, attributes, "attribute", (*path, "attribute"))
+            if attributes[attribute] != "integer":
+                raise _Fault(f"cannot add up '{attribute}': it is text", at=(*path, "attribute"))
+    elif table.attribute:
         raise _Fault('only a meter with aggregate = "sum_of" has one', at=(*path, "attribute"))
     for attribute, accepted in table.where.items():
         _declared(attribute, attributes, "attribute", (*path, "where", attribute))
@@ -475,6 +475,10 @@ def _check_limits(limits: list[LimitTable], meters: Mapping[str, MeterTable], pa
     seen: dict[tuple[str, str, str], int] = {}
     for index, limit in enumerate(limits):
         _declared(limit.meter, meters, "meter", (*path, index, "meter"))
+        is_level = meters[limit.meter].aggregate == "level"
+        if is_level is not (limit.window == Level.name):
+            rule = "is a level: its window must be" if is_level else "is no level: its window cannot be"
+            raise _Fault(f"{limit.meter} {rule} '{Level.name}'", at=(*path, index, "window"))
         first = seen.setdefault((limit.meter, limit.window, limit.scope), index)
         if first != index:
             what = f"{limit.meter} per {limit.window} and {limit.scope}"

@@ -19,7 +19,8 @@ from subscription_mcp.domain.catalog import (
 )
 from subscription_mcp.domain.errors import RETRYABLE, Code
 from subscription_mcp.domain.instants import Instant, format_instant
-from subscription_mcp.domain.windows import Period
+from subscription_mcp.domain.rolling import Cells, back_at
+from subscription_mcp.domain.windows import MINUTE_WINDOW, Period, Rolling
 from subscription_mcp.domain.wording import NO_SUBSCRIPTION, limit_offer, refusal_sentence, status_sentence
 
 UNKNOWN_UNIT = "unit"
@@ -28,40 +29,62 @@ UNKNOWN_UNIT = "unit"
 
 @dataclass(slots=True)
 class LimitState:
-    """One limit as it stands: what is used and held in its current period. `maximum` already has overrides
-    in it; `used` includes the event of a decision once that is recorded."""
+    """One limit as it stands: what is used and held in its current period. The limit already has overrides in
+    it; `gain` is what the event adds here; `used` includes it once the event is recorded."""
 
-    meter: str
-    window: str
-    window_key: str
-    window_seconds: int | None
-    scope: Scope
+    limit: Limit
     unit: str
-    maximum: Maximum
     used: int
     held: int
     period: Period
-    timezone: str
+    gain: int = 0
     refused: bool = False
     is_over: bool = False
     """The period is past: an event that was reported late."""
 
     @property
+    def meter(self) -> str:
+        return self.limit.meter
+
+    @property
+    def window(self) -> str:
+        return self.limit.window.name
+
+    @property
+    def window_seconds(self) -> int | None:
+        return self.limit.window.seconds
+
+    @property
+    def scope(self) -> Scope:
+        return self.limit.scope
+
+    @property
+    def maximum(self) -> Maximum:
+        return self.limit.maximum
+
+    @property
+    def timezone(self) -> str:
+        return self.limit.window.timezone
+
+    @property
     def remaining(self) -> int | None:
-        return None if self.maximum is UNLIMITED else max(0, self.maximum - self.used - self.held)
+        maximum = self.limit.maximum
+        return None if maximum is UNLIMITED else max(0, maximum - self.used - self.held)
 
     @property
     def permille(self) -> int | None:
         """Tenths of a percent used, floored; 1000 at a limit of 0."""
-        if self.maximum is UNLIMITED:
+        maximum = self.limit.maximum
+        if maximum is UNLIMITED:
             return None
-        return 1000 if self.maximum == 0 else (self.used + self.held) * 1000 // self.maximum
+        return 1000 if maximum == 0 else (self.used + self.held) * 1000 // maximum
 
     @property
     def resets_at(self) -> Instant | None:
         return self.period.end
 
     def as_dict(self, *, with_refused: bool = True) -> dict[str, Any]:
+        permille = self.permille
         body: dict[str, Any] = {
             "meter": self.meter,
             "window": self.window,
@@ -71,7 +94,7 @@ class LimitState:
             "used": self.used,
             "held": self.held,
             "remaining": self.remaining,
-            "percent": None if self.permille is None else self.permille / 10,  # shown, never calculated with
+            "percent": None if permille is None else permille / 10,  # shown, never calculated with
             "window_start": format_instant(self.period.start),
             "resets_at": None if self.period.end is None else format_instant(self.period.end),
             "timezone": self.timezone,
@@ -100,24 +123,39 @@ class Unlock:
 
 @dataclass(slots=True)
 class Decision:
-    """The answer. `limits` has the refused ones first, then the fullest."""
+    """The answer. `limits` has the refused ones first, then the fullest. `said` is the sentence, where the
+    numbers of a limit that allows it do not say it all."""
 
-    allowed: bool
     code: Code
-    message: str
-    plan: str | None
+    plan_held: Plan | None
     event: str
     quantity: int
     limits: list[LimitState]
     as_of: Instant
     unlocks: list[Unlock] = field(default_factory=list)
+    said: str | None = None
     event_id: str | None = None
     reservation_id: str | None = None
     replayed: bool = False
 
     @property
+    def allowed(self) -> bool:
+        return self.code == "ok"
+
+    @property
+    def plan(self) -> str | None:
+        return None if self.plan_held is None else self.plan_held.key
+
+    @property
     def retryable(self) -> bool:
         return self.code in RETRYABLE
+
+    @property
+    def message(self) -> str:
+        # Worked out where it is read: most of a batch's sentences never are.
+        if self.said is not None or self.plan_held is None:
+            return self.said or NO_SUBSCRIPTION
+        return status_sentence(self.plan_held, self.limits)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -139,11 +177,14 @@ class Decision:
 
 @dataclass(slots=True)
 class Total:
-    """A counter as it stands before the event."""
+    """A counter as it stands before the event. A rolling window counts only what was used within it, which
+    `cells` tell apart; an event reported so late that it lies before it is none of its business (`counts`)."""
 
     used: int
     held: int
     period: Period
+    cells: Cells = ()
+    counts: bool = True
 
 
 Totals = Callable[[Limit], Total]
@@ -151,38 +192,40 @@ LimitsOf = Callable[[Plan], Sequence[Limit]]
 
 
 def limit_states(
-    catalog: Catalog, limits: Sequence[Limit], totals: Totals, meters: Mapping[str, int] | None = None
+    catalog: Catalog, limits: Sequence[Limit], totals: Totals, gains: Mapping[str, int] | None = None
 ) -> list[LimitState]:
-    """How the limits stand, for all meters or those named."""
+    """How the limits stand: all of them, or those of the meters an event moves."""
     states = []
     for limit in limits:
-        if meters is not None and limit.meter not in meters:
+        if gains is not None and limit.meter not in gains:
             continue
         total = totals(limit)
-        window = limit.window
-        meter = catalog.meters.get(limit.meter)
-        states.append(
-            LimitState(
-                limit.meter,
-                window.name,
-                window.key,
-                window.seconds,
-                limit.scope,
-                meter.unit if meter else UNKNOWN_UNIT,
-                limit.maximum,
-                total.used,
-                total.held,
-                total.period,
-                window.timezone,
-            )
-        )
+        if total.counts:
+            gain = gains[limit.meter] if gains is not None else 0
+            states.append(state_of(limit, unit_of(catalog, limit.meter), total, gain))
     return states
+
+
+def unit_of(catalog: Catalog, meter: str) -> str:
+    known = catalog.meters.get(meter)
+    return known.unit if known is not None else UNKNOWN_UNIT
+
+
+def state_of(limit: Limit, unit: str, total: Total, gain: int) -> LimitState:
+    """How one limit stands before an event."""
+    period = total.period
+    if isinstance(limit.window, Rolling):
+        now = period.start + limit.window.length
+        excess = total.used + total.held + gain - _ceiling(limit.maximum)
+        period = Period(period.start, back_at(total.cells, limit.window.length, now, excess))
+    return LimitState(limit, unit, total.used, total.held, period, gain)
 
 
 def decide(
     *,
     catalog: Catalog,
     plan: Plan | None,
+    states: list[LimitState],
     limits_of: LimitsOf,
     totals: Totals,
     event: str,
@@ -190,60 +233,69 @@ def decide(
     gains: Mapping[str, int],
     now: Instant,
 ) -> Decision:
-    """Whether the event may happen under the plan's limits.
+    """Whether the event may happen under the plan's limits, which stand as `states` say.
 
-    `limits_of` gives the limits of any plan with this account's overrides in them. Every limit of every meter
-    the event moves is looked at, so that a refusal names all that stand in the way. Without a plan nothing may
-    happen.
+    Every limit of every meter the event moves is looked at, so that a refusal names all that stand in the way.
+    Without a plan nothing may happen. For what would help, `limits_of` gives the limits of any plan with this
+    account's overrides in them.
     """
     if plan is None:
         offers = [Unlock("upgrade_tier", catalog.plans_by_price[0].key)] if catalog.plans else []
-        return Decision(False, "payment_required", NO_SUBSCRIPTION, None, event, quantity, [], now, offers)
-    states = limit_states(catalog, limits_of(plan), totals, gains)
+        return Decision("payment_required", None, event, quantity, [], now, offers)
+    any_refused = False
     for state in states:
-        state.is_over = state.period.end is not None and state.period.end <= now
-        state.refused = state.used + state.held + gains[state.meter] > _ceiling(state.maximum)
+        end = state.period.end
+        state.is_over = end is not None and end <= now
+        # A level that falls is never in the way.
+        if state.gain >= 0 and state.used + state.held + state.gain > _ceiling(state.limit.maximum):
+            state.refused = any_refused = True
     sort_states(states)
+    if not any_refused:
+        return Decision("ok", plan, event, quantity, states, now)
     refused = [state for state in states if state.refused]
-    if not refused:
-        return Decision(True, "ok", status_sentence(plan, states), plan.key, event, quantity, states, now)
     unlocks = []
     next_plan = next_plan_allowing(catalog, plan, limits_of, totals, gains)
     if next_plan is not None:
         unlocks.append(Unlock("upgrade_tier", plan=next_plan.key))
-    until = waiting_helps_until(refused, gains, now)
+    until = waiting_helps_until(refused, now)
     if until is not None:
         unlocks.append(Unlock("wait", until=until))
+    too_fast = until is not None and all(state.window == MINUTE_WINDOW for state in refused)
     offer = limit_offer(next_plan, refused[0], limits_of)
-    message = refusal_sentence(plan, refused[0], gains[refused[0].meter], offer)
-    return Decision(False, "quota_exceeded", message, plan.key, event, quantity, states, now, unlocks)
+    said = refusal_sentence(plan, refused[0], refused[0].gain, offer)
+    code: Code = "rate_limited" if too_fast else "quota_exceeded"
+    return Decision(code, plan, event, quantity, states, now, unlocks, said)
 
 
-def count_in(
-    decision: Decision, catalog: Catalog, plan: Plan, gains: Mapping[str, int], event_id: str
-) -> None:
+def count_in(decision: Decision, catalog: Catalog, event_id: str) -> None:
     """Turn the decision into that of an event that was recorded: `used` includes it from now on."""
     for state in decision.limits:
-        state.used += gains[state.meter]
+        state.used += state.gain
     sort_states(decision.limits)
     decision.event_id = event_id
-    decision.message = recorded_sentence(decision, catalog, plan)
+    say_as_recorded(decision, catalog)
 
 
-def recorded_sentence(decision: Decision, catalog: Catalog, plan: Plan) -> str:
-    """What a decision on a recorded event says, from its own numbers: also where it was over a limit."""
-    if decision.allowed or not decision.limits:
-        return status_sentence(plan, decision.limits)
+def say_as_recorded(decision: Decision, catalog: Catalog) -> None:
+    """Let a decision on something that was recorded speak from its own numbers: also where it was over."""
+    decision.said = None
+    if decision.allowed or decision.plan_held is None or not decision.limits:
+        return
     offered = next((catalog.plans.get(unlock.plan) for unlock in decision.unlocks if unlock.plan), None)
     first = decision.limits[0]
-    return refusal_sentence(
-        plan, first, decision.quantity, limit_offer(offered, first, lambda plan: plan.limits)
-    )
+    offer = limit_offer(offered, first, lambda plan: plan.limits)
+    decision.said = refusal_sentence(decision.plan_held, first, decision.quantity, offer)
 
 
 def sort_states(states: list[LimitState]) -> None:
     """Refused first, then the fullest; limits without a maximum last."""
-    states.sort(key=lambda state: (not state.refused, -1 if state.permille is None else -state.permille - 2))
+    if len(states) > 1:
+        states.sort(key=_place)
+
+
+def _place(state: LimitState) -> tuple[bool, int]:
+    permille = state.permille
+    return not state.refused, 1 if permille is None else -permille
 
 
 def next_plan_allowing(
@@ -256,9 +308,7 @@ def next_plan_allowing(
         # Going from free to paid starts a billing period at that instant, with nothing used in it.
         fresh = plan.price.is_free
         if all(
-            gains[limit.meter]
-            + (0 if fresh and limit.window.name == "billing_period" else _taken(totals(limit)))
-            <= _ceiling(limit.maximum)
+            _would_be(limit, totals, gains[limit.meter], fresh=fresh) <= _ceiling(limit.maximum)
             for limit in limits_of(candidate)
             if limit.meter in gains
         ):
@@ -266,16 +316,14 @@ def next_plan_allowing(
     return None
 
 
-def waiting_helps_until(
-    refused: Sequence[LimitState], gains: Mapping[str, int], now: Instant
-) -> Instant | None:
+def waiting_helps_until(refused: Sequence[LimitState], now: Instant) -> Instant | None:
     """When every refusing limit has reset; None where waiting alone can never help, as for a late event whose
     period is over."""
     ends = []
     for state in refused:
         if state.period.end is None or state.period.end <= now:
             return None
-        if state.maximum is UNLIMITED or gains[state.meter] > state.maximum:
+        if state.maximum is UNLIMITED or state.gain > state.maximum:
             return None
         ends.append(state.period.end)
     return max(ends)
@@ -285,5 +333,9 @@ def _ceiling(maximum: Maximum) -> int:
     return TOTAL_MAX if maximum is UNLIMITED else maximum
 
 
-def _taken(total: Total) -> int:
-    return total.used + total.held
+def _would_be(limit: Limit, totals: Totals, gain: int, *, fresh: bool) -> int:
+    """What would be used under a limit; nothing is yet where its billing period begins with the change."""
+    if fresh and limit.window.name == "billing_period":
+        return gain
+    total = totals(limit)
+    return total.used + total.held + gain if total.counts else 0

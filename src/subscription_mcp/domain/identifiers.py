@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from typing import Literal
-from uuid import UUID
 
 from subscription_mcp.domain.instants import Instant
 
@@ -30,9 +29,15 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def uuid7(now: Instant, random_bits: RandomBits) -> UUID:
-    """A version 7 UUID (RFC 9562): 48 bits of milliseconds, then 74 random bits."""
+def uuid7(now: Instant, random_bits: RandomBits) -> str:
+    """A version 7 UUID (RFC 9562) as text: 48 bits of milliseconds, then 74 random bits."""
+    random = random_bits(74)
     value = (
-        (now // 1000 & (1 << 48) - 1) << 80 | 0x7 << 76 | random_bits(12) << 64 | 0b10 << 62 | random_bits(62)
+        (now // 1000 & (1 << 48) - 1) << 80
+        | 0x7 << 76
+        | (random >> 62) << 64
+        | 0b10 << 62
+        | random & (1 << 62) - 1
     )
-    return UUID(int=value)
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,4 +1,4 @@
-"""Instants: whole microseconds since 1970-01-01T00:00:00Z, and their RFC 3339 text.
+"""Instants: whole microseconds since 1970-01-01T00:00:00Z, and their RFC 3339 text; durations, and theirs.
 
 An integer orders, subtracts and stores without surprises; a `datetime` is only made where a calendar is
 needed (`windows.py`). Text is always UTC and ends in `Z`.
@@ -6,6 +6,7 @@ needed (`windows.py`). Text is always UTC and ends in `Z`.
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 Instant = int
 """Microseconds since the epoch, UTC."""
@@ -24,6 +25,11 @@ _RFC_3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt ]((?:[01]\d|2[0-3]):\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-](?:0\d|1[0-4]):[0-5]\d)",
     re.ASCII,
 )
+_ISO_8601_DURATION = re.compile(
+    r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII
+)
+_DURATION_UNITS_SECONDS = (604_800, 86_400, 3_600, 60, 1)
+DURATION_SECONDS_MAX = 2**53 - 1
 EARLIEST: Instant = 946_684_800 * SECOND  # 2000-01-01
 LATEST: Instant = 4_102_444_800 * SECOND  # 2100-01-01
 
@@ -47,6 +53,7 @@ def parse_instant(text: str) -> Instant:
     return instant
 
 
+@lru_cache(maxsize=4096)  # ends of windows are told with every decision, and are the same for everybody
 def format_instant(instant: Instant) -> str:
     """RFC 3339 in UTC; microseconds only where there are any."""
     moment = to_datetime(instant)
@@ -62,3 +69,21 @@ def from_datetime(moment: datetime) -> Instant:
 def to_datetime(instant: Instant) -> datetime:
     """The aware UTC datetime of an instant."""
     return _EPOCH + timedelta(microseconds=instant)
+
+
+def parse_duration(text: str) -> int:
+    """The seconds of an ISO 8601 duration of weeks, days, hours, minutes and seconds.
+
+    Raises ValueError with a sentence. Years and months are refused: they have no fixed length.
+    """
+    match = _ISO_8601_DURATION.fullmatch(text)
+    if match is None or not any(match.groups()) or len(text) > 32:
+        raise ValueError(
+            'must be an ISO 8601 duration in weeks, days, hours, minutes or seconds, like "PT30M"'
+        )
+    seconds = sum(
+        int(count or 0) * unit for count, unit in zip(match.groups(), _DURATION_UNITS_SECONDS, strict=True)
+    )
+    if not 0 < seconds <= DURATION_SECONDS_MAX:
+        raise ValueError("must be longer than nothing" if not seconds else "is too long")
+    return seconds

@@ -1,7 +1,7 @@
 """Subscriptions: who holds which plan since when, and what a change of plan means."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from subscription_mcp.domain.catalog import Money, Plan, monthly_micros
 from subscription_mcp.domain.identifiers import AccountKind
@@ -17,8 +17,7 @@ ChangeStatus = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class AccountKey:
+class AccountKey(NamedTuple):
     """One account: personal and group accounts are separate id spaces."""
 
     tenant: str

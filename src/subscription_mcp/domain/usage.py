@@ -1,16 +1,23 @@
 """Usage: what one event says, and what every meter gains from it."""
 
 import unicodedata
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from subscription_mcp.domain.catalog import QUANTITY_MAX, Attributes, Catalog, EventType
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 
-DIMENSIONS = ("provider", "model", "tool", "client")
-"""Attributes every event may carry and usage can be grouped by."""
 TEXT_LENGTH_MAX = 256
 _HIDING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one tenant may make of things that stay: users, and different things to group usage by."""
+
+    users: int = 1_000_000
+    dimensions: int = 10_000
 
 
 def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
@@ -37,7 +44,7 @@ def event_type_of(catalog: Catalog, event: str) -> EventType:
 
 def attribute_problems(event: EventType, attributes: Attributes) -> list[FieldProblem]:
     """Every attribute that is undeclared, of the wrong type, or unfit to be stored."""
-    known = {**dict.fromkeys(DIMENSIONS, "text"), **event.attributes}
+    known = event.attributes_known
     problems = []
     for name, value in attributes.items():
         path = f"attributes.{name[:64]}" if name.isidentifier() else "attributes"
@@ -60,7 +67,11 @@ def is_plain_text(text: str) -> bool:
     """Whether a text is fit to be stored and shown: bounded, on one line, and free of control, format
     (bidirectional, tag) and surrogate characters that could hide something from a reader. The two joiners
     are spelling in Persian and Indic scripts."""
-    return 0 < len(text) <= TEXT_LENGTH_MAX and not any(
+    if not 0 < len(text) <= TEXT_LENGTH_MAX:
+        return False
+    if text.isascii():
+        return text.isprintable()
+    return not any(
         unicodedata.category(character) in _HIDING and character not in _JOINERS for character in text
     )
 

@@ -1,16 +1,26 @@
 """Windows: the stretch of time a limit counts over. Each kind knows its period and when it resets.
 
 A window is never reset by a job: the period is computed from the instant, and a new period simply has no
-usage yet. Periods are half-open, `[start, end)`; `end` belongs to the next one.
+usage yet. Periods are half-open, `[start, end)`; `end` belongs to the next one. A rolling window has no
+periods: what was used comes back a fixed length after it was used (`rolling.py`).
 """
 
 import calendar
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import ClassVar, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from subscription_mcp.domain.instants import HOUR, QUARTER, Instant, from_datetime, to_datetime
+from subscription_mcp.domain.instants import (
+    HOUR,
+    QUARTER,
+    SECOND,
+    Instant,
+    from_datetime,
+    parse_duration,
+    to_datetime,
+)
 
 Interval = Literal["monthly", "yearly"]
 MONTHS_OF_INTERVAL: dict[Interval, int] = {"monthly": 1, "yearly": 12}
@@ -34,10 +44,33 @@ class Anchor(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Rolling:
+    """The last so many seconds, at every instant: a sliding `minute`, or `rolling:PT5H`."""
+
+    name: str
+    seconds: int
+    timezone: str = "UTC"
+    is_rolling: ClassVar[bool] = True
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def length(self) -> Instant:
+        return self.seconds * SECOND
+
+    def period_at(self, at: Instant, anchor: Anchor) -> Period:
+        """What counts at an instant, up to when something used then comes back."""
+        return Period(at - self.length, at + self.length)
+
+
+@dataclass(frozen=True, slots=True)
 class Hour:
     """The clock hour in UTC."""
 
     name: ClassVar[str] = "hour"
+    is_rolling: ClassVar[bool] = False
     seconds: ClassVar[int | None] = 3600
     timezone: str = "UTC"
 
@@ -55,6 +88,7 @@ class Day:
     """The calendar day in the plan's time zone: 23 or 25 hours where clocks change."""
 
     name: ClassVar[str] = "day"
+    is_rolling: ClassVar[bool] = False
     seconds: ClassVar[int | None] = 86_400
     timezone: str = "UTC"
 
@@ -72,6 +106,7 @@ class Week:
     """The week from Monday (ISO 8601) in the plan's time zone."""
 
     name: ClassVar[str] = "week"
+    is_rolling: ClassVar[bool] = False
     seconds: ClassVar[int | None] = 604_800
     timezone: str = "UTC"
 
@@ -90,6 +125,7 @@ class Month:
     """The calendar month in the plan's time zone."""
 
     name: ClassVar[str] = "month"
+    is_rolling: ClassVar[bool] = False
     seconds: ClassVar[int | None] = 2_592_000
     timezone: str = "UTC"
 
@@ -108,6 +144,7 @@ class BillingPeriod:
     February and is the 31st again in March."""
 
     name: ClassVar[str] = "billing_period"
+    is_rolling: ClassVar[bool] = False
     seconds: ClassVar[int | None] = 2_592_000
     timezone: str = "UTC"
 
@@ -138,6 +175,7 @@ class Lifetime:
     """From the beginning, for ever: what is used does not come back."""
 
     name: ClassVar[str] = "lifetime"
+    is_rolling: ClassVar[bool] = False
     seconds: ClassVar[int | None] = None
     timezone: str = "UTC"
 
@@ -149,18 +187,61 @@ class Lifetime:
         return Period(0, None)
 
 
-Window = Hour | Day | Week | Month | BillingPeriod | Lifetime
-WINDOWS: dict[str, type[Window]] = {
-    kind.name: kind for kind in (Hour, Day, Week, Month, BillingPeriod, Lifetime)
+@dataclass(frozen=True, slots=True)
+class Level:
+    """No stretch of time: how much there is now, of a meter that goes up and down."""
+
+    name: ClassVar[str] = "level"
+    is_rolling: ClassVar[bool] = False
+    seconds: ClassVar[int | None] = None
+    timezone: str = "UTC"
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def period_at(self, at: Instant, anchor: Anchor) -> Period:
+        return Period(0, None)
+
+
+CalendarWindow = Hour | Day | Week | Month | BillingPeriod | Lifetime | Level
+Window = CalendarWindow | Rolling
+_CALENDAR: dict[str, type[CalendarWindow]] = {
+    kind.name: kind for kind in (Hour, Day, Week, Month, BillingPeriod, Lifetime, Level)
 }
+MINUTE_WINDOW = "minute"
+ROLLING_PREFIX = "rolling:"
+ROLLING_SECONDS_MAX = 400 * 86_400
+WINDOW_NAMES = (MINUTE_WINDOW, *_CALENDAR, f"{ROLLING_PREFIX}DURATION")
+"""The words a catalog may use; DURATION is ISO 8601, like PT5H."""
 
 
 def parse_window(text: str, timezone: str) -> Window:
-    """The window a catalog names; ValueError lists the words there are."""
-    kind = WINDOWS.get(text)
+    """The window a catalog names; ValueError with a sentence."""
+    if text == MINUTE_WINDOW:
+        return Rolling(text, 60, timezone)
+    if text.startswith(ROLLING_PREFIX):
+        seconds = parse_duration(text.removeprefix(ROLLING_PREFIX))
+        if seconds > ROLLING_SECONDS_MAX:
+            raise ValueError("must be at most 400 days long")
+        return Rolling(text, seconds, timezone)
+    kind = _CALENDAR.get(text)
     if kind is None:
-        raise ValueError(f"must be one of {', '.join(WINDOWS)}")
+        raise ValueError(f"must be one of {', '.join(WINDOW_NAMES)}")
     return kind(timezone=timezone)
+
+
+def window_of_key(key: str) -> Window:
+    """The window a stored total was counted in."""
+    name, _, timezone = key.partition("@")
+    return parse_window(name, timezone or "UTC")
+
+
+@lru_cache(4096)
+def rolling_length(key: str) -> Instant | None:
+    """The length of the rolling window a total was counted in; None for one with periods."""
+    window = window_of_key(key)
+    return window.length if isinstance(window, Rolling) else None
 
 
 def quarter_of(at: Instant) -> Instant:

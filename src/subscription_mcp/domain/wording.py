@@ -1,11 +1,13 @@
 """The sentences people and models read. Every number in them comes from the value they describe."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan
-from subscription_mcp.domain.instants import Instant, to_datetime
+from subscription_mcp.domain.instants import MINUTE, SECOND, Instant, to_datetime
+from subscription_mcp.domain.windows import MINUTE_WINDOW, Window
 
 if TYPE_CHECKING:
     from subscription_mcp.domain.decisions import LimitState
@@ -13,21 +15,26 @@ if TYPE_CHECKING:
 NO_SUBSCRIPTION = "There is no subscription for this account yet. Choose a plan first."
 
 _USED_IN = {
+    "minute": "in the last minute",
     "hour": "this hour",
     "day": "today",
     "week": "this week",
     "month": "this month",
     "billing_period": "this billing period",
     "lifetime": "in all",
+    "level": "now",
 }
 _PER = {
+    "minute": "a minute",
     "hour": "an hour",
     "day": "a day",
     "week": "a week",
     "month": "a month",
     "billing_period": "a billing period",
     "lifetime": "in all",
+    "level": "at a time",
 }
+_UNITS_OF_TIME = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def status_sentence(plan: Plan, states: Sequence["LimitState"]) -> str:
@@ -37,13 +44,13 @@ def status_sentence(plan: Plan, states: Sequence["LimitState"]) -> str:
     state = states[0]
     if state.maximum is UNLIMITED:
         return f"{plan.title} plan: {counted(state.used, state.unit)} used {_used_in(state)}, no limit."
-    return f"{plan.title} plan: {use_of(state)}, {state.remaining:,} left.{_resets(state)}"
+    return f"{plan.title} plan: {use_of(state)}, {state.remaining:,} left.{_sentence(_resets(state))}"
 
 
 def refusal_sentence(plan: Plan, state: "LimitState", gain: int, offer: str) -> str:
     """Why not, until when, and what would help."""
     asked = "" if state.remaining == 0 else f", and {gain:,} more would pass the limit"
-    return f"{plan.title} plan: {use_of(state)}{asked}.{_resets(state)}{offer}"
+    return f"{plan.title} plan: {use_of(state)}{asked}.{_sentence(_resets(state))}{offer}"
 
 
 def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Plan], Sequence[Limit]]) -> str:
@@ -56,7 +63,7 @@ def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Pla
     limit = next((limit for limit in alike if limit.scope == state.scope), alike[0] if alike else None)
     if limit is None or limit.maximum is UNLIMITED:
         return f" {plan.title} has no such limit."
-    return f" {plan.title} has {limit.maximum:,} {_PER[state.window]}."
+    return f" {plan.title} has {limit.maximum:,} {per_window(limit.window)}."
 
 
 def session_sentence(plan: Plan, active: int) -> str:
@@ -85,11 +92,8 @@ def line_of(state: "LimitState") -> str:
     name = state.meter.replace("_", " ").capitalize()
     if state.maximum is UNLIMITED:
         return f"{name}: {state.used:,} used {_used_in(state)}{_by_whom(state)}, no limit"
-    until = (
-        ""
-        if state.period.end is None or state.is_over
-        else f", resets {clock_time(state.period.end, state.timezone)}"
-    )
+    resets = _resets(state)
+    until = f", {resets[0].lower()}{resets[1:]}" if resets else ""
     return (
         f"{name}: {state.used:,} of {state.maximum:,} used {_used_in(state)}{_by_whom(state)}, "
         f"{state.remaining:,} left{until}"
@@ -106,7 +110,19 @@ def use_of(state: "LimitState") -> str:
 def _used_in(state: "LimitState") -> str:
     if state.is_over and state.period.end is not None:
         return f"in the {state.window.replace('_', ' ')} until {clock_time(state.period.end, state.timezone)}"
-    return _USED_IN[state.window]
+    return _USED_IN.get(state.window) or f"in the last {_length(state.limit.window)}"
+
+
+def per_window(window: Window) -> str:
+    """How often a limit grants its number: `a day`, `in any 5 hours`."""
+    return _PER.get(window.name) or f"in any {_length(window)}"
+
+
+def _length(window: Window) -> str:
+    """The length of a rolling window in the largest unit that measures it: `5 hours`."""
+    seconds = window.seconds or 0
+    unit, name = next((unit, name) for unit, name in _UNITS_OF_TIME if seconds % unit == 0)
+    return counted(seconds // unit, name)
 
 
 def counted(count: int, unit: str) -> str:
@@ -118,10 +134,15 @@ def maximum_text(maximum: Maximum) -> str:
     return "unlimited" if maximum is UNLIMITED else f"{maximum:,}"
 
 
+@lru_cache(1024)
 def clock_time(at: Instant, timezone: str) -> str:
     """A moment as people read it, with its zone: `2026-11-21 00:00 UTC`."""
     moment = to_datetime(at).astimezone(ZoneInfo(timezone))
     return f"{moment:%Y-%m-%d %H:%M} {timezone}"
+
+
+def _sentence(text: str) -> str:
+    return f" {text}." if text else ""
 
 
 def _by_whom(state: "LimitState") -> str:
@@ -129,8 +150,15 @@ def _by_whom(state: "LimitState") -> str:
 
 
 def _resets(state: "LimitState") -> str:
-    return (
-        ""
-        if state.period.end is None or state.is_over
-        else f" Resets {clock_time(state.period.end, state.timezone)}."
-    )
+    """When something comes back, without the full stop; empty where nothing ever does."""
+    end = state.period.end
+    if end is None or state.is_over:
+        return ""
+    if not state.limit.window.is_rolling:
+        return f"Resets {clock_time(end, state.timezone)}"
+    if not state.used:
+        return ""
+    if state.window == MINUTE_WINDOW:
+        now = state.period.start + MINUTE
+        return f"Comes back in {-((now - end) // SECOND)} s"
+    return f"Comes back from {clock_time(end, state.timezone)}"

@@ -18,7 +18,7 @@ from subscription_mcp.domain.subscriptions import Change, Origin, Subscription
 from subscription_mcp.domain.windows import Interval
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Subject:
     """Whom a command is about, as far as the caller could say; the machine finds the account.
 
@@ -208,6 +208,9 @@ Command = (
     | RevokeTokens
     | PublishPlans
 )
+
+Keyed = RecordUsage | Reserve | OpenSession
+"""Commands that may carry an idempotency key."""
 
 
 @dataclass(slots=True)

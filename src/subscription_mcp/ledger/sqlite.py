@@ -16,9 +16,10 @@ from typing import Any, TypeVar, cast
 
 import aiosqlite
 
-from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.catalog import Catalog, places_counted
 from subscription_mcp.domain.identifiers import RandomBits, uuid7
 from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome, Revocation
 from subscription_mcp.ledger.filelock import FileLock
@@ -72,9 +73,11 @@ class SqliteEngine:
         *,
         clock: Callable[[], Instant],
         random_bits: RandomBits,
+        bounds: Bounds | None = None,
         connect: Callable[[Path], sqlite3.Connection] = connect_file,
     ) -> None:
         self.catalog = catalog
+        self._bounds = bounds or Bounds()
         self._path = path
         self._connect_file = connect
         self._clock = clock
@@ -179,6 +182,7 @@ class SqliteEngine:
                 self._facts.now = turn.now
                 outcomes = machine.run(turn, commands, self._store.load)
                 if changes:
+                    self._store.note_commit(turn.now)
                     self._rows_since_checkpoint += self._store.save(changes)
                     connection.execute("COMMIT")
                     self.catalog = self._facts.catalog
@@ -186,6 +190,8 @@ class SqliteEngine:
                         self._tell_watchers(changes.touched())
                 else:
                     connection.execute("ROLLBACK")
+                # Hardly any key comes again; kept here they would be most of what is kept.
+                self._facts.answers.clear()
                 if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
                     self._checkpoint(connection)
                 if self._facts.size + self._store.size > CACHED_FACTS_MAX:
@@ -237,7 +243,20 @@ class SqliteEngine:
 
     def _renew_facts(self) -> None:
         self._writer_book = self._plan_book(self._store, self._writer_book)
-        self._facts = _facts_of(self._writer_book, self.catalog)
+        self._facts = self._facts_of(self._writer_book)
+
+    def _facts_of(self, book: PlanBook) -> Facts:
+        catalog = self.catalog.with_plans(book.offered) if book.offered else self.catalog
+        return Facts(
+            catalog,
+            catalog_name=book.catalog_name,
+            plan_heads=dict(book.heads),
+            plan_versions=dict(book.versions),
+            plans=dict(book.plans),
+            places=places_counted(catalog.meters, book.plans.values()),
+            counted_since=dict(book.counted_since),
+            bounds=self._bounds,
+        )
 
     def _plan_book(self, store: Store, book: PlanBook | None) -> PlanBook:
         if book is None or book.revision != store.plans_revision():
@@ -247,8 +266,9 @@ class SqliteEngine:
         return book
 
     def _catch_up(self) -> None:
-        """Never record before what is recorded, by whichever process and clock: events are found by time."""
-        self._last_now = max(self._last_now, self._store.last_recorded_at())
+        """Never be before what is written, by whichever process and clock: events are found by time, and what
+        had expired stays so."""
+        self._last_now = max(self._last_now, self._store.last_commit_at())
 
     def now(self) -> Instant:
         return max(self._last_now, self._clock())
@@ -258,7 +278,7 @@ class SqliteEngine:
         return self._last_now
 
     def _new_id(self) -> str:
-        return str(uuid7(self._last_now, self._random_bits))
+        return uuid7(self._last_now, self._random_bits)
 
     # Reading
 
@@ -273,13 +293,13 @@ class SqliteEngine:
 
     def _rehearse(self, command: Command, store: Store) -> tuple[Outcome, bool]:
         changes = Changes()
-        now = self.now()
+        now = max(self.now(), store.last_commit_at())
         self._checker_book = self._plan_book(store, self._checker_book)
         turn = Turn(
-            replace(_facts_of(self._checker_book, self.catalog), now=now),
+            replace(self._facts_of(self._checker_book), now=now),
             changes,
             now,
-            lambda: str(uuid7(now, self._random_bits)),
+            lambda: uuid7(now, self._random_bits),
         )
         (outcome,) = machine.run(turn, [command], store.load)
         return outcome, bool(changes)
@@ -378,16 +398,6 @@ def revocations_of_file(path: Path) -> list[Revocation]:
             return cast(list[Revocation], Store(connection).answer(RevocationsSince(0)))
     except sqlite3.Error as error:
         raise LedgerUnusable(opening_advice(error, path)) from error
-
-
-def _facts_of(book: PlanBook, catalog: Catalog) -> Facts:
-    return Facts(
-        catalog.with_plans(book.offered) if book.offered else catalog,
-        catalog_name=book.catalog_name,
-        plan_heads=dict(book.heads),
-        plan_versions=dict(book.versions),
-        plans=dict(book.plans),
-    )
 
 
 def _close(connection: _Connection) -> None:

@@ -5,7 +5,7 @@ Whatever lies beyond it is `forbidden`, the same whether or not it exists.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from subscription_mcp.auth.permissions import Reach, reach
 from subscription_mcp.auth.principal import Principal
@@ -137,8 +137,10 @@ class Access:
     def withheld(self, operation: str, caller: Caller) -> Refusal | None:
         """The refusal of an operation the caller's plan does not include. Looks at the caller's own plan and
         never at services and operators, who act for others."""
+        if caller.principal.is_operator:
+            return None
         feature = self.catalog.feature_of_tool(operation)
-        if feature is None or caller.principal.is_operator:
+        if feature is None:
             return None
         plan = caller.view.plan if caller.view is not None else None
         if plan is not None and plan.features.get(feature):
@@ -167,8 +169,7 @@ class Access:
         if self._is_self(caller, target, own_tenant):
             if caller.view is None:
                 raise _user_id_required()
-            subject = self.subject_of(principal)
-            subject.account = target.account_id
+            subject = replace(self.subject_of(principal), account=target.account_id)
             return Granted(caller, tenant, subject, True, caller.view.standing.role or "member")
         role = self._acting_role(operation, caller, reached)
         if role == "service" and target.user_id is None:
@@ -185,7 +186,7 @@ class Access:
                 or target.account_id not in (None, caller.own_account)
             ):
                 raise forbidden()
-            await self._narrow_to_own_account(caller, subject)
+            subject = await self._narrowed_to_own_account(caller, subject)
         return Granted(caller, tenant, subject, False, role)
 
     def whose_lease(self, operation: str, caller: Caller) -> tuple[str, str | None]:
@@ -231,17 +232,18 @@ class Access:
                 return role
         return "member"
 
-    async def _narrow_to_own_account(self, caller: Caller, subject: Subject) -> None:
+    async def _narrowed_to_own_account(self, caller: Caller, subject: Subject) -> Subject:
         """An admin reaches the members of its own group and nobody else, whatever ids they share."""
         if caller.view is None or caller.view.standing.account_kind != "group":
             raise forbidden()
-        subject.account, subject.account_kind = caller.own_account, "group"
+        subject = replace(subject, account=caller.own_account, account_kind="group")
         try:
             view = await self._ledger.look(Arrive(subject), may_make_known=False)
         except Refusal as refusal:
             raise forbidden() if refusal.code in ("invalid_request", "not_found") else refusal from None
         if (view.standing.account_kind, view.standing.account) != ("group", caller.own_account):
             raise forbidden()
+        return subject
 
     def _warn_of_unknown_tier(self, principal: Principal) -> None:
         tier = principal.tier

@@ -1,10 +1,15 @@
-"""The JSON-RPC errors of this server: what does not exist for the caller, and what is refused."""
+"""The errors of this server: what does not exist for the caller, and what is refused."""
+
+import json
 
 from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, TextContent
 from mcp_types.jsonrpc import INVALID_PARAMS
 
 from subscription_mcp.domain.errors import HTTP_STATUS, Refusal
 
+ERROR_KEY = "io.github.subscription-mcp/error"
+"""Where an error result carries its object: structured content would have to match the output schema."""
 NAME_SHOWN_MAX = 64
 URI_SHOWN_MAX = 256
 
@@ -30,6 +35,19 @@ def error_of(refusal: Refusal) -> MCPError:
     code is the HTTP status of the table: outside JSON-RPC's own range, as the protocol asks of applications."""
     code = INVALID_PARAMS if refusal.code == "invalid_request" else HTTP_STATUS[refusal.code]
     return MCPError(code, refusal.message, refusal.as_dict())
+
+
+def error_result(refusal: Refusal) -> CallToolResult:
+    """A refusal as clients of both eras can read it: the sentence, the object as text, and in `_meta`."""
+    body = refusal.as_dict()
+    return CallToolResult(
+        is_error=True,
+        content=[
+            TextContent(type="text", text=refusal.message),
+            TextContent(type="text", text=json.dumps(body, ensure_ascii=False)),
+        ],
+        _meta={ERROR_KEY: body},
+    )
 
 
 def _shown(name: object, most: int) -> str:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.shared.exceptions import MCPError
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
@@ -25,12 +25,9 @@ from subscription_mcp.server.offers import listed
 from subscription_mcp.server.prompts import PROMPTS
 from subscription_mcp.server.resources import RESOURCES
 from subscription_mcp.tools.defects import is_cancellation
-from subscription_mcp.tools.toolbox import TOOLS, Toolbox
+from subscription_mcp.tools.toolbox import Tool, Toolbox
 
 log = logging.getLogger(__name__)
-
-_TOOL_NAMES = frozenset(tool.name for tool in TOOLS)
-_PROMPT_NAMES = frozenset(prompt.key for prompt in PROMPTS)
 
 
 class UntouchedArguments(FuncMetadata):
@@ -44,45 +41,61 @@ class NoArguments(ArgModelBase):
     """Stands where the SDK wants a model; ours is published and applied instead."""
 
 
-def middleware(toolbox: Toolbox, identify: Identify, listening: Listening) -> list[Any]:
-    """Our hooks, outermost first."""
-    access = toolbox.operations.access
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+"""Stands where the SDK wants a schema: ours are made when somebody lists them, not before the first answer."""
 
-    async def contain(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        try:
-            return await call_next(ctx)
-        except MCPError:
+
+async def contain(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Outermost: what is raised beneath becomes an error that tells nothing of our insides."""
+    try:
+        return await call_next(ctx)
+    except MCPError:
+        raise
+    except Refusal as refusal:
+        raise error_of(refusal) from None
+    except ValidationError:
+        raise MCPError(INVALID_PARAMS, "The parameters are not those of this method") from None
+    except BaseException as defect:
+        if is_cancellation(defect):
             raise
-        except Refusal as refusal:
-            raise error_of(refusal) from None
-        except ValidationError:
-            raise MCPError(INVALID_PARAMS, "The parameters are not those of this method") from None
-        except BaseException as defect:
-            if is_cancellation(defect):
-                raise
-            log.exception("%s could not be handled", ctx.method)
-            raise MCPError(INTERNAL_ERROR, "Internal error") from None
+        log.exception("%s could not be handled", ctx.method)
+        raise MCPError(INTERNAL_ERROR, "Internal error") from None
 
-    async def per_caller(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+
+def known_only(tools: frozenset[str], prompts: frozenset[str]) -> ServerMiddleware[Any]:
+    """Only tools and prompts of these names are reached, and tools with an object of arguments; whatever else is
+    asked for does not exist."""
+
+    async def only(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         params: Mapping[str, Any] = ctx.params or {}
         match ctx.method:
-            case "tools/call" if not _is_known_tool(params.get("name")):
+            case "tools/call" if not _is_among(tools, params.get("name")):
                 raise unknown_tool(params.get("name"))
             case "tools/call" if not isinstance(params.get("arguments", {}), dict | None):
                 raise MCPError(INVALID_PARAMS, "arguments must be an object")
-            case "prompts/get" if not _is_known_prompt(params.get("name")):
+            case "prompts/get" if not _is_among(prompts, params.get("name")):
                 raise unknown_prompt(params.get("name"))
+            case "resources/read":
+                return await _read(ctx, call_next, params.get("uri"))
+        return await call_next(ctx)
+
+    return only
+
+
+def per_caller(toolbox: Toolbox, identify: Identify, listening: Listening) -> ServerMiddleware[Any]:
+    """Lists show what the caller may use; whoever listens is told within its rights."""
+    access = toolbox.operations.access
+
+    async def own(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        match ctx.method:
             case "subscriptions/listen":
                 return await listening.listen(ctx, call_next)
             case "notifications/initialized":
                 return await listening.connected(ctx, call_next)
-            case "resources/read":
-                return await _read(ctx, call_next, params.get("uri"))
             case "tools/list":
                 caller = await _caller_or_nobody(toolbox, identify)
                 tools = toolbox.visible_to(caller) if caller is not None else toolbox.listed_for_nobody()
-                names = frozenset(tool.name for tool in tools)
-                return _filtered(await call_next(ctx), "tools", "name", names)
+                return _with_schemas(await call_next(ctx), {tool.name: tool for tool in tools})
             case "prompts/list":
                 names = listed(PROMPTS, await _caller_or_nobody(toolbox, identify), access)
                 return _filtered(await call_next(ctx), "prompts", "name", names)
@@ -94,7 +107,7 @@ def middleware(toolbox: Toolbox, identify: Identify, listening: Listening) -> li
                 return _filtered(await call_next(ctx), "resourceTemplates", "uriTemplate", uris)
         return await call_next(ctx)
 
-    return [contain, per_caller]
+    return own
 
 
 async def _read(ctx: ServerRequestContext[Any, Any], call_next: CallNext, uri: object) -> HandlerResult:
@@ -117,12 +130,21 @@ async def _caller_or_nobody(toolbox: Toolbox, identify: Identify) -> Caller | No
         raise
 
 
-def _is_known_tool(name: object) -> bool:
-    return isinstance(name, str) and name in _TOOL_NAMES
+def _is_among(names: frozenset[str], name: object) -> bool:
+    return isinstance(name, str) and name in names
 
 
-def _is_known_prompt(name: object) -> bool:
-    return isinstance(name, str) and name in _PROMPT_NAMES
+def _with_schemas(result: HandlerResult, tools: Mapping[str, Tool]) -> HandlerResult:
+    """The list of these tools, with our schemas in place of what stands for them; not every version of the
+    protocol has both."""
+
+    def schemas_of(tool: Tool, item: Mapping[str, Any]) -> dict[str, Any]:
+        schemas = {"inputSchema": tool.input_schema, "outputSchema": tool.output_schema}
+        return {key: schema for key, schema in schemas.items() if key in item}
+
+    assert isinstance(result, dict)
+    listed = [item for item in result["tools"] if item["name"] in tools]
+    return {**result, "tools": [item | schemas_of(tools[item["name"]], item) for item in listed]}
 
 
 def _filtered(result: HandlerResult, items: str, key: str, wanted: frozenset[str]) -> HandlerResult:

@@ -1,6 +1,5 @@
 """The MCP server: the toolbox as tools of the SDK's `MCPServer`, both protocol eras from one object."""
 
-import json
 import logging
 from collections.abc import Callable
 from typing import Any, get_args
@@ -13,12 +12,20 @@ from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnno
 from subscription_mcp import __version__
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal, internal
+from subscription_mcp.server.calls import Calls
 from subscription_mcp.server.completions import add_completions
 from subscription_mcp.server.confirmation import confirmed
-from subscription_mcp.server.faults import unknown_tool
-from subscription_mcp.server.hooks import NoArguments, UntouchedArguments, middleware
+from subscription_mcp.server.faults import error_result, unknown_tool
+from subscription_mcp.server.hooks import (
+    ANY_OBJECT,
+    NoArguments,
+    UntouchedArguments,
+    contain,
+    known_only,
+    per_caller,
+)
 from subscription_mcp.server.listening import Listening
-from subscription_mcp.server.prompts import add_prompts
+from subscription_mcp.server.prompts import PROMPTS, add_prompts
 from subscription_mcp.server.resources import add_resources
 from subscription_mcp.tools.bodies import Answer
 from subscription_mcp.tools.defects import is_cancellation
@@ -29,9 +36,6 @@ log = logging.getLogger(__name__)
 CACHEABLE: tuple[CacheableMethod, ...] = get_args(CacheableMethod)
 
 NAME = "subscription-mcp"
-ERROR_KEY = "io.github.subscription-mcp/error"
-"""Where an error result carries its object: structured content would have to match the output schema."""
-
 INSTRUCTIONS = (
     "Plans, quotas and usage. get_tier_info says which plan the caller has, what is left of each limit and when it "
     "resets; check_quota asks before acting; upgrade_tier changes the plan and asks for a confirmation first. "
@@ -45,6 +49,7 @@ def build_server(
     """The server for one way of knowing who calls. What ends its open streams is added to `at_stop`."""
     do = toolbox.operations
     listening = Listening(toolbox, identify)
+    calls = Calls(toolbox, identify)
     server: MCPServer[Any] = MCPServer(
         NAME,
         title="Subscriptions and quotas",
@@ -55,29 +60,22 @@ def build_server(
         subscriptions=listening,
         # Every answer is the caller's own and old with the next event or change of plan.
         cache_hints={method: CacheHint(ttl_ms=0, scope="private") for method in CACHEABLE},
-        middleware=middleware(toolbox, identify, listening),
+        middleware=[
+            contain,
+            known_only(frozenset(tool.name for tool in TOOLS), frozenset(prompt.key for prompt in PROMPTS)),
+            calls.early,
+            per_caller(toolbox, identify, listening),
+        ],
         log_level="WARNING",
     )
     add_resources(server, do, identify)
     add_prompts(server, do, identify)
     add_completions(server, do, identify)
     listening.serve(server)
+    calls.serve(server)
     if at_stop is not None:
         at_stop.append(listening.close)
     return server
-
-
-def error_result(refusal: Refusal) -> CallToolResult:
-    """A refusal as clients of both eras can read it: the sentence, the object as text, and in `_meta`."""
-    body = refusal.as_dict()
-    return CallToolResult(
-        is_error=True,
-        content=[
-            TextContent(type="text", text=refusal.message),
-            TextContent(type="text", text=json.dumps(body, ensure_ascii=False)),
-        ],
-        _meta={ERROR_KEY: body},
-    )
 
 
 def _sdk_tool(tool: Tool, toolbox: Toolbox, identify: Identify) -> SdkTool:
@@ -107,10 +105,8 @@ def _sdk_tool(tool: Tool, toolbox: Toolbox, identify: Identify) -> SdkTool:
         name=tool.name,
         title=tool.title,
         description=tool.description,
-        parameters=tool.input_schema,
-        fn_metadata=UntouchedArguments(
-            arg_model=NoArguments, output_schema=tool.output_schema, output_model=tool.result
-        ),
+        parameters=ANY_OBJECT,
+        fn_metadata=UntouchedArguments(arg_model=NoArguments, output_schema=ANY_OBJECT),
         is_async=True,
         context_kwarg="ctx",
         annotations=ToolAnnotations(

@@ -4,7 +4,14 @@ from subscription_mcp.domain.catalog import Money, Plan, Price
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
-from subscription_mcp.domain.wording import clock_time, counted, line_of, maximum_text, overview_sentence
+from subscription_mcp.domain.wording import (
+    clock_time,
+    counted,
+    line_of,
+    maximum_text,
+    overview_sentence,
+    per_window,
+)
 from subscription_mcp.operations import (
     AccountView,
     AuditEntry,
@@ -45,7 +52,7 @@ def plans(offered: list[Plan]) -> str:
     lines = []
     for plan in offered:
         limits = ", ".join(
-            f"{maximum_text(limit.maximum)} {limit.meter.replace('_', ' ')} per {limit.window.name.replace('_', ' ')}"
+            f"{maximum_text(limit.maximum)} {limit.meter.replace('_', ' ')} {per_window(limit.window)}"
             + (" for the whole account" if limit.scope == "account" else "")
             for limit in plan.limits
         )

@@ -40,6 +40,8 @@ class Tool:
     read_only: bool = True
     destructive: bool = False
     idempotent: bool = True
+    asks: bool = False
+    """Whether its answer can be a question first."""
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
@@ -78,6 +80,7 @@ TOOLS: tuple[Tool, ...] = (
         read_only=False,
         destructive=True,
         idempotent=False,
+        asks=True,
     ),
     Tool(
         "list_plans",

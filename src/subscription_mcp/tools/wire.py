@@ -16,11 +16,13 @@ BATCH_EVENTS_MAX = 1000
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
+SignedQuantity = Annotated[int, Field(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
 Instant = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 LeaseId = Annotated[str, Field(min_length=1, max_length=64)]
 TtlSeconds = Annotated[int, Field(ge=1, le=31_622_400)]
 Interval = Literal["monthly", "yearly"]
+Attributes = dict[str, Annotated[str | int, WithJsonSchema({"type": ["string", "integer"]})]]
 
 
 def _plain(text: str) -> str:
@@ -43,13 +45,15 @@ def left_out(description: str | None = None) -> Any:
 class Arguments(BaseModel):
     """What a tool is called with. A field that is not required is left out, never null."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, defer_build=True
+    )
 
 
 class TargetArguments(Arguments):
-    tenant_id: Id = left_out("Another tenant, or alone the whole tenant.")
-    account_id: Id = left_out("An account; alone the whole account.")
-    user_id: Id = left_out("A user. No target means me.")
+    tenant_id: Id = left_out("Alone: the whole tenant.")
+    account_id: Id = left_out("Alone: the whole account.")
+    user_id: Id = left_out("No target means me.")
 
 
 class GetTierInfoArguments(TargetArguments):
@@ -73,10 +77,8 @@ class UpgradeTierArguments(TargetArguments):
 
 class CheckQuotaArguments(TargetArguments):
     event: Word = Field(description="The kind of event, like message.")
-    quantity: Quantity = 1
-    attributes: dict[str, str | int] = Field(
-        default_factory=dict, description="What meters filter on, like tool or model."
-    )
+    quantity: SignedQuantity = 1
+    attributes: Attributes = Field(default_factory=dict, description="What meters filter on, like tool.")
 
 
 class RecordUsageArguments(CheckQuotaArguments):
@@ -85,10 +87,22 @@ class RecordUsageArguments(CheckQuotaArguments):
     enforce: bool = Field(True, description="False: it already happened, record it even when over a limit.")
 
 
-_AnyEvent = Annotated[dict[str, Any], WithJsonSchema(RecordUsageArguments.model_json_schema())]
+class _AsForRecordUsage:
+    """Publishes an event of a batch by names and types: whoever sees that tool sees record_usage too, and a model
+    pays for every word twice."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(_core: Any, _handler: Any) -> dict[str, Any]:
+        schema = RecordUsageArguments.model_json_schema()
+        types = {name: {"type": field["type"]} for name, field in schema["properties"].items()}
+        return {**schema, "properties": types}
+
+
+_AnyEvent = Annotated[dict[str, Any], _AsForRecordUsage]
 
 
 class ReserveUsageArguments(CheckQuotaArguments):
+    quantity: Quantity = 1
     ttl_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         120, description="After this it is given back by itself."
     )
@@ -100,7 +114,7 @@ class SettleUsageArguments(Arguments):
     quantity: Annotated[int, Field(ge=0, le=QUANTITY_MAX)] = left_out(
         "What it really was, also 0; what was reserved unless given."
     )
-    attributes: dict[str, str | int] = left_out("As they really were.")
+    attributes: Attributes = left_out("As they really were.")
     release: Literal[True] = left_out("Give all of it back: it did not happen.")
 
     @model_validator(mode="after")
@@ -194,7 +208,7 @@ class ManageLimitsArguments(TargetArguments):
 
 
 class Result(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 class AmountResult(Result):
@@ -400,7 +414,7 @@ class TotalResult(Result):
 class SeriesResult(BaseModel):
     """One step of time; the keys grouped by stand beside these."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, defer_build=True)
 
     start: str
     meter: str
@@ -410,7 +424,7 @@ class SeriesResult(BaseModel):
 class BreakdownResult(BaseModel):
     """One group; the keys grouped by stand beside these."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, defer_build=True)
 
     meter: str
     quantity: int

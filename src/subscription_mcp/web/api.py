@@ -87,8 +87,8 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any], base_url: st
         return JsonResponse(described())
 
     return [
-        Route("/api/mcp/tools", _answering(tools), methods=["GET"]),
         Route("/api/mcp/tools/{tool_name}", _answering(call_tool), methods=["POST"]),
+        Route("/api/mcp/tools", _answering(tools), methods=["GET"]),
         Route("/api/tenants/{tenant_id}/subscription", _answering(subscription), methods=["GET"]),
         Route("/api/plans", _answering(plans), methods=["GET"]),
         Route("/openapi.json", _answering(openapi), methods=["GET"]),

@@ -11,7 +11,8 @@ from starlette.types import ASGIApp
 
 from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.web.api import on_defect, on_http_exception
-from subscription_mcp.web.guard import Guard
+from subscription_mcp.web.eras import Eras
+from subscription_mcp.web.guard import MCP_PATH, Guard
 
 METADATA_PATH = "/.well-known/oauth-protected-resource/mcp"
 
@@ -19,22 +20,22 @@ METADATA_PATH = "/.well-known/oauth-protected-resource/mcp"
 def build_app(
     *,
     api: list[Route],
-    mcp_app: Starlette,
+    mcp: Eras,
     verifier: TokenVerifier,
     base_url: str,
     public_url: str | None,
     scopes: Sequence[str] = (),
 ) -> ASGIApp:
-    """The whole application, for a service that is open. `mcp_app` is the SDK's; its one route is served
-    beside ours and its session manager runs as long as the application."""
+    """The whole application, for a service that is open. `mcp` is the SDK's; it is served beside ours and runs
+    as long as the application."""
 
     @asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
-        async with mcp_app.router.lifespan_context(mcp_app):
+        async with mcp.running():
             yield
 
     app = Starlette(
-        routes=[*api, *mcp_app.routes],
+        routes=[Route(MCP_PATH, mcp), *api],  # looked through in order: what is called most comes first
         lifespan=running,
         exception_handlers={HTTPException: on_http_exception, Exception: on_defect},
     )

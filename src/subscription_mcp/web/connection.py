@@ -14,15 +14,14 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from subscription_mcp.web.problems import http_fault
-from subscription_mcp.web.reading import BODY_SECONDS_MAX, HEADER_BYTES_MAX
+from subscription_mcp.web.reading import HEADER_BYTES_MAX
 
 HEADER_SECONDS_MAX = 10
-LINGER_SECONDS = BODY_SECONDS_MAX + 2
-"""How long the rest of a body is read. Later than the guard's own bound, which answers 408."""
+BODY_SECONDS_MAX = 10
 STALLED_SECONDS_MAX = 30
 
 _WORDS = {
-    HTTPStatus.REQUEST_TIMEOUT: f"The headers were not complete within {HEADER_SECONDS_MAX} seconds.",
+    HTTPStatus.REQUEST_TIMEOUT: f"The request was not complete within {BODY_SECONDS_MAX} seconds.",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"Request line and headers are larger than {HEADER_BYTES_MAX} bytes.",
 }
 
@@ -74,7 +73,7 @@ class Connection(H11Protocol):
         if owing is h11.IDLE:
             self._deadline = self.loop.call_later(HEADER_SECONDS_MAX, self._headers_are_late)
         elif owing is h11.SEND_BODY:
-            self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+            self._deadline = self.loop.call_later(BODY_SECONDS_MAX, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
 
     def _headers_are_late(self) -> None:
         if self.conn.trailing_data[0]:

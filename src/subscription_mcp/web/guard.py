@@ -4,18 +4,16 @@ One place, so that `/mcp` and `/api` judge a request alike. Paths that need no t
 """
 
 import logging
-from collections.abc import Iterable, Sequence
-from http import HTTPStatus
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from mcp.server.auth.middleware.auth_context import auth_context_var
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from starlette.authentication import AuthCredentials
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from subscription_mcp.auth.identity import VerifiedToken
+from subscription_mcp.auth.identity import authenticated
 from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.domain.errors import Refusal, internal
 from subscription_mcp.tools.defects import is_cancellation
@@ -42,6 +40,9 @@ HEADER_EXTRA_BYTES = len(": \r\n")
 LENGTH_DIGITS_MAX = 16
 ONCE = frozenset({b"host", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"})
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+ReadHeaders = Mapping[bytes, list[str]]
+"""Every value of every header by its lower-case name."""
 
 
 class Guard:
@@ -86,8 +87,6 @@ class Guard:
             await self._checked(scope, receive, sending)
         except HttpFault as fault:
             answer = http_fault(fault.status, fault.message)
-            if fault.status == HTTPStatus.REQUEST_TIMEOUT:
-                answer.headers["connection"] = "close"
         except Refusal as refusal:
             headers = (
                 {"www-authenticate": self._challenge(scope)} if refusal.code == "unauthenticated" else None
@@ -104,25 +103,24 @@ class Guard:
             await answer(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        _check_headers(scope, headers)
-        if not self._is_own_host(headers.getlist("host")):
+        headers = _checked_headers(scope)
+        if not self._is_own_host(headers.get(b"host", [])):
             raise HttpFault(421, "This server does not answer for that Host. Set PUBLIC_URL to name it.")
-        if any(not self._is_own_origin(origin) for origin in headers.getlist("origin")):
+        if any(not self._is_own_origin(origin) for origin in headers.get(b"origin", [])):
             raise HttpFault(403, "Requests from that Origin are not answered.")
         path = scope["path"]
         if path in PUBLIC_PATHS:
             await self._app(scope, receive, send)
             return
-        principal = await self._verifier.admit(_bearer(headers.getlist("authorization")))
+        principal = await self._verifier.admit(_bearer(headers.get(b"authorization", [])))
         if _has_body(headers):
             if path == MCP_PATH:
-                check_is_json(headers)
+                check_is_json(Headers(scope=scope))
             body = await whole_body(receive)
             if path == MCP_PATH:
                 strict_json(body)
             receive = given_again(body, receive)
-        user = AuthenticatedUser(VerifiedToken.of(principal))
+        user = authenticated(principal)
         scope["user"], scope["auth"] = user, AuthCredentials([])
         token = auth_context_var.set(user)
         if path == MCP_PATH:
@@ -151,30 +149,34 @@ class Guard:
         return scheme == "http" and _without_port(host) in LOCAL_HOSTS
 
 
-def _check_headers(scope: Scope, headers: Headers) -> None:
-    """Bounds and contradictions that mean the same on every path. Raises HttpFault."""
+def _checked_headers(scope: Scope) -> ReadHeaders:
+    """The headers, within the bounds and without the contradictions that mean the same on every path. Raises
+    HttpFault."""
+    headers: dict[bytes, list[str]] = {}
     size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
-    seen = set()
     for name, value in scope["headers"]:
         size += len(name) + len(value) + HEADER_EXTRA_BYTES
-        if name in ONCE:
-            if name in seen:
+        if name in headers:
+            if name in ONCE:
                 raise HttpFault(400, f"Send {name.decode()} once.")
-            seen.add(name)
+            headers[name].append(value.decode("latin-1"))
+        else:
+            headers[name] = [value.decode("latin-1")]
     if size > HEADER_BYTES_MAX:
         raise HttpFault(431, f"Request line and headers are larger than {HEADER_BYTES_MAX} bytes.")
-    length = headers.get("content-length")
-    if length is not None:
-        if "transfer-encoding" in headers:
+    if b"content-length" in headers:
+        (length,) = headers[b"content-length"]
+        if b"transfer-encoding" in headers:
             raise HttpFault(400, "Send either Content-Length or Transfer-Encoding.")
         if not (length.isascii() and length.isdigit()):
             raise HttpFault(400, "Content-Length must be a number.")
         if len(length) > LENGTH_DIGITS_MAX or int(length) > BODY_BYTES_MAX:
             raise too_large()
+    return headers
 
 
-def _has_body(headers: Headers) -> bool:
-    return headers.get("content-length", "0").strip("0") != "" or "transfer-encoding" in headers
+def _has_body(headers: ReadHeaders) -> bool:
+    return b"transfer-encoding" in headers or headers.get(b"content-length", ["0"])[0].strip("0") != ""
 
 
 def _without_port(host: str) -> str | None:

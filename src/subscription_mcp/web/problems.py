@@ -1,10 +1,10 @@
 """Problem documents (RFC 9457) and the headers a decision brings (RateLimit, Retry-After)."""
 
-import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from subscription_mcp.domain.catalog import UNLIMITED
@@ -32,8 +32,7 @@ class JsonResponse(Response):
     def __init__(
         self, document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
-        body = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-        super().__init__(body, status, {"cache-control": "no-store", **(headers or {})})
+        super().__init__(to_json(document), status, {"cache-control": "no-store", **(headers or {})})
 
 
 class ProblemResponse(JsonResponse):

@@ -4,7 +4,6 @@ A proxy, our own code and the SDK may each take another meaning from a key given
 `NaN`; so none of that gets past here.
 """
 
-import asyncio
 import json
 import re
 from typing import Any
@@ -16,7 +15,6 @@ from subscription_mcp.web.problems import HttpFault
 
 HEADER_BYTES_MAX = 16 * 1024
 BODY_BYTES_MAX = 4 * 1024 * 1024
-BODY_SECONDS_MAX = 10
 DEPTH_MAX = 32
 
 # One text, also one that does not end, without ever looking back.
@@ -30,21 +28,18 @@ class ClientGone(Exception):
 
 
 async def whole_body(receive: Receive) -> bytes:
-    """The body, complete. Raises HttpFault 408 or 413, and ClientGone."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
+    """The body, complete; how long it may take is the connection's to judge. Raises HttpFault 413, and
+    ClientGone."""
+    message = await _next(receive)
+    body = message.get("body", b"")
+    if message.get("more_body") and len(body) <= BODY_BYTES_MAX:
+        parts = [body]
+        size = len(body)
+        while message.get("more_body") and size <= BODY_BYTES_MAX:
             message = await _next(receive)
-            body = message.get("body", b"")
-            if message.get("more_body") and len(body) <= BODY_BYTES_MAX:
-                parts = [body]
-                size = len(body)
-                while message.get("more_body") and size <= BODY_BYTES_MAX:
-                    message = await _next(receive)
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                body = b"".join(parts)
-    except TimeoutError:
-        raise HttpFault(408, f"The body was not complete within {BODY_SECONDS_MAX} seconds.") from None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+        body = b"".join(parts)
     if len(body) > BODY_BYTES_MAX:
         raise too_large()
     return bytes(body)

@@ -15,6 +15,7 @@ from subscription_mcp.ledger.commands import (
     CheckUsage,
     CloseSession,
     Command,
+    Keyed,
     OpenSession,
     Outcome,
     PublishPlans,
@@ -32,12 +33,13 @@ from subscription_mcp.ledger.machine.plans import change_plan, publish_plans
 from subscription_mcp.ledger.machine.reservations import reserve, settle
 from subscription_mcp.ledger.machine.revocations import revoke_tokens
 from subscription_mcp.ledger.machine.sessions import close_session, open_session, renew_session
-from subscription_mcp.ledger.machine.usage import check, record
+from subscription_mcp.ledger.machine.usage import answer_key, check, record
 
 
 def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) -> list[Outcome]:
     """Apply the commands in order. Where a fact is missing, `load` brings in one go what all that still
     wait are missing, round by round (the counters are only known once the subscription is)."""
+    _load_answers(turn.facts, commands, load)
     outcomes: list[Outcome] = []
     for index, command in enumerate(commands):
         outcome = apply(turn, command)
@@ -52,6 +54,20 @@ def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) 
             outcome = apply(turn, command)
         outcomes.append(outcome)
     return outcomes
+
+
+def _load_answers(facts: Facts, commands: Sequence[Command], load: Callable[[Facts], None]) -> None:
+    """What everybody's idempotency keys did before: hardly any is known yet, and it is what is asked first."""
+    keys = {
+        key
+        for command in commands
+        if isinstance(command, Keyed)
+        and (key := answer_key(command)) is not None
+        and key not in facts.answers
+    }
+    if keys:
+        facts.missing["answers"] = keys
+        load(facts)
 
 
 def apply(turn: Turn, command: Command) -> Outcome | None:

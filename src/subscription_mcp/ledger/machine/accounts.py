@@ -1,20 +1,13 @@
 """Whose account a command is about, with the plan and limits that decide; and first sight."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from subscription_mcp.domain.catalog import (
     Catalog,
     Limit,
     Plan,
-    Scope,
-)
-from subscription_mcp.domain.decisions import (
-    LimitState,
-    Total,
-    limit_states,
-    sort_states,
 )
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant, format_instant
@@ -25,7 +18,7 @@ from subscription_mcp.domain.subscriptions import (
     Subscription,
     price_of,
 )
-from subscription_mcp.domain.windows import Anchor, Window
+from subscription_mcp.domain.windows import Anchor
 from subscription_mcp.ledger.commands import (
     AccountView,
     Actor,
@@ -35,14 +28,14 @@ from subscription_mcp.ledger.commands import (
     Subject,
     refused,
 )
+from subscription_mcp.ledger.machine.counting import Tally, Totals, tally_of
 from subscription_mcp.ledger.machine.facts import (
     NO_ANCHOR,
-    CounterKey,
     Facts,
-    Hold,
     HolderKey,
     Override,
     OverrideKey,
+    TenantSize,
     Turn,
 )
 
@@ -60,6 +53,8 @@ class Located:
     joins: bool
     leaves: str | None
     seats_used: int | None
+    tallies: dict[tuple[str, ...], Tally] = field(default_factory=dict)
+    """The last tally of some meters: most events fall into the same windows as the one before."""
 
     @property
     def user(self) -> str:
@@ -76,17 +71,37 @@ class Located:
 
 def locate(turn: Turn, subject: Subject) -> Located | None:
     """The subject's account; None where facts are missing."""
-    found = _standing(turn.facts, subject)
+    facts = turn.facts
+    known: Located | None = facts.located.get(subject)
+    if known is not None:
+        return known
+    found = _standing(facts, subject)
     if found is None:
         return None
     standing, membership = found
-    return _located(turn, standing, membership, subject)
+    located = _located(turn, standing, membership, subject)
+    if located is not None and not _may_change(located, facts):
+        facts.located[subject] = located
+    return located
 
 
 def locate_again(turn: Turn, account: AccountKey, user: str) -> Located | None:
     """The account something was begun in, wherever its user has gone since."""
     standing = Standing(account.tenant, account.account_kind, account.account, user, "member")
     return _located(turn, standing, None, Subject(account.tenant, user))
+
+
+def _may_change(located: Located, facts: Facts) -> bool:
+    """Whether it will be another by time alone, or by what this very command writes."""
+    stored = located.stored
+    holders = {(located.account, ""), (located.account, located.user)}
+    return (
+        located.joins
+        or stored is None
+        or stored is not located.subscription
+        or stored.next_plan_at is not None
+        or any(facts.overrides.get(holder) for holder in holders)
+    )
 
 
 def _located(
@@ -267,52 +282,21 @@ def limits_of_overrides(
     return limits_of
 
 
-def holder_of(account: AccountKey, user: str, scope: Scope) -> str:
-    return "" if account.account_kind == "group" and scope == "account" else user
-
-
-class Counters:
-    """Reads the running totals of one account at one instant."""
-
-    def __init__(
-        self, facts: Facts, account: AccountKey, user: str, anchor: Anchor, at: Instant, now: Instant
-    ) -> None:
-        self._facts, self._account, self._user, self._anchor = facts, account, user, anchor
-        self._at, self._now = at, now
-
-    def key(self, meter: str, window: Window, scope: Scope) -> CounterKey:
-        period = self._facts.period(window, self._anchor, self._at)
-        account = self._account
-        holder = holder_of(account, self._user, scope)
-        return CounterKey(
-            account.tenant, period.start, window.key, account.account_kind, account.account, holder, meter
-        )
-
-    def total(self, limit: Limit) -> Total:
-        key = self.key(limit.meter, limit.window, limit.scope)
-        used = self._facts.read("counters", key)
-        period = self._facts.period(limit.window, self._anchor, self._at)
-        return Total(used or 0, held_of(self._facts, key, self._now), period)
-
-    def states(self, catalog: Catalog, limits: Sequence[Limit], *, whole_account: bool) -> list[LimitState]:
-        # What each user of a group may use says nothing about the group as a whole.
-        shown = [limit for limit in limits if not whole_account or limit.scope == "account"]
-        states = limit_states(catalog, shown, self.total)
-        sort_states(states)
-        return states
-
-
-def counters_of(turn: Turn, located: Located, at: Instant) -> Counters:
+def totals_of(turn: Turn, located: Located, at: Instant) -> Totals:
     """The account's totals in the windows that hold an instant."""
-    return Counters(turn.facts, located.account, located.user, located.anchor, at, turn.now)
+    return Totals(turn.facts, located.account, located.user, located.anchor, at, turn.now)
 
 
-def held_of(facts: Facts, key: CounterKey, now: Instant, *, besides: str | None = None) -> int:
-    """What reservations hold of a counter; one that has expired gives back by itself."""
-    holds: Mapping[str, Hold] | None = facts.read("holds", key)
-    if not holds:
-        return 0
-    return sum(hold.quantity for id_, hold in holds.items() if now < hold.expires_at and id_ != besides)
+def tally_for(turn: Turn, located: Located, gains: Mapping[str, int], at: Instant) -> Tally | None:
+    """What an event that moves some meters counts in; None where facts are missing."""
+    meters = tuple(gains)
+    known = located.tallies.get(meters)
+    if known is not None and known.period.holds(at):
+        return known
+    tally = tally_of(totals_of(turn, located, at), located.limits, meters)
+    if tally is not None and tally.period.holds(turn.now):
+        located.tallies[meters] = tally
+    return tally
 
 
 def open_sessions_of(turn: Turn, located: Located) -> list[Session]:
@@ -327,9 +311,7 @@ def open_sessions_of(turn: Turn, located: Located) -> list[Session]:
 
 def view_of(turn: Turn, located: Located) -> AccountView:
     whole = located.standing.user is None
-    states = counters_of(turn, located, turn.now).states(
-        turn.facts.catalog, located.limits, whole_account=whole
-    )
+    states = totals_of(turn, located, turn.now).states(located.limits, whole_account=whole)
     active = len(open_sessions_of(turn, located))
     return AccountView(
         located.standing, located.subscription, located.plan, states, located.seats_used, active, turn.now
@@ -341,9 +323,11 @@ def arrive(turn: Turn, command: Arrive) -> AccountView | None:
     if located is None:
         return None
     view = view_of(turn, located)
+    user = command.subject.user
+    if user is not None:
+        must_have_room(turn, located)
     if not turn.may_write:
         return None
-    user = command.subject.user
     if user is not None:
         make_known(turn, located, Actor(user, "token"))
         view.seats_used = turn.facts.seats.get(
@@ -352,17 +336,38 @@ def arrive(turn: Turn, command: Arrive) -> AccountView | None:
     return view
 
 
+def must_have_room(turn: Turn, located: Located) -> None:
+    """Refuse one user more than a tenant may have, where first sight would make one."""
+    if not _is_new_user(located):
+        return
+    size: TenantSize | None = turn.facts.read("tenants", located.account.tenant)
+    if size is not None and size.users >= turn.facts.bounds.users:
+        raise refused(
+            "conflict",
+            f"This tenant has {size.users:,} users, the most it may have here. The operator of this server can "
+            "allow more.",
+        )
+
+
+def _is_new_user(located: Located) -> bool:
+    first = located.stored is None and located.subscription is not None
+    return located.joins or (first and located.account.account_kind == "personal")
+
+
 def make_known(turn: Turn, located: Located, actor: Actor) -> None:
     """Write what first sight makes: the membership, the subscription."""
     facts, changes, account = turn.facts, turn.changes, located.account
+    if _is_new_user(located):
+        size = facts.tenants[account.tenant]
+        facts.tenants[account.tenant] = changes.tenants[account.tenant] = size._replace(users=size.users + 1)
     if located.joins:
         assert located.standing.user is not None and located.standing.role != "holder"
         role = located.standing.role or "member"
         key = (account.tenant, located.standing.user)
         membership = Membership(account.account, role)
-        facts.members[key] = membership
+        facts.put("members", key, membership)
         changes.members[key] = (membership, turn.now)
-        facts.seats[(account.tenant, account.account)] = (located.seats_used or 0) + 1
+        facts.put("seats", (account.tenant, account.account), (located.seats_used or 0) + 1)
         if located.leaves is not None:
             # Its count of seats is stale now; the next command that needs it loads it after the save.
             left = (account.tenant, located.leaves)
@@ -385,7 +390,7 @@ def save_subscription(
     actor: Actor,
     reason: str | None,
 ) -> None:
-    turn.facts.subscriptions[account] = after
+    turn.facts.put("subscriptions", account, after)
     turn.changes.subscriptions[account] = after
     audit(turn, account, "", action, actor, reason, subscription_as_dict(before), subscription_as_dict(after))
 

@@ -5,19 +5,23 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from subscription_mcp.domain.catalog import (
+    LEVEL,
     Attributes,
     Catalog,
+    Counted,
     Maximum,
     Plan,
     Scope,
 )
 from subscription_mcp.domain.instants import DAY, MINUTE, Instant
+from subscription_mcp.domain.rolling import Cells, used_within, with_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Membership,
     Subscription,
 )
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import Anchor, Period, Window
 from subscription_mcp.ledger.commands import (
     AuditEntry,
@@ -46,8 +50,12 @@ class CounterKey(NamedTuple):
     meter: str
 
 
+Dimensions = tuple[str | None, ...]
+"""What usage can be grouped by: the event, the plan and the `DIMENSIONS` in order."""
+
+
 class RollupKey(NamedTuple):
-    """One cell of the rollup, a quarter of an hour. `dimensions` is the event, the plan and the `DIMENSIONS` in order."""
+    """One cell of the rollup, a quarter of an hour."""
 
     tenant: str
     quarter: Instant
@@ -55,7 +63,11 @@ class RollupKey(NamedTuple):
     account: str
     user: str
     meter: str
-    dimensions: tuple[str | None, ...]
+    dimensions: Dimensions
+
+
+AnswerKey = tuple[str, str, str]
+"""Tenant, source and idempotency key."""
 
 
 @dataclass(slots=True)
@@ -72,6 +84,39 @@ class Hold(NamedTuple):
 
     quantity: int
     expires_at: Instant
+
+
+@dataclass(slots=True, eq=False)
+class Counter:
+    """A running total as it is known: what is used and what reservations hold. That of a rolling window, which
+    has a `length`, is in its cells. One that is not `kept` is only looked at because of an override: it is
+    added up from the rollups each time. `place` is what the engine knows it by."""
+
+    key: CounterKey
+    used: int = 0
+    holds: dict[str, Hold] = field(default_factory=dict)
+    length: Instant | None = None
+    cells: Cells = ()
+    kept: bool = True
+    place: Any = None
+
+    def used_at(self, now: Instant) -> int:
+        return self.used if self.length is None else used_within(self.cells, self.length, now)
+
+    def held(self, now: Instant, *, besides: str | None = None) -> int:
+        """What reservations hold; one that has expired gives back by itself."""
+        if not self.holds:
+            return 0
+        return sum(
+            hold.quantity for id_, hold in self.holds.items() if now < hold.expires_at and id_ != besides
+        )
+
+    def add(self, gain: int, at: Instant, now: Instant) -> None:
+        """Count something that happened at `at`."""
+        if self.length is None:
+            self.used += gain
+        else:
+            self.cells = with_use(self.cells, at, gain, self.length, now)
 
 
 @dataclass(slots=True)
@@ -114,6 +159,13 @@ class Override:
     expires_at: Instant | None
 
 
+class TenantSize(NamedTuple):
+    """How many there are of what `Bounds` bounds."""
+
+    users: int = 0
+    dimensions: int = 0
+
+
 @dataclass(slots=True)
 class PlanHead:
     """The newest version of a plan and where it came from."""
@@ -124,6 +176,8 @@ class PlanHead:
 
 
 OverrideKey = tuple[str, str, Scope]
+CountedPlace = tuple[str, str, Scope]
+"""A meter, the key of a window, and a scope."""
 HolderKey = tuple[AccountKey, str]
 
 
@@ -142,10 +196,12 @@ class Facts:
     seats: dict[tuple[str, str], int] = field(default_factory=dict)
     subscriptions: dict[AccountKey, Subscription | None] = field(default_factory=dict)
     overrides: dict[HolderKey, dict[OverrideKey, Override]] = field(default_factory=dict)
-    counters: dict[CounterKey, int] = field(default_factory=dict)
-    answers: dict[tuple[str, str, str], StoredAnswer | None] = field(default_factory=dict)
+    counters: dict[CounterKey, Counter] = field(default_factory=dict)
+    answers: dict[AnswerKey, StoredAnswer | None] = field(default_factory=dict)
     offers: dict[tuple[str, bytes], Offer | None] = field(default_factory=dict)
-    holds: dict[CounterKey, dict[str, Hold]] = field(default_factory=dict)
+    tenants: dict[str, TenantSize] = field(default_factory=dict)
+    dimensions: dict[tuple[str, Dimensions], bool] = field(default_factory=dict)
+    """Whether usage of a tenant was ever grouped by these."""
     reservations: dict[tuple[str, str], Reservation | None] = field(default_factory=dict)
     sessions: dict[tuple[str, str], Session | None] = field(default_factory=dict)
     open_sessions: dict[HolderKey, dict[str, Session]] = field(default_factory=dict)
@@ -153,6 +209,13 @@ class Facts:
     """The instant of the batch: what had expired before it need not be loaded."""
     missing: dict[str, set[Any]] = field(default_factory=dict)
     periods: dict[tuple[Window, Anchor], Period] = field(default_factory=dict)
+    places: Mapping[str, tuple[Counted, ...]] = field(default_factory=dict)
+    """Where each meter is counted for everybody."""
+    counted_since: dict[CountedPlace, Instant] = field(default_factory=dict)
+    """Since when: since the first plan that limits it there."""
+    bounds: Bounds = field(default_factory=Bounds)
+    located: dict[Any, Any] = field(default_factory=dict)
+    """Worked out before, and true until somebody's plan, group or override changes."""
 
     def read(self, table: str, key: Any) -> Any:
         """The fact, or None after noting that it is missing."""
@@ -162,12 +225,34 @@ class Facts:
             self.missing.setdefault(table, set()).add(key)
             return None
 
+    def put(self, table: str, key: Any, value: Any) -> None:
+        """Change what decides about an account: all that was worked out from it is worked out again."""
+        getattr(self, table)[key] = value
+        self.located.clear()
+
+    def counter(self, key: CounterKey) -> Counter | None:
+        """The running total, or None after noting that it is missing."""
+        counter = self.counters.get(key)
+        if counter is None:
+            self.missing.setdefault("counters", set()).add(key)
+        return counter
+
     @property
     def size(self) -> int:
         """How many facts are remembered."""
         tables = (self.members, self.subscriptions, self.overrides, self.counters, self.answers, self.periods)
-        leases = (self.holds, self.reservations, self.sessions, self.open_sessions)
-        return sum(len(table) for table in (*tables, *leases))
+        others = (self.located, self.dimensions, self.reservations, self.sessions, self.open_sessions)
+        return sum(len(table) for table in (*tables, *others))
+
+    def kept_since(self, key: CounterKey) -> Instant | None:
+        """Since when a running total is kept for everybody; None where it is not."""
+        if key.window_key == LEVEL.key:
+            return 0
+        scopes: tuple[Scope, ...] = ("user", "account")
+        if key.account_kind == "group":
+            scopes = ("user",) if key.user else ("account",)
+        known = (self.counted_since.get((key.meter, key.window_key, scope)) for scope in scopes)
+        return min((since for since in known if since is not None), default=None)
 
     def period(self, window: Window, anchor: Anchor, at: Instant) -> Period:
         """The window's period at an instant; calendars are slow and most events fall into the last one."""
@@ -183,9 +268,11 @@ class Changes:
     """What a batch does to the ledger, to be saved in one transaction."""
 
     events: list[UsageEvent] = field(default_factory=list)
-    counters: dict[CounterKey, int] = field(default_factory=dict)
+    counters: set[Counter] = field(default_factory=set)
     rollups: dict[RollupKey, list[int]] = field(default_factory=dict)
-    answers: list[tuple[tuple[str, str, str], StoredAnswer]] = field(default_factory=list)
+    answers: list[tuple[AnswerKey, StoredAnswer]] = field(default_factory=list)
+    dimensions: list[tuple[str, Dimensions]] = field(default_factory=list)
+    tenants: dict[str, TenantSize] = field(default_factory=dict)
     subscriptions: dict[AccountKey, Subscription] = field(default_factory=dict)
     members: dict[tuple[str, str], tuple[Membership, Instant]] = field(default_factory=dict)
     overrides: dict[tuple[HolderKey, OverrideKey], Override | None] = field(default_factory=dict)
@@ -205,8 +292,8 @@ class Changes:
         if self.current_plans is not None:
             return None
         found = {(key.tenant, key.account) for key in self.subscriptions}
-        for counter in (*self.counters, *(key for key, _ in self.holds)):
-            found |= {(counter.tenant, counter.account), (counter.tenant, counter.user)}
+        for key in (*(counter.key for counter in self.counters), *(key for key, _ in self.holds)):
+            found |= {(key.tenant, key.account), (key.tenant, key.user)}
         for (account, user), _ in self.overrides:
             found |= {(account.tenant, account.account), (account.tenant, user)}
         for (tenant, user), (membership, _) in self.members.items():

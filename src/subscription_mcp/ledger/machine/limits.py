@@ -24,6 +24,7 @@ from subscription_mcp.ledger.machine.accounts import (
     locate,
     make_known,
     must_be_known,
+    must_have_room,
     overrides_of,
     view_of,
 )
@@ -67,9 +68,10 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
         raise refused("not_found", "There is no override to clear: the plan's own limit applies.")
     overrides = overrides_of(facts, located.account, standing.user, {holder: held})
     after = view_of(turn, replace(located, limits_of=limits_of_overrides(overrides or {}, turn.now)))
+    must_have_room(turn, located)
     if not turn.may_write:
         return None
-    facts.overrides[holder] = held
+    facts.put("overrides", holder, held)
     turn.changes.overrides[(holder, key)] = override
     make_known(turn, located, command.actor)
     entry = audit(

@@ -5,10 +5,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from hashlib import sha256
 
-from subscription_mcp.domain.catalog import (
-    Catalog,
-    Plan,
-)
+from subscription_mcp.domain.catalog import Catalog, Plan, places_counted
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import (
@@ -27,14 +24,15 @@ from subscription_mcp.ledger.commands import (
     refused,
 )
 from subscription_mcp.ledger.machine.accounts import (
-    Counters,
     Located,
-    counters_of,
     locate,
     make_known,
     must_be_known,
+    must_have_room,
     save_subscription,
+    totals_of,
 )
+from subscription_mcp.ledger.machine.counting import keep_what_is_limited
 from subscription_mcp.ledger.machine.facts import (
     CONFIRMATION_LIFETIME,
     Offer,
@@ -63,10 +61,11 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
     change = _change(facts.catalog, located, command, now)
     to_plan = facts.catalog.plans[command.plan]
     whole = located.standing.user is None
-    before = counters_of(turn, located, now).states(facts.catalog, located.limits, whole_account=whole)
-    after = Counters(facts, located.account, located.user, change.after.billing_anchor, now, now).states(
-        facts.catalog, located.limits_of(to_plan), whole_account=whole
-    )
+    totals = totals_of(turn, located, now)
+    before = totals.states(located.limits, whole_account=whole)
+    totals_after = replace(totals, anchor=change.after.billing_anchor)
+    after = totals_after.states(located.limits_of(to_plan), whole_account=whole)
+    must_have_room(turn, located)
     if not turn.may_write:
         return None
     if command.confirmation is None:
@@ -185,6 +184,7 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
             facts.plan_versions[(plan.key, digest)] = version
             new = facts.plans[(plan.key, version)] = plan.with_version(version)
             changes.plan_versions.append((new, digest, turn.now))
+            keep_what_is_limited(turn, new)
             published.append(plan.key)
         # A definition that was there before is that version again, not a new one.
         version = head.version if plan.key in held_back else facts.plan_versions[(plan.key, digest)]
@@ -204,6 +204,8 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
         facts.catalog = facts.catalog.with_plans(current)
         for plan in current.values():
             facts.plans[(plan.key, plan.version)] = plan
+        facts.places = places_counted(facts.catalog.meters, facts.plans.values())
+        facts.located.clear()
     return PlansPublished(
         {key: plan.version for key, plan in current.items()}, published, held_back, is_first
     )

@@ -1,35 +1,36 @@
 """Reservations: quantity held now and settled later. They expire by time; nothing has to give them back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from subscription_mcp.domain.catalog import TOTAL_MAX, UNLIMITED, Limit, Plan
+from subscription_mcp.domain.catalog import QUANTITY_MAX, UNLIMITED, Limit, Plan
 from subscription_mcp.domain.decisions import (
     Decision,
     Total,
     decide,
     limit_states,
-    recorded_sentence,
+    say_as_recorded,
     sort_states,
 )
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import SECOND
 from subscription_mcp.ledger.commands import Actor, Decided, Reserve, Settle, refused
 from subscription_mcp.ledger.machine.accounts import (
-    Counters,
     Located,
-    counters_of,
-    held_of,
-    holder_of,
     locate,
     locate_again,
     make_known,
+    must_have_room,
+    tally_for,
+    totals_of,
 )
-from subscription_mcp.ledger.machine.facts import KEY_RETENTION, CounterKey, Hold, Reservation, Turn
+from subscription_mcp.ledger.machine.counting import Totals, count, holder_of, must_fit, tally_of, total_of
+from subscription_mcp.ledger.machine.facts import KEY_RETENTION, Counter, Hold, Reservation, Turn
 from subscription_mcp.ledger.machine.usage import (
     append_event,
-    counted_in,
     decided,
+    dimensions_counted,
+    dimensions_of,
     gains_or_refuse,
     pack,
     remember,
@@ -48,16 +49,20 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
     located = locate(turn, command.subject)
     if facts.missing or located is None:
         return None
+    if command.quantity < 0:
+        rule = f"must be an integer from 1 to {QUANTITY_MAX}"
+        raise refused("invalid_request", f"The quantity {rule}.", FieldProblem("quantity", rule))
     gains = gains_or_refuse(facts.catalog, command.event, command.quantity, command.attributes)
-    counters = counters_of(turn, located, now)
-    decision = decided(turn, located, counters, command.event, command.quantity, gains)
-    touched = counted_in(facts, located, counters, gains)
-    taken = {key: used + held_of(facts, key, now) for key, used in touched.items()}
+    tally = tally_for(turn, located, gains, now)
+    if tally is None:
+        return None
+    decision = decided(turn, located, tally, command.event, command.quantity, gains, now)
+    must_have_room(turn, located)
     if not turn.may_write:
         return None
     if not decision.allowed:
         return Decided(decision)
-    _must_fit(taken)
+    must_fit(turn, tally.counted, gains)
     make_known(turn, located, Actor(command.source, "service"))
     plan = located.plan
     assert plan is not None  # without one nothing is allowed
@@ -73,15 +78,14 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
         command.source,
         now,
         now + command.ttl_seconds * SECOND,
-        {key: gains[key.meter] for key in touched},
+        {counter.key: gains[counter.key.meter] for counter in tally.counted},
     )
-    _hold(turn, reservation)
+    _hold(turn, reservation, tally.counted)
     for state in decision.limits:
-        state.held += gains[state.meter]
+        state.held += state.gain
     sort_states(decision.limits)
     decision.reservation_id = reservation.id
-    decision.message = recorded_sentence(decision, facts.catalog, plan)
-    remember(turn, command, decision, plan)
+    remember(turn, command, decision)
     return Decided(decision)
 
 
@@ -110,44 +114,46 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
         return None
     attributes = reservation.attributes if command.attributes is None else command.attributes
     gains = gains_or_refuse(facts.catalog, reservation.event, quantity, attributes) if quantity else {}
-    counters = counters_of(turn, located, reservation.reserved_at)
-    keys = _keys_of(turn, located, counters, reservation, gains)
-    counted = {key: (facts.read("counters", key) or 0) + gains[key.meter] for key in keys}
+    totals = totals_of(turn, located, reservation.reserved_at)
+    counters = _counters_of(turn, totals, reservation, gains)
+    holding = [facts.counter(key) for key in reservation.held]
     within = not gains or (
         not late and all(gains[meter] <= _held_of_meter(reservation, meter) for meter in gains)
     )
-    decision = _decision_on(turn, located, counters, reservation, quantity, gains, within=within)
-    for key in reservation.held:  # known before it is given back: nobody loads it again within the batch
-        facts.read("holds", key)
+    decision = _decision_on(turn, located, totals, reservation, quantity, gains, within=within)
+    dimensions = dimensions_counted(
+        turn, reservation.account.tenant, dimensions_of(reservation.event, located.plan, attributes)
+    )
     if not turn.may_write:
         return None
-    _must_fit(counted)
     if quantity:
-        event = append_event(turn, located, reservation, quantity, attributes, gains, reservation.reserved_at)
-        facts.counters.update(counted)
-        turn.changes.counters.update(counted)
+        must_fit(turn, counters, gains, besides=reservation.id)
+        at = reservation.reserved_at
+        event = append_event(turn, located, reservation, quantity, attributes, gains, at, dimensions)
+        count(turn, counters, gains, at)
         decision.event_id = event.id
     for state in decision.limits:
-        state.used += gains.get(state.meter, 0)
+        state.used += state.gain
     sort_states(decision.limits)
     decision.reservation_id = reservation.id
-    if located.plan is not None:
-        decision.message = recorded_sentence(decision, facts.catalog, located.plan)
-    for key in reservation.held:
-        facts.holds[key].pop(reservation.id, None)
-        turn.changes.holds[(key, reservation.id)] = None
-    ended = replace(reservation, digest=command.digest, answer=pack(decision, located.plan))
+    say_as_recorded(decision, facts.catalog)
+    for counter in holding:
+        if counter is not None:
+            counter.holds.pop(reservation.id, None)
+            turn.changes.holds[(counter.key, reservation.id)] = None
+    ended = replace(reservation, digest=command.digest, answer=pack(decision))
     facts.reservations[place] = turn.changes.reservations[place] = ended
     return Decided(decision, late)
 
 
-def _hold(turn: Turn, reservation: Reservation) -> None:
+def _hold(turn: Turn, reservation: Reservation, counters: Sequence[Counter]) -> None:
     facts, changes = turn.facts, turn.changes
-    for key, quantity in reservation.held.items():
-        holds = facts.holds.setdefault(key, {})
+    for counter in counters:
+        key, holds = counter.key, counter.holds
         for id_ in [id_ for id_, hold in holds.items() if hold.expires_at <= turn.now]:
             del holds[id_]
             changes.holds[(key, id_)] = None
+        quantity = reservation.held[key]
         if quantity:  # an estimate of 0 holds nothing, yet is settled in this window
             hold = Hold(quantity, reservation.expires_at)
             holds[reservation.id] = changes.holds[(key, reservation.id)] = hold
@@ -163,18 +169,15 @@ def _settled_before(turn: Turn, command: Settle, reservation: Reservation, quant
     return None if decision is None else Decided(decision, decision.as_of >= reservation.expires_at)
 
 
-def _keys_of(
-    turn: Turn,
-    located: Located,
-    counters: Counters,
-    reservation: Reservation,
-    gains: Mapping[str, int],
-) -> list[CounterKey]:
-    """The counters to add to: those that were held; for a meter that was not, those of that time."""
+def _counters_of(
+    turn: Turn, totals: Totals, reservation: Reservation, gains: Mapping[str, int]
+) -> list[Counter]:
+    """Where a settle counts: where it was held; for a meter that was not, in the windows of that time."""
+    found = [turn.facts.counter(key) for key in reservation.held if key.meter in gains]
     held = {key.meter for key in reservation.held}
-    others = {meter: gain for meter, gain in gains.items() if meter not in held}
-    keys = [key for key in reservation.held if key.meter in gains]
-    return keys + list(counted_in(turn.facts, located, counters, others))
+    others = tally_of(totals, (), [meter for meter in gains if meter not in held])
+    found += others.counted if others is not None else []
+    return [counter for counter in found if counter is not None]
 
 
 def _held_of_meter(reservation: Reservation, meter: str) -> int:
@@ -184,7 +187,7 @@ def _held_of_meter(reservation: Reservation, meter: str) -> int:
 def _decision_on(
     turn: Turn,
     located: Located,
-    counters: Counters,
+    totals: Totals,
     reservation: Reservation,
     quantity: int,
     gains: Mapping[str, int],
@@ -193,46 +196,41 @@ def _decision_on(
 ) -> Decision:
     """How the settle stands against the limits: what was held was granted; more than that may be over."""
     held_in = {(key.meter, key.window_key, key.user): key for key in reservation.held}
+    at, now = reservation.reserved_at, turn.now
 
     def total(limit: Limit) -> Total:
-        holder = holder_of(located.account, located.user, limit.scope)
-        key = held_in.get((limit.meter, limit.window.key, holder))
-        if key is None:
-            key = counters.key(limit.meter, limit.window, limit.scope)
-        used = turn.facts.read("counters", key) or 0
-        held = held_of(turn.facts, key, turn.now, besides=reservation.id)
-        period = turn.facts.period(limit.window, located.anchor, reservation.reserved_at)
-        if period.start != key.start:  # a billing period that another plan has cut short since
-            anchor = located.anchor._replace(at=key.start)
-            period = limit.window.period_at(reservation.reserved_at, anchor)
-        return Total(used, held, period)
+        key = held_in.get(
+            (limit.meter, limit.window.key, holder_of(located.account, located.user, limit.scope))
+        )
+        key = key or totals.key(limit.meter, limit.window, limit.scope)
+        counter = turn.facts.counter(key)
+        period = totals.period(limit.window)
+        if not limit.window.is_rolling and period.start != key.start:
+            # A billing period that another plan has cut short since.
+            period = limit.window.period_at(at, located.anchor._replace(at=key.start))
+        if counter is None:
+            return Total(0, 0, period)
+        return total_of(counter, limit.window, period, at, now, besides=reservation.id)
 
     def limits_of(plan: Plan) -> list[Limit]:
         limits = located.limits_of(plan)
         # What was granted is granted: nothing refuses it afterwards.
         return [replace(limit, maximum=UNLIMITED) for limit in limits] if within else list(limits)
 
+    catalog, plan = turn.facts.catalog, located.plan
     decision = decide(
-        catalog=turn.facts.catalog,
-        plan=located.plan,
+        catalog=catalog,
+        plan=plan,
+        states=limit_states(catalog, limits_of(plan), total, gains) if plan is not None else [],
         limits_of=limits_of,
         totals=total,
         event=reservation.event,
         quantity=quantity,
         gains=gains,
-        now=turn.now,
+        now=now,
     )
-    if located.plan is not None and within:
+    if plan is not None and within:
         meters = gains or {key.meter: 0 for key in reservation.held}
-        decision.limits = limit_states(turn.facts.catalog, located.limits, total, meters)
+        decision.limits = limit_states(catalog, located.limits, total, meters)
         sort_states(decision.limits)
     return decision
-
-
-def _must_fit(totals: Mapping[CounterKey, int]) -> None:
-    if any(total > TOTAL_MAX for total in totals.values()):
-        raise refused(
-            "invalid_request",
-            f"The total would pass {TOTAL_MAX}, the most one counter can hold.",
-            FieldProblem("quantity", "is more than the counter can still hold"),
-        )

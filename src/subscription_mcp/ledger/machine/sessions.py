@@ -3,13 +3,13 @@
 import json
 from dataclasses import replace
 
-from subscription_mcp.domain.catalog import UNLIMITED, Plan, monthly_micros
+from subscription_mcp.domain.catalog import UNLIMITED, Limit, Plan, monthly_micros
 from subscription_mcp.domain.decisions import Decision, LimitState, Unlock
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import SECOND
 from subscription_mcp.domain.sessions import Session, expiry_of, has_room
-from subscription_mcp.domain.windows import Period
-from subscription_mcp.domain.wording import NO_SUBSCRIPTION, clock_time, session_sentence
+from subscription_mcp.domain.windows import Level, Period
+from subscription_mcp.domain.wording import clock_time, session_sentence
 from subscription_mcp.ledger.commands import (
     Actor,
     CloseSession,
@@ -24,6 +24,7 @@ from subscription_mcp.ledger.machine.accounts import (
     locate,
     locate_again,
     make_known,
+    must_have_room,
     open_sessions_of,
 )
 from subscription_mcp.ledger.machine.facts import StoredAnswer, Turn
@@ -31,7 +32,6 @@ from subscription_mcp.ledger.machine.usage import remember, remembered
 
 METER = "sessions"
 EVENT = "session"
-WINDOW = "level"
 
 
 def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
@@ -43,12 +43,13 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
     if facts.missing or located is None:
         return None
     sessions = open_sessions_of(turn, located)
+    must_have_room(turn, located)
     if not turn.may_write:
         return None
     plan = located.plan
     if plan is None:
         offers = [Unlock("upgrade_tier", p.key) for p in facts.catalog.plans_by_price[:1]]
-        decision = Decision(False, "payment_required", NO_SUBSCRIPTION, None, EVENT, 1, [], now, offers)
+        decision = Decision("payment_required", None, EVENT, 1, [], now, offers)
         return SessionDecided(decision, None, len(sessions), 0)
     maximum = plan.sessions.max_concurrent
     if not has_room(maximum, len(sessions)):
@@ -66,7 +67,7 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
     _keep(turn, session)
     decision = _decision(turn, plan, len(sessions) + 1)
     decision.event_id = session.id
-    remember(turn, command, decision, plan)
+    remember(turn, command, decision)
     decision.event_id = None
     return SessionDecided(decision, session, len(sessions) + 1, maximum)
 
@@ -135,9 +136,8 @@ def _keep(turn: Turn, session: Session) -> None:
 
 
 def _decision(turn: Turn, plan: Plan, active: int) -> Decision:
-    state = _state(plan, active)
-    message = session_sentence(plan, active)
-    return Decision(True, "ok", message, plan.key, EVENT, 1, [state], turn.now)
+    said = session_sentence(plan, active)
+    return Decision("ok", plan, EVENT, 1, [_state(plan, active)], turn.now, said=said)
 
 
 def _refusal(turn: Turn, plan: Plan, sessions: list[Session]) -> Decision:
@@ -164,23 +164,12 @@ def _refusal(turn: Turn, plan: Plan, sessions: list[Session]) -> Decision:
         message += f" {better.title} has {'no limit' if most is UNLIMITED else f'{most:,}'}."
     if sessions:
         unlocks.append(Unlock("wait", until=sessions[0].expires_at))
-    return Decision(False, "session_limit", message, plan.key, EVENT, 1, [state], turn.now, unlocks)
+    return Decision("session_limit", plan, EVENT, 1, [state], turn.now, unlocks, message)
 
 
 def _state(plan: Plan, active: int) -> LimitState:
-    return LimitState(
-        METER,
-        WINDOW,
-        WINDOW,
-        None,
-        "user",
-        EVENT,
-        plan.sessions.max_concurrent,
-        active,
-        0,
-        Period(0, None),
-        plan.timezone,
-    )
+    limit = Limit(METER, Level(plan.timezone), plan.sessions.max_concurrent)
+    return LimitState(limit, EVENT, active, 0, Period(0, None))
 
 
 def _opened_before(turn: Turn, command: OpenSession, stored: StoredAnswer) -> SessionDecided | None:

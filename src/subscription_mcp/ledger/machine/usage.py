@@ -1,16 +1,18 @@
 """Usage: checked, recorded, replayed."""
 
-import json
 from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import from_json, to_json
 
 from subscription_mcp.domain.catalog import (
+    DIMENSIONS,
     QUANTITY_MAX,
-    TOTAL_MAX,
     UNLIMITED,
     Attributes,
     Catalog,
+    Limit,
     Plan,
-    Scope,
 )
 from subscription_mcp.domain.decisions import (
     Decision,
@@ -18,44 +20,45 @@ from subscription_mcp.domain.decisions import (
     Unlock,
     count_in,
     decide,
-    recorded_sentence,
+    say_as_recorded,
+    unit_of,
 )
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.usage import DIMENSIONS, attribute_problems, event_type_of, gains_of
-from subscription_mcp.domain.windows import Period, quarter_of
-from subscription_mcp.domain.wording import NO_SUBSCRIPTION
+from subscription_mcp.domain.usage import attribute_problems, event_type_of, gains_of
+from subscription_mcp.domain.windows import Period, quarter_of, window_of_key
 from subscription_mcp.ledger.commands import (
     Actor,
     CheckUsage,
     Decided,
-    OpenSession,
+    Keyed,
     RecordUsage,
-    Reserve,
     UsageEvent,
     refused,
 )
 from subscription_mcp.ledger.machine.accounts import (
-    Counters,
     Located,
-    counters_of,
     locate,
     make_known,
+    must_have_room,
+    tally_for,
+    totals_of,
 )
+from subscription_mcp.ledger.machine.counting import Tally, count, must_fit
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
     KEY_RETENTION,
-    Changes,
-    CounterKey,
-    Facts,
+    AnswerKey,
+    Dimensions,
     Reservation,
     RollupKey,
     StoredAnswer,
+    TenantSize,
     Turn,
 )
 
-# Made once: `json.dumps` would make an encoder for every answer.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+OTHER = "other"
+"""Stands for every provider, model, tool or client beyond what a tenant may tell apart."""
 
 
 def check(turn: Turn, command: CheckUsage) -> Decided | None:
@@ -63,8 +66,12 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
     if located is None:
         return None
     gains = gains_or_refuse(turn.facts.catalog, command.event, command.quantity, command.attributes)
-    counters = counters_of(turn, located, turn.now)
-    decision = decided(turn, located, counters, command.event, command.quantity, gains)
+    tally = tally_for(turn, located, gains, turn.now)
+    if tally is None:
+        return None
+    if command.quantity < 0:
+        gains = gains_in(tally, gains)
+    decision = decided(turn, located, tally, command.event, command.quantity, gains, turn.now)
     return None if turn.facts.missing else Decided(decision)
 
 
@@ -75,30 +82,31 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     if stored is not None:
         return replay(turn, stored, command.event, command.quantity)
     located = locate(turn, command.subject)
-    if facts.missing or located is None:
+    if located is None or facts.missing:
         return None
     at = _instant_of_event(command.occurred_at, now)
     gains = gains_or_refuse(facts.catalog, command.event, command.quantity, command.attributes)
-    counters = counters_of(turn, located, at)
-    decision = decided(turn, located, counters, command.event, command.quantity, gains)
-    counted = counted_in(facts, located, counters, gains)
+    tally = tally_for(turn, located, gains, at)
+    if tally is None:
+        return None
+    if command.quantity < 0:
+        gains = gains_in(tally, gains)
+    decision = decided(turn, located, tally, command.event, command.quantity, gains, at)
+    dimensions = dimensions_counted(
+        turn, located.account.tenant, dimensions_of(command.event, located.plan, command.attributes)
+    )
+    must_have_room(turn, located)
     if not turn.may_write:
         return None
     if not decision.allowed and command.enforce:
         return Decided(decision)
-    if any(used > TOTAL_MAX for used in counted.values()):
-        raise refused("invalid_request", f"The total would pass {TOTAL_MAX}, the most one counter can hold.")
+    must_fit(turn, tally.counted, gains)
 
     make_known(turn, located, Actor(command.source, "service"))
-    plan = located.plan
-    event = append_event(turn, located, command, command.quantity, command.attributes, gains, at)
-    facts.counters.update(counted)
-    turn.changes.counters.update(counted)
-    if plan is not None:
-        count_in(decision, facts.catalog, plan, gains, event.id)
-    else:
-        decision.event_id = event.id
-    remember(turn, command, decision, plan)
+    event = append_event(turn, located, command, command.quantity, command.attributes, gains, at, dimensions)
+    count(turn, tally.counted, gains, at)
+    count_in(decision, facts.catalog, event.id)
+    remember(turn, command, decision)
     return Decided(decision)
 
 
@@ -110,6 +118,7 @@ def append_event(
     attributes: Attributes,
     gains: Mapping[str, int],
     at: Instant,
+    dimensions: Dimensions,
 ) -> UsageEvent:
     """Append one event and add it to the rollups; the counters are the caller's."""
     plan, account = located.plan, located.account
@@ -130,26 +139,31 @@ def append_event(
         turn.now,
     )
     turn.changes.events.append(event)
-    _roll_up(turn.changes, event)
+    _roll_up(turn, event, dimensions)
     return event
 
 
-def remember(
-    turn: Turn, command: RecordUsage | Reserve | OpenSession, decision: Decision, plan: Plan | None
-) -> None:
+def answer_key(command: Keyed) -> AnswerKey | None:
+    """Where the answer to a request with an idempotency key is kept."""
+    if command.idempotency_key is None:
+        return None
+    return command.subject.tenant, command.source, command.idempotency_key
+
+
+def remember(turn: Turn, command: Keyed, decision: Decision) -> None:
     """Keep the answer under the request's idempotency key, if it has one."""
-    if command.idempotency_key is not None:
-        key = (command.subject.tenant, command.source, command.idempotency_key)
-        answer = StoredAnswer(command.digest, pack(decision, plan), turn.now)
+    key = answer_key(command)
+    if key is not None:
+        answer = StoredAnswer(command.digest, pack(decision), turn.now)
         turn.facts.answers[key] = answer
         turn.changes.answers.append((key, answer))
 
 
-def remembered(turn: Turn, command: RecordUsage | Reserve | OpenSession) -> StoredAnswer | None:
+def remembered(turn: Turn, command: Keyed) -> StoredAnswer | None:
     """What the request's idempotency key did before. Raises Refusal `conflict` where that was another request."""
-    if command.idempotency_key is None:
+    key = answer_key(command)
+    if key is None:
         return None
-    key = (command.subject.tenant, command.source, command.idempotency_key)
     stored: StoredAnswer | None = turn.facts.read("answers", key)
     if stored is None or turn.now - stored.at >= KEY_RETENTION:
         return None
@@ -174,12 +188,9 @@ def _instant_of_event(occurred_at: Instant | None, now: Instant) -> Instant:
 
 
 def gains_or_refuse(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
+    """What each meter gains. Raises Refusal where the event could not have happened like that."""
     if not 1 <= quantity <= QUANTITY_MAX:
-        raise refused(
-            "invalid_request",
-            f"The quantity must be an integer from 1 to {QUANTITY_MAX}.",
-            FieldProblem("quantity", f"must be an integer from 1 to {QUANTITY_MAX}"),
-        )
+        _must_be_able_to_fall(catalog, event, quantity)
     event_type = event_type_of(catalog, event)
     if attributes:
         problems = attribute_problems(event_type, attributes)
@@ -188,83 +199,111 @@ def gains_or_refuse(catalog: Catalog, event: str, quantity: int, attributes: Att
     return gains_of(catalog, event, quantity, attributes)
 
 
+def _must_be_able_to_fall(catalog: Catalog, event: str, quantity: int) -> None:
+    falls = event in catalog.events_that_fall
+    if falls and -QUANTITY_MAX <= quantity <= QUANTITY_MAX and quantity:
+        return
+    rule = f"must be an integer from 1 to {QUANTITY_MAX}"
+    if falls:
+        rule += ", or its negative to lower the level"
+    raise refused("invalid_request", f"The quantity {rule}.", FieldProblem("quantity", rule))
+
+
+def gains_in(tally: Tally, gains: Mapping[str, int]) -> dict[str, int]:
+    """What lowers levels, as it can be counted: none falls below nothing."""
+    return {meter: max(gain, -tally.level(meter)) for meter, gain in gains.items()}
+
+
 def decided(
-    turn: Turn, located: Located, counters: Counters, event: str, quantity: int, gains: Mapping[str, int]
+    turn: Turn,
+    located: Located,
+    tally: Tally,
+    event: str,
+    quantity: int,
+    gains: Mapping[str, int],
+    at: Instant,
 ) -> Decision:
+    """The decision on something that happened, or would happen, at `at`."""
+    now = turn.now
     return decide(
         catalog=turn.facts.catalog,
         plan=located.plan,
+        states=tally.states(gains, at, now),
         limits_of=located.limits_of,
-        totals=counters.total,
+        totals=lambda limit: totals_of(turn, located, at).of(limit),
         event=event,
         quantity=quantity,
         gains=gains,
-        now=turn.now,
+        now=now,
     )
 
 
-def counted_in(
-    facts: Facts, located: Located, counters: Counters, gains: Mapping[str, int]
-) -> dict[CounterKey, int]:
-    """The totals after the event, in every window any plan limits the meter in, for user and account."""
-    scopes: tuple[Scope, ...] = ("user", "account") if located.account.account_kind == "group" else ("user",)
-    windows_of_meter = facts.catalog.windows_of_meter
-    counted: dict[CounterKey, int] = {}
-    for meter, gain in gains.items():
-        windows = windows_of_meter.get(meter, ())
-        if located.plan is not None and located.plan.version != _current_version(facts, located.plan.key):
-            # A subscriber of an older version may be limited in a window no current plan has.
-            known = {window.key for window in windows}
-            windows += tuple(
-                limit.window
-                for limit in located.plan.limits
-                if limit.meter == meter and limit.window.key not in known
-            )
-        for window in windows:
-            for scope in scopes:
-                key = counters.key(meter, window, scope)
-                used = facts.read("counters", key)
-                counted[key] = (used or 0) + gain
-    return counted
+def dimensions_counted(turn: Turn, tenant: str, dimensions: Dimensions) -> Dimensions:
+    """The dimensions usage is kept by: the event's own, or `other` for what a tenant has too many of."""
+    facts = turn.facts
+    known: bool | None = facts.dimensions.get((tenant, dimensions))
+    if known:
+        return dimensions
+    known = facts.read("dimensions", (tenant, dimensions))
+    size: TenantSize | None = facts.read("tenants", tenant)
+    if known or size is None or size.dimensions < facts.bounds.dimensions:
+        return dimensions
+    kept, told_apart = dimensions[:2], dimensions[2:]
+    return (*kept, *(None if value is None else OTHER for value in told_apart))
 
 
-def _current_version(facts: Facts, plan: str) -> int | None:
-    current = facts.catalog.plans.get(plan)
-    return current.version if current is not None else None
-
-
-def _roll_up(changes: Changes, event: UsageEvent) -> None:
+def _roll_up(turn: Turn, event: UsageEvent, dimensions: Dimensions) -> None:
+    _note_dimensions(turn, event.tenant, dimensions)
     quarter = quarter_of(event.occurred_at)
-    dimensions = dimensions_of(event)
+    rollups = turn.changes.rollups
     for meter, gain in event.gains.items():
         key = RollupKey(
             event.tenant, quarter, event.account_kind, event.account, event.user, meter, dimensions
         )
-        cell = changes.rollups.get(key)
+        cell = rollups.get(key)
         if cell is None:
-            changes.rollups[key] = [1, gain]
+            rollups[key] = [1, gain]
         else:
             cell[0] += 1
             cell[1] += gain
 
 
-def dimensions_of(event: UsageEvent) -> tuple[str | None, ...]:
-    """What usage of the event can be grouped by, in the order of `RollupKey.dimensions`."""
-    return (event.event, event.plan, *(_text(event.attributes.get(name)) for name in DIMENSIONS))
+def _note_dimensions(turn: Turn, tenant: str, dimensions: Dimensions) -> None:
+    facts = turn.facts
+    if facts.dimensions.get((tenant, dimensions)):
+        return
+    facts.dimensions[(tenant, dimensions)] = True
+    turn.changes.dimensions.append((tenant, dimensions))
+    size = facts.tenants.get(tenant) or TenantSize()
+    facts.tenants[tenant] = turn.changes.tenants[tenant] = size._replace(dimensions=size.dimensions + 1)
+
+
+def dimensions_of(event: str, plan: Plan | None, attributes: Attributes) -> Dimensions:
+    """What usage of an event can be grouped by."""
+    return _dimensions(event, plan.key if plan is not None else "", attributes)
+
+
+def dimensions_of_event(event: UsageEvent) -> Dimensions:
+    """What usage of a recorded event can be grouped by."""
+    return _dimensions(event.event, event.plan, event.attributes)
+
+
+def _dimensions(event: str, plan: str, attributes: Attributes) -> Dimensions:
+    return (event, plan, *(_text(attributes.get(name)) for name in DIMENSIONS))
 
 
 def _text(value: str | int | None) -> str | None:
     return None if value is None else str(value)
 
 
-def pack(decision: Decision, plan: Plan | None) -> str:
+def pack(decision: Decision) -> str:
     """The numbers the first answer is rebuilt from; names and sentences follow from them and the plan."""
     states = [
         [
-            state.meter,
-            state.window_key,
-            state.scope,
-            None if state.maximum is UNLIMITED else state.maximum,
+            state.limit.meter,
+            state.limit.window.key,
+            state.limit.scope,
+            None if state.limit.maximum is UNLIMITED else state.limit.maximum,
             state.used,
             state.held,
             *state.period,
@@ -273,9 +312,10 @@ def pack(decision: Decision, plan: Plan | None) -> str:
         for state in decision.limits
     ]
     unlocks = [[u.action, u.plan, u.until] for u in decision.unlocks]
-    version = plan.version if plan is not None else None
+    plan = decision.plan_held
+    held = [plan.key, plan.version] if plan is not None else [None, None]
     ids = [decision.event_id, decision.reservation_id]
-    return _encode([*ids, decision.code, decision.plan, version, decision.as_of, states, unlocks])
+    return to_json([*ids, decision.code, *held, decision.as_of, states, unlocks]).decode()
 
 
 def replay(turn: Turn, stored: StoredAnswer, event: str, quantity: int) -> Decided | None:
@@ -285,48 +325,33 @@ def replay(turn: Turn, stored: StoredAnswer, event: str, quantity: int) -> Decid
 
 
 def unpacked(turn: Turn, answer: str, event: str, quantity: int) -> Decision | None:
-    event_id, reservation_id, code, plan_key, version, as_of, packed, unlocks = json.loads(answer)
+    event_id, reservation_id, code, plan_key, version, as_of, packed, unlocks = from_json(answer)
     facts = turn.facts
     plan: Plan | None = facts.read("plans", (plan_key, version)) if plan_key is not None else None
     if facts.missing:
         return None
-    states = []
-    for meter, window_key, scope, maximum, used, held, start, end, is_refused in packed:
-        name, _, timezone = window_key.partition("@")
-        known = plan.limit_for(meter, name) if plan is not None else None
-        known_meter = facts.catalog.meters.get(meter)
-        states.append(
-            LimitState(
-                meter,
-                name,
-                window_key,
-                known.window.seconds if known else None,
-                scope,
-                known_meter.unit if known_meter else meter,
-                UNLIMITED if maximum is None else maximum,
-                used,
-                held,
-                Period(start, end),
-                known.window.timezone if known else timezone or "UTC",
-                bool(is_refused),
-                end is not None and end <= as_of,
-            )
-        )
+    states = [_unpacked_state(facts.catalog, plan, as_of, *fields) for fields in packed]
     offers = [Unlock(action, plan_, until) for action, plan_, until in unlocks]
-    decision = Decision(
-        code == "ok",
-        code,
-        NO_SUBSCRIPTION,
-        plan_key,
-        event,
-        quantity,
-        states,
-        as_of,
-        offers,
-        event_id,
-        reservation_id,
-        replayed=True,
-    )
-    if plan is not None:
-        decision.message = recorded_sentence(decision, facts.catalog, plan)
+    decision = Decision(code, plan, event, quantity, states, as_of, offers)
+    decision.event_id, decision.reservation_id, decision.replayed = event_id, reservation_id, True
+    say_as_recorded(decision, facts.catalog)
     return decision
+
+
+def _unpacked_state(
+    catalog: Catalog,
+    plan: Plan | None,
+    as_of: Instant,
+    meter: str,
+    window_key: str,
+    scope: Any,
+    *numbers: Any,
+) -> LimitState:
+    maximum, used, held, start, end, is_refused = numbers
+    known = plan.limit_for(meter, window_key.partition("@")[0]) if plan is not None else None
+    window = known.window if known is not None else window_of_key(window_key)
+    limit = Limit(meter, window, UNLIMITED if maximum is None else maximum, scope)
+    is_over = end is not None and end <= as_of
+    return LimitState(
+        limit, unit_of(catalog, meter), used, held, Period(start, end), 0, bool(is_refused), is_over
+    )

@@ -1,0 +1,60 @@
+"""Rolling windows: what was used when, as far back as it still counts. Pure folds over cells.
+
+A cell is an instant and a quantity. What was used at `t` counts until `t + length` and not a microsecond
+longer. So that a busy holder's cells stay few, beyond `CELLS_MAX` of them those of one sixtieth of the window
+become one, at its latest instant: given back a little late, never early.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from subscription_mcp.domain.instants import Instant
+
+CELLS_MAX = 120
+CELLS_MERGED = 60
+
+Cells = Sequence[tuple[Instant, int]]
+"""Oldest first; no two of one instant."""
+
+
+def used_within(cells: Cells, length: Instant, now: Instant) -> int:
+    """What counts at an instant."""
+    return sum(quantity for at, quantity in cells if now < at + length)
+
+
+def with_use(cells: Cells, at: Instant, quantity: int, length: Instant, now: Instant) -> Cells:
+    """The cells with one more use in them, without those that no longer count."""
+    if at + length <= now:
+        return cells
+    kept = [cell for cell in cells if now < cell[0] + length]
+    place = len(kept)
+    while place and kept[place - 1][0] > at:
+        place -= 1
+    if place and kept[place - 1][0] == at:
+        kept[place - 1] = (at, kept[place - 1][1] + quantity)
+    else:
+        kept.insert(place, (at, quantity))
+    return kept if len(kept) <= CELLS_MAX else _merged(kept, length)
+
+
+def back_at(cells: Cells, length: Instant, now: Instant, excess: int) -> Instant:
+    """When at least `excess` of what counts now has come back; all of it where that is less. Something used
+    now would come back a length from now, which is the answer where nothing counts."""
+    given_back = 0
+    back = now + length
+    for at, quantity in cells:
+        if now < at + length:
+            back = at + length
+            given_back += quantity
+            if given_back >= excess:
+                break
+    return back
+
+
+def _merged(cells: Cells, length: Instant) -> Cells:
+    step = max(1, length // CELLS_MERGED)
+    merged = []
+    for _, group in groupby(cells, key=lambda cell: cell[0] // step):
+        members = list(group)
+        merged.append((members[-1][0], sum(quantity for _, quantity in members)))
+    return merged

@@ -1,0 +1,177 @@
+"""Counting: the running totals an account's events move, and the limits they are checked against."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from subscription_mcp.domain.catalog import TOTAL_MAX, Limit, Plan, Scope, places_of
+from subscription_mcp.domain.decisions import LimitState, Total, limit_states, sort_states, state_of, unit_of
+from subscription_mcp.domain.errors import FieldProblem
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.subscriptions import AccountKey
+from subscription_mcp.domain.windows import Anchor, Level, Period, Rolling, Window
+from subscription_mcp.ledger.commands import refused
+from subscription_mcp.ledger.machine.facts import NO_ANCHOR, Counter, CounterKey, Facts, Turn
+
+_FOR_EVER = Period(0, None)
+_NOTHING = Total(0, 0, _FOR_EVER)
+
+
+@dataclass(slots=True)
+class Totals:
+    """Reads the running totals of one account, as they stand now in the windows that hold `at`."""
+
+    facts: Facts
+    account: AccountKey
+    user: str
+    anchor: Anchor
+    at: Instant
+    now: Instant
+
+    def key(self, meter: str, window: Window, scope: Scope) -> CounterKey:
+        account = self.account
+        start = 0 if window.is_rolling else self.period(window).start
+        holder = holder_of(account, self.user, scope)
+        return CounterKey(
+            account.tenant, start, window.key, account.account_kind, account.account, holder, meter
+        )
+
+    def period(self, window: Window) -> Period:
+        return self.facts.period(window, self.anchor, self.at)
+
+    def of(self, limit: Limit) -> Total:
+        """The total a limit looks at; nothing where it is not loaded yet."""
+        counter = self.facts.counter(self.key(limit.meter, limit.window, limit.scope))
+        if counter is None:
+            return _NOTHING
+        return total_of(counter, limit.window, self.period(limit.window), self.at, self.now)
+
+    def states(self, limits: Sequence[Limit], *, whole_account: bool) -> list[LimitState]:
+        """How the limits stand. What each user of a group may use says nothing about the group as a whole."""
+        shown = [limit for limit in limits if not whole_account or limit.scope == "account"]
+        states = limit_states(self.facts.catalog, shown, self.of)
+        sort_states(states)
+        return states
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one user's events of certain meters are checked against and counted in, as long as their windows
+    last."""
+
+    period: Period
+    checked: list[tuple[Limit, str, Counter, Period]]
+    """A limit, the unit of its meter, where it is counted, and the period that is."""
+    counted: list[Counter]
+
+    def states(self, gains: Mapping[str, int], at: Instant, now: Instant) -> list[LimitState]:
+        """How the limits stand before something that happened at `at`."""
+        states = []
+        for limit, unit, counter, period in self.checked:
+            if counter.length is None:
+                held = counter.held(now) if counter.holds else 0
+                states.append(LimitState(limit, unit, counter.used, held, period, gains[limit.meter]))
+                continue
+            total = total_of(counter, limit.window, period, at, now)
+            if total.counts:
+                states.append(state_of(limit, unit, total, gains[limit.meter]))
+        return states
+
+    def level(self, meter: str) -> int:
+        """Where a meter that is a level stands for the user; no group as a whole ever has less."""
+        return next(
+            (
+                counter.used
+                for counter in self.counted
+                if counter.key.meter == meter and counter.key.window_key == Level.name and counter.key.user
+            ),
+            0,
+        )
+
+
+def total_of(
+    counter: Counter, window: Window, period: Period, at: Instant, now: Instant, *, besides: str | None = None
+) -> Total:
+    """A counter as a limit sees it for something that happened at `at`, leaving out one reservation's hold."""
+    held = counter.held(now, besides=besides)
+    if isinstance(window, Rolling):
+        period = window.period_at(now, NO_ANCHOR)
+        return Total(counter.used_at(now), held, period, counter.cells, at + window.length > now)
+    return Total(counter.used, held, period)
+
+
+def tally_of(totals: Totals, limits: Iterable[Limit], meters: Iterable[str]) -> Tally | None:
+    """The tally of some meters under some limits; None where facts are missing."""
+    facts, is_group = totals.facts, totals.account.account_kind == "group"
+    counters: dict[tuple[str, str, Scope], Counter | None] = {}
+    windows: set[Window] = set()
+
+    def place_of(meter: str, window: Window, scope: Scope) -> tuple[str, str, Scope]:
+        # A personal account is its one user.
+        place = (meter, window.key, scope if is_group else "user")
+        if place not in counters:
+            counters[place] = facts.counter(totals.key(meter, window, scope))
+            windows.add(window)
+        return place
+
+    for meter in meters:
+        for window, scope in facts.places.get(meter, ()):
+            place_of(meter, window, scope)
+    places = [
+        (limit, place_of(limit.meter, limit.window, limit.scope)) for limit in limits if limit.meter in meters
+    ]
+    if facts.missing:
+        return None
+    checked = []
+    for limit, place in places:
+        counter = counters[place]
+        assert counter is not None
+        checked.append((limit, unit_of(facts.catalog, limit.meter), counter, totals.period(limit.window)))
+    start, end = _FOR_EVER
+    for window in windows:
+        if not window.is_rolling:
+            period = totals.period(window)
+            start = max(start, period.start)
+            if period.end is not None:
+                end = period.end if end is None else min(end, period.end)
+    return Tally(Period(start, end), checked, [one for one in counters.values() if one is not None])
+
+
+def keep_what_is_limited(turn: Turn, plan: Plan) -> None:
+    """Keep the totals a new version of a plan limits, from now on and for everybody."""
+    facts = turn.facts
+    for limit in plan.limits:
+        for window, scope in places_of(limit):
+            facts.counted_since.setdefault((limit.meter, window.key, scope), turn.now)
+    for counter in facts.counters.values():
+        if not counter.kept and facts.kept_since(counter.key) is not None:
+            counter.kept = True
+            turn.changes.counters.add(counter)
+
+
+def count(turn: Turn, counters: Iterable[Counter], gains: Mapping[str, int], at: Instant) -> None:
+    """Add what an event gains to its counters."""
+    touched = turn.changes.counters
+    for counter in counters:
+        counter.add(gains[counter.key.meter], at, turn.now)
+        touched.add(counter)
+
+
+def must_fit(
+    turn: Turn, counters: Iterable[Counter], gains: Mapping[str, int], *, besides: str | None = None
+) -> None:
+    """Refuse what would make a total larger than a counter can hold; `besides` is a hold that ends with it."""
+    now = turn.now
+    for counter in counters:
+        total = counter.used + gains[counter.key.meter]
+        if counter.holds or counter.length is not None:
+            total += counter.used_at(now) - counter.used + counter.held(now, besides=besides)
+        if total > TOTAL_MAX:
+            raise refused(
+                "invalid_request",
+                f"The total would pass {TOTAL_MAX}, the most one counter can hold.",
+                FieldProblem("quantity", "is more than the counter can still hold"),
+            )
+
+
+def holder_of(account: AccountKey, user: str, scope: Scope) -> str:
+    return "" if account.account_kind == "group" and scope == "account" else user

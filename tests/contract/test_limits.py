@@ -1,0 +1,380 @@
+"""Every shape of limit, through the ledger: rolling windows and rates, levels, pools with caps, limits that come
+in mid-period, and what keeps a tenant from growing without end."""
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+from tests.builders import (
+    Clock,
+    a_catalog,
+    a_limit,
+    a_limit_set,
+    a_plan,
+    a_publication,
+    a_record,
+    a_reserve,
+    a_settle,
+    a_subject,
+    code_of,
+    decision_of,
+    view_of,
+)
+from tests.contract.test_engine import SqliteStore, one_plan, used
+
+from subscription_mcp.domain.catalog import Scope
+from subscription_mcp.domain.decisions import LimitState
+from subscription_mcp.domain.instants import MINUTE, SECOND, format_instant
+from subscription_mcp.domain.usage import Bounds
+from subscription_mcp.ledger.commands import Arrive, CheckUsage
+from subscription_mcp.ledger.writer import Ledger
+
+GROUP = {"group": "crew"}
+
+
+def of_crew(user: str):
+    return a_subject(user, **GROUP)
+
+
+async def states(ledger: Ledger, subject="bob") -> dict[tuple[str, str], LimitState]:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    view = view_of(await ledger.rehearse(Arrive(who)))
+    return {(state.window, state.scope): state for state in view.limits}
+
+
+# Rolling windows and rates
+
+
+async def test_a_minute_slides_and_lets_exactly_its_number_through(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T14:00:00.500000Z")
+    async with store.open(catalog=one_plan(a_limit(3, window="minute")), clock=clock) as ledger:
+        for _ in range(3):
+            assert code_of(await ledger.submit_one(a_record())) == "ok"
+            clock.advance(seconds=10)
+        decision = decision_of(await ledger.submit_one(a_record()))
+        assert (decision.code, decision.retryable) == ("rate_limited", True)
+        assert decision.message == (
+            "Basic plan: 3 of 3 messages used in the last minute. Comes back in 30 s."
+        )
+        (state,) = decision.limits
+        assert format_instant(state.resets_at or 0) == "2026-11-20T14:01:00.500000Z"
+        assert [unlock.action for unlock in decision.unlocks] == ["wait"]
+        clock.advance(seconds=30, microseconds=-1)
+        assert code_of(await ledger.submit_one(a_record())) == "rate_limited"
+        clock.advance(microseconds=1)
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        assert code_of(await ledger.submit_one(a_record())) == "rate_limited"
+
+
+async def test_more_at_once_than_a_minute_ever_holds_is_no_question_of_waiting(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(3, window="minute"))) as ledger:
+        decision = decision_of(await ledger.submit_one(a_record(quantity=4)))
+        assert (decision.code, decision.retryable, decision.unlocks) == ("quota_exceeded", False, [])
+
+
+async def test_who_is_too_fast_and_over_a_quota_is_told_of_the_quota(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(2, window="minute"), a_limit(2))) as ledger:
+        await ledger.submit_one(a_record(quantity=2))
+        decision = decision_of(await ledger.submit_one(a_record()))
+        assert decision.code == "quota_exceeded"
+        assert {state.window for state in decision.limits if state.refused} == {"minute", "day"}
+
+
+async def test_five_rolling_hours_say_when_enough_is_back(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T10:00:00Z")
+    async with store.open(catalog=one_plan(a_limit(10, window="rolling:PT5H")), clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=4))
+        clock.advance(hours=1)
+        await ledger.submit_one(a_record(quantity=6))
+        clock.advance(hours=1)
+        decision = decision_of(await ledger.rehearse(CheckUsage(a_subject(), "message", 1)))
+        assert decision.code == "quota_exceeded"
+        assert decision.message == (
+            "Basic plan: 10 of 10 messages used in the last 5 hours. Comes back from 2026-11-20 15:00 UTC."
+        )
+        for quantity, back in ((4, "2026-11-20T15:00:00Z"), (5, "2026-11-20T16:00:00Z")):
+            decision = decision_of(await ledger.rehearse(CheckUsage(a_subject(), "message", quantity)))
+            assert format_instant(decision.limits[0].resets_at or 0) == back
+        clock.set("2026-11-20T15:00:00Z")
+        decision = decision_of(await ledger.submit_one(a_record(quantity=4)))
+        assert (decision.allowed, decision.limits[0].used) == (True, 10)
+
+
+async def test_what_is_held_counts_in_a_rolling_window_and_is_settled_at_its_instant(
+    store: SqliteStore,
+) -> None:
+    clock = Clock("2026-11-20T10:00:00Z")
+    async with store.open(catalog=one_plan(a_limit(10, window="rolling:PT1H")), clock=clock) as ledger:
+        reserved = await ledger.submit_one(a_reserve(quantity=8, ttl_seconds=3_600))
+        assert code_of(await ledger.submit_one(a_record(quantity=3))) == "quota_exceeded"
+        clock.advance(minutes=30)
+        assert decision_of(await ledger.submit_one(a_settle(reserved, 5))).allowed
+        state = (await states(ledger))[("rolling:PT1H", "user")]
+        assert (state.used, state.held, format_instant(state.resets_at or 0)) == (
+            5,
+            0,
+            "2026-11-20T11:00:00Z",
+        )
+        clock.advance(minutes=30)
+        assert (await states(ledger))[("rolling:PT1H", "user")].used == 0
+
+
+async def test_an_event_reported_too_late_for_a_rolling_window_is_none_of_its_business(
+    store: SqliteStore,
+) -> None:
+    clock = Clock("2026-11-20T10:00:00Z")
+    async with store.open(catalog=one_plan(a_limit(1, window="rolling:PT1H")), clock=clock) as ledger:
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        late = await ledger.submit_one(a_record(occurred_at=clock.now - 60 * MINUTE))
+        assert (code_of(late), decision_of(late).limits) == ("ok", [])
+        assert (
+            code_of(await ledger.submit_one(a_record(occurred_at=clock.now - 59 * MINUTE)))
+            == "quota_exceeded"
+        )
+
+
+async def test_a_rolling_window_is_there_after_reopening_and_in_another_process(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T10:00:00Z")
+    catalog = one_plan(a_limit(5, window="rolling:PT1H"))
+    async with store.open(catalog=catalog, clock=clock) as first:
+        await first.submit_one(a_record(quantity=2))
+        async with store.open(catalog=catalog, clock=clock) as second:
+            await second.submit_one(a_record(quantity=2))
+        assert code_of(await first.submit_one(a_record(quantity=2))) == "quota_exceeded"
+        assert code_of(await first.submit_one(a_record())) == "ok"
+    async with store.open(catalog=catalog, clock=clock) as again:
+        assert await used(again, window="rolling:PT1H") == 5
+
+
+async def test_the_multiplier_of_a_plan_scales_its_rates_and_nothing_else(store: SqliteStore) -> None:
+    limits = (a_limit(60, window="minute"), a_limit(100))
+    plan = a_plan(*limits, multiplier="2.5")
+    assert [limit.maximum for limit in plan.limits] == [150, 100]
+    async with store.open(catalog=a_catalog(plan)) as ledger:
+        assert (await states(ledger))[("minute", "user")].maximum == 150
+
+
+# Levels
+
+
+async def level(ledger: Ledger, subject="bob") -> int:
+    return (await states(ledger, subject))[("level", "user")].used
+
+
+async def test_a_level_goes_up_and_down_and_is_not_reset(store: SqliteStore) -> None:
+    clock = Clock()
+    plan = a_plan(a_limit(100, meter="storage_mb", window="level"))
+    async with store.open(catalog=a_catalog(plan), clock=clock) as ledger:
+        await ledger.submit_one(a_record(event="storage", quantity=80))
+        clock.advance(days=400)
+        decision = decision_of(await ledger.submit_one(a_record(event="storage", quantity=30)))
+        assert decision.message == ("Basic plan: 80 of 100 MB used now, and 30 more would pass the limit.")
+        assert (decision.code, decision.limits[0].resets_at) == ("quota_exceeded", None)
+        assert code_of(await ledger.submit_one(a_record(event="storage", quantity=-30))) == "ok"
+        assert code_of(await ledger.submit_one(a_record(event="storage", quantity=30))) == "ok"
+        assert await level(ledger) == 80
+
+
+async def test_a_level_never_falls_below_nothing(store: SqliteStore) -> None:
+    plan = a_plan(a_limit(100, meter="storage_mb", window="level"))
+    async with store.open(catalog=a_catalog(plan)) as ledger:
+        await ledger.submit_one(a_record(event="storage", quantity=10))
+        decision = decision_of(await ledger.submit_one(a_record(event="storage", quantity=-25)))
+        assert (decision.allowed, decision.limits[0].used) == (True, 0)
+        await ledger.submit_one(a_record(event="storage", quantity=5))
+        assert await level(ledger) == 5
+
+
+async def test_giving_back_is_never_refused_however_far_over_one_is(store: SqliteStore) -> None:
+    plan = a_plan(a_limit(100, meter="storage_mb", window="level"))
+    async with store.open(catalog=a_catalog(plan)) as ledger:
+        await ledger.submit_one(a_record(event="storage", quantity=500, enforce=False))
+        decision = decision_of(await ledger.submit_one(a_record(event="storage", quantity=-100)))
+        assert (decision.allowed, decision.limits[0].used) == (True, 400)
+
+
+async def test_one_member_cannot_give_back_what_another_stored(store: SqliteStore) -> None:
+    plan = a_plan(
+        a_limit(100, meter="storage_mb", window="level"),
+        a_limit(150, meter="storage_mb", window="level", scope="account"),
+    )
+    async with store.open(catalog=a_catalog(plan)) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann"), "storage", 60))
+        await ledger.submit_one(a_record(of_crew("ben"), "storage", 20))
+        await ledger.submit_one(a_record(of_crew("ben"), "storage", -50))
+        found = await states(ledger, of_crew("ann"))
+        assert (found[("level", "user")].used, found[("level", "account")].used) == (60, 60)
+
+
+@pytest.mark.parametrize(("event", "quantity"), [("message", -1), ("storage", 0), ("storage", -(10**12) - 1)])
+async def test_only_a_level_can_be_lowered(store: SqliteStore, event: str, quantity: int) -> None:
+    async with store.open() as ledger:
+        assert code_of(await ledger.submit_one(a_record(event=event, quantity=quantity))) == "invalid_request"
+        assert code_of(await ledger.submit_one(a_reserve(event="storage", quantity=-1))) == "invalid_request"
+
+
+# Several meters, several scopes
+
+
+async def test_an_event_that_moves_three_meters_is_checked_against_all_and_counted_in_all_or_none(
+    store: SqliteStore,
+) -> None:
+    plan = a_plan(
+        a_limit(10, meter="llm_calls"), a_limit(1_000, meter="llm_tokens"), a_limit(2, meter="gemini_calls")
+    )
+    call = {"event": "llm_call", "attributes": {"provider": "gemini", "tokens": 400}}
+    async with store.open(catalog=a_catalog(plan)) as ledger:
+        assert [code_of(await ledger.submit_one(a_record(**call))) for _ in range(3)] == [
+            "ok",
+            "ok",
+            "quota_exceeded",
+        ]
+        decision = decision_of(await ledger.submit_one(a_record(**call)))
+        assert {state.meter for state in decision.limits if state.refused} == {"gemini_calls", "llm_tokens"}
+        view = view_of(await ledger.rehearse(Arrive(a_subject())))
+        assert {state.meter: state.used for state in view.limits} == {
+            "llm_calls": 2,
+            "llm_tokens": 800,
+            "gemini_calls": 2,
+        }
+
+
+async def test_the_refusal_names_whether_the_member_or_the_pool_is_at_its_end(store: SqliteStore) -> None:
+    catalog = one_plan(a_limit(6), a_limit(10, scope="account"))
+    async with store.open(catalog=catalog) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=6))
+        ann = decision_of(await ledger.submit_one(a_record(of_crew("ann"))))
+        ben = decision_of(await ledger.submit_one(a_record(of_crew("ben"), quantity=5)))
+        assert ([s.scope for s in ann.limits if s.refused], [s.scope for s in ben.limits if s.refused]) == (
+            ["user"],
+            ["account"],
+        )
+        assert "used today by the whole account" in ben.message
+        assert "by the whole account" not in ann.message
+
+
+# Limits that come in mid-period
+
+
+@pytest.mark.parametrize("window", ["week", "month", "billing_period", "lifetime", "rolling:P20D"])
+@pytest.mark.parametrize("scope", ["user", "account"])
+async def test_a_window_no_plan_knew_starts_with_what_was_used_before(
+    store: SqliteStore, window: str, scope: Scope
+) -> None:
+    clock = Clock("2026-11-17T09:07:00Z")
+    first = one_plan(a_limit(100))
+    async with store.open(catalog=first, clock=clock) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=5))
+        await ledger.submit_one(a_record(of_crew("ben"), quantity=2))
+        clock.advance(days=1)
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=4))
+    edited = one_plan(a_limit(100), a_limit(20, window=window, scope=scope))
+    expected = 9 if scope == "user" else 11
+    async with store.open(catalog=edited, clock=clock) as ledger:
+        # The crew keeps the version it has; what it uses is counted in the new window all the same.
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann")))) == "ok"
+        assert totals(store)[(window, scope)] == expected + 1
+
+
+def totals(store: SqliteStore) -> dict[tuple[str, Scope], int]:
+    """What ann, or her group as a whole, has in each window's newest counter."""
+    with closing(sqlite3.connect(store.path)) as connection:
+        rows = connection.execute(
+            "SELECT w.text, u.text, c.used FROM counter c JOIN word w ON w.id = c.window"
+            " JOIN holder h ON h.id = c.holder JOIN word u ON u.id = h.user ORDER BY c.start"
+        ).fetchall()
+        rows += [
+            (window, user, sum(quantity for _, quantity in json.loads(cells)))
+            for window, user, cells in connection.execute(
+                "SELECT w.text, u.text, r.cells FROM rolling r JOIN word w ON w.id = r.window"
+                " JOIN holder h ON h.id = r.holder JOIN word u ON u.id = h.user"
+            )
+        ]
+    return {
+        (window, "user" if user else "account"): count for window, user, count in rows if user in ("ann", "")
+    }
+
+
+async def test_a_cap_within_a_pool_sees_what_the_member_used_before_it_was_set(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(100, scope="account"))) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=7))
+        await ledger.submit_one(a_record(of_crew("ben"), quantity=30))
+        await ledger.submit_one(a_limit_set(10, a_subject("ann", account="crew")))
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann"), quantity=4))) == "quota_exceeded"
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann"), quantity=3))) == "ok"
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann")))) == "quota_exceeded"
+        assert code_of(await ledger.submit_one(a_record(of_crew("ben")))) == "ok"
+    async with store.open(catalog=one_plan(a_limit(100, scope="account"))) as ledger:
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann")))) == "quota_exceeded"
+
+
+async def test_a_cap_becomes_a_total_that_is_kept_when_a_plan_comes_to_limit_it(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(100, scope="account"))) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=7))
+        await ledger.submit_one(a_limit_set(50, a_subject("ann", account="crew")))
+        edited = a_plan(a_limit(100, scope="account"), a_limit(40))
+        # In one transaction: counted before it is kept, and after.
+        outcomes = await ledger.submit(
+            [a_record(of_crew("ann"), quantity=2), a_publication(edited), a_record(of_crew("ann"))]
+        )
+        assert [code_of(outcome) for outcome in outcomes] == ["ok", "ok", "ok"]
+        assert totals(store)[("day", "user")] == 10
+
+
+async def test_a_limit_changed_in_mid_window_keeps_what_was_used(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(50))) as ledger:
+        await ledger.submit_one(a_record(quantity=30))
+        await ledger.submit_one(a_limit_set(20))
+        assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+        await ledger.submit_one(a_limit_set(31))
+        assert [code_of(await ledger.submit_one(a_record())) for _ in range(2)] == ["ok", "quota_exceeded"]
+
+
+# What keeps a tenant from growing without end
+
+
+async def test_a_tenant_has_no_more_users_than_it_may(store: SqliteStore) -> None:
+    async with store.open(bounds=Bounds(users=2)) as ledger:
+        for user in ("ann", "ben"):
+            assert code_of(await ledger.submit_one(a_record(user))) == "ok"
+        refused = await ledger.submit_one(a_record("cat"))
+        assert code_of(refused) == "conflict"
+        assert code_of(await ledger.submit_one(a_reserve("cat"))) == "conflict"
+        assert code_of(await ledger.submit_one(a_record("ann"))) == "ok"
+        assert code_of(await ledger.submit_one(a_record(a_subject("cat", "globex")))) == "ok"
+        assert code_of(await ledger.rehearse(CheckUsage(a_subject("cat"), "message"))) == "ok"
+
+
+async def test_what_a_tenant_has_too_many_of_is_kept_as_other(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(bounds=Bounds(dimensions=2), clock=clock) as ledger:
+        for model in ("m1", "m2", "m3", "m4", "m1"):
+            await ledger.submit_one(a_record(attributes={"model": model}))
+        await ledger.submit_one(a_record())
+    with closing(sqlite3.connect(store.path)) as connection:
+        rows = connection.execute(
+            "SELECT w.text, sum(r.events) FROM rollup r JOIN word w ON w.id = r.dimensions GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+        kept = connection.execute("SELECT count(*) FROM event WHERE attributes IS NOT NULL").fetchone()
+    assert rows == [
+        ('["message","basic",null,"m1",null,null]', 2),
+        ('["message","basic",null,"m2",null,null]', 1),
+        ('["message","basic",null,"other",null,null]', 2),
+        ('["message","basic",null,null,null,null]', 1),
+    ]
+    assert kept == (5,)
+
+
+async def test_a_minute_of_many_events_stays_one_small_row(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(10_000, window="minute")), clock=clock) as ledger:
+        for _ in range(500):
+            await ledger.submit_one(a_record())
+            clock.advance(microseconds=SECOND // 10)
+        assert (await states(ledger))[("minute", "user")].used == 500
+    with closing(sqlite3.connect(store.path)) as connection:
+        assert connection.execute("SELECT count(*), max(length(cells)) < 4000 FROM rolling").fetchone() == (
+            1,
+            1,
+        )

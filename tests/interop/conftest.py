@@ -1,0 +1,56 @@
+"""What every interoperability run has: a table at the end of what was held against what."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+HEADINGS = ("what", "era", "transport", "scenarios", "passed", "failed")
+COUNTS_FROM = HEADINGS.index("scenarios")
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many scenarios a run had, and how its checks came out."""
+
+    scenarios: int = 1
+    passed: int = 0
+    failed: int = 0
+
+
+Report = Callable[[str, str, str], AbstractContextManager[Tally]]
+TALLIES = pytest.StashKey[dict[tuple[str, str, str], list[Tally]]]()
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Report:
+    """Runs what stands in its block as part of one line of the table: what, era, transport."""
+    tallies = request.config.stash.setdefault(TALLIES, {})
+
+    @contextmanager
+    def counted(what: str, era: str, transport: str) -> Iterator[Tally]:
+        tally = Tally()
+        tallies.setdefault((what, era, transport), []).append(tally)
+        try:
+            yield tally
+        except BaseException:
+            tally.failed = tally.failed or 1
+            raise
+
+    return counted
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = [HEADINGS]
+    for named, tallies in config.stash.get(TALLIES, {}).items():
+        counts = ((tally.scenarios, tally.passed, tally.failed) for tally in tallies)
+        rows.append((*named, *(str(sum(column)) for column in zip(*counts, strict=True))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    terminalreporter.section("interoperability")
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < COUNTS_FROM else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        terminalreporter.write_line("  ".join(cells))
