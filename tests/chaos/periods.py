@@ -1,5 +1,5 @@
 """Windows and meters the long way round, for the reference model: a window added to the product is one more
-line in `PERIODS`, a meter one in `gains_of`."""
+line in `PERIODS` or `LENGTHS`, a meter one in `gains_of`."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -12,7 +12,10 @@ PERIODS = {
     "month": lambda at, _: months_around(at, datetime(2000, 1, 1, tzinfo=UTC)),
     "billing_period": lambda at, anchor: months_around(at, anchor),
     "lifetime": lambda at, _: (EPOCH, None),
+    "level": lambda at, _: (EPOCH, None),
 }
+LENGTHS = {"minute": 60 * 10**6, "rolling:PT2H": 7_200 * 10**6}
+"""Windows that slide, and how far they look back, in microseconds."""
 
 
 def months_around(at, anchor):
@@ -38,6 +41,8 @@ def period(window, at, anchor):
 
 
 def gains_of(event, quantity, attributes):
+    if event == "storage":
+        return {"storage_mb": quantity}
     if event != "llm_call":
         return {f"{event}s": quantity}
     gains = {"llm_calls": 1, "llm_tokens": attributes.get("tokens", 0)}

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+from tests.chaos.periods import LENGTHS
+
 STARTS = {
     "quarter": lambda at: at.replace(minute=at.minute // 15 * 15, second=0),
     "hour": lambda at: at.replace(minute=0, second=0),
@@ -76,6 +78,8 @@ def recount(path: Path, opened: sqlite3.Connection | None = None) -> int:
                 " GROUP BY tenant, quarter, holder, meter"
             )
         }
+        rolling = connection.execute("SELECT tenant, holder, window, meter, cells FROM rolling").fetchall()
+        (now,) = connection.execute("SELECT value FROM ledger_info WHERE name = 'last_commit_at'").fetchone()
         keys = connection.execute("SELECT count(*), count(DISTINCT seq) FROM key_index").fetchone()
         answers = connection.execute("SELECT count(*) FROM answer").fetchone()[0]
         lost = connection.execute(
@@ -120,6 +124,16 @@ def recount(path: Path, opened: sqlite3.Connection | None = None) -> int:
     }
     assert counters == {key: used for key, used in expected.items() if key not in waiting}
     assert rollups == cells
+    for _, holder, window, meter, packed in rolling:
+        start = now - LENGTHS[words[window]]
+        holders_summed = {h for h, (t, k, a, _) in holders.items() if (t, k, a) == holders[holder][:3]}
+        mine = holders_summed if holder in group_as_a_whole.values() else {holder}
+        used = sum(
+            json.loads(gains).get(words[meter], 0)
+            for _, _, h, gains, at, _ in events
+            if h in mine and at > start
+        )
+        assert sum(quantity for at, quantity in json.loads(packed) if at > start) == used
     assert keys == (answers, answers)
     assert lost == (0,)
     assert len({id_ for id_, *_ in events}) == len(events)

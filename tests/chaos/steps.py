@@ -16,7 +16,10 @@ EVENTS = (
     ("llm_call", {"tokens": 7}),
     ("llm_call", {"provider": "google"}),
     ("tool_call", {"tool": "search"}),
+    ("storage", {}),
 )
+FALLING = (3, 8)
+"""Quantities by which a level is lowered instead of raised."""
 # Some more often than others: what follows one another must concern the same account to matter.
 TENANT = (*TENANTS, *TENANTS[:1] * 4)
 USER = (*USERS, *USERS[:1] * 3)
@@ -114,6 +117,8 @@ class Story:
 
     def record(self, tenant, user, event, quantity, key, enforce, ahead):
         name, attributes = event
+        if name == "storage" and quantity in FALLING:
+            quantity = -quantity
         at = None if ahead is None else self.world.clock.now + ahead * 1_000_000
         who = a_subject(user, tenant)
         fields = {"attributes": attributes, "enforce": enforce, "occurred_at": at}

@@ -34,11 +34,19 @@ def plans(basic_messages: int = 12) -> list[Plan]:
         a_limit(400, window="month"),
         a_limit(300, window="billing_period", scope="account"),
         a_limit(UNLIMITED, window="lifetime"),
+        a_limit(30, window="minute", scope="account"),
+        a_limit(90, window="rolling:PT2H"),
+        a_limit(9, meter="storage_mb", window="level"),
+        a_limit(14, meter="storage_mb", window="level", scope="account"),
+        a_limit(8, window="minute"),
+        a_limit(30, window="rolling:PT2H", scope="account"),
         a_limit(100, meter="llm_tokens", window="day"),
         a_limit(40, meter="gemini_calls", window="month", scope="account"),
         a_limit(UNLIMITED, meter="llm_calls", window="hour"),
     ]
     small = [a_limit(basic_messages), a_limit(9, window="hour"), a_limit(40, meter="llm_tokens")]
+    small += [a_limit(8, window="minute"), a_limit(6, meter="storage_mb", window="level")]
+    small += [a_limit(30, window="rolling:PT2H", scope="account")]
     pool = a_limit(60, window="billing_period", scope="account")
     gemini = a_limit(5, meter="gemini_calls", window="month", scope="account")
     return [
