@@ -329,18 +329,37 @@ class Store:
         else:
             cells = self._cells_before(key, counter.length, since) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
-        if place is None:
-            return counter
-        # Those that have expired too: the next reservation clears them away.
-        rows = self._db.execute(
-            "SELECT reservation, quantity, expires_at FROM hold WHERE tenant = ? AND start = ? AND window = ?"
-            " AND holder = ? AND meter = ?",
-            place,
-        )
-        counter.holds = {
-            str(UUID(bytes=id_)): Hold(quantity, expires_at) for id_, quantity, expires_at in rows
-        }
+        counter.added_up = row is None
+        if not counter.kept:
+            counter.holds = self._holds_by_reservation(key)
+        elif place is not None:
+            # Those that have expired too: the next reservation clears them away.
+            rows = self._db.execute(
+                "SELECT reservation, quantity, expires_at FROM hold WHERE tenant = ? AND start = ? AND window = ?"
+                " AND holder = ? AND meter = ?",
+                place,
+            )
+            counter.holds = {
+                str(UUID(bytes=id_)): Hold(quantity, expires_at) for id_, quantity, expires_at in rows
+            }
         return counter
+
+    def _holds_by_reservation(self, key: CounterKey) -> dict[str, Hold]:
+        """What live reservations hold of a total that is not kept, from what they hold of those that are."""
+        period = Period(0, None)
+        if rolling_length(key.window_key) is None:
+            period = window_of_key(key.window_key).period_at(key.start, Anchor(key.start))
+        rows = self._db.execute(
+            "SELECT h.reservation, max(h.quantity), h.expires_at, r.reserved_at FROM hold h"
+            " JOIN reservation r ON r.tenant = h.tenant AND r.id = h.reservation"
+            f" WHERE h.tenant = ? AND h.meter = ?{_among(self._holders_of(_whose(key)), 'r.holder')} GROUP BY h.reservation",
+            (self.word(key.tenant), self.word(key.meter)),
+        )
+        return {
+            str(UUID(bytes=id_)): Hold(quantity, expires_at)
+            for id_, quantity, expires_at, reserved_at in rows
+            if period.holds(reserved_at)
+        }
 
     def _read_tenants(self, tenant: str) -> TenantSize:
         row = self._one("SELECT users, dimensions FROM tenant_size WHERE tenant = ?", self.word(tenant))

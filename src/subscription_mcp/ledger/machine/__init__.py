@@ -27,6 +27,7 @@ from subscription_mcp.ledger.commands import (
     Settle,
 )
 from subscription_mcp.ledger.machine.accounts import arrive
+from subscription_mcp.ledger.machine.counting import add_unsaved
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import set_limit
 from subscription_mcp.ledger.machine.plans import change_plan, publish_plans
@@ -50,7 +51,9 @@ def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) 
             turn.probing = False
             if not turn.facts.missing:
                 raise AssertionError(f"{type(command).__name__} came to nothing with every fact loaded")
+            fresh = turn.facts.missing.get("counters", set())
             load(turn.facts)
+            add_unsaved(turn, fresh)
             outcome = apply(turn, command)
         outcomes.append(outcome)
     return outcomes

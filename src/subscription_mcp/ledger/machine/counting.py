@@ -8,9 +8,17 @@ from subscription_mcp.domain.decisions import LimitState, Total, limit_states, s
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import AccountKey
-from subscription_mcp.domain.windows import Anchor, Level, Period, Rolling, Window
-from subscription_mcp.ledger.commands import refused
-from subscription_mcp.ledger.machine.facts import NO_ANCHOR, Counter, CounterKey, Facts, Turn
+from subscription_mcp.domain.windows import Anchor, Level, Period, Rolling, Window, window_of_key
+from subscription_mcp.ledger.commands import UsageEvent, refused
+from subscription_mcp.ledger.machine.facts import (
+    NO_ANCHOR,
+    Counter,
+    CounterKey,
+    Facts,
+    Hold,
+    Reservation,
+    Turn,
+)
 
 _FOR_EVER = Period(0, None)
 _NOTHING = Total(0, 0, _FOR_EVER)
@@ -146,6 +154,41 @@ def keep_what_is_limited(turn: Turn, plan: Plan) -> None:
         if not counter.kept and facts.kept_since(counter.key) is not None:
             counter.kept = True
             turn.changes.counters.add(counter)
+
+
+def add_unsaved(turn: Turn, keys: Iterable[CounterKey]) -> None:
+    """Bring totals that were just added up from what is saved up to where this batch is."""
+    changes = turn.changes
+    if not (changes.events or changes.reservations):
+        return
+    for key in keys:
+        counter = turn.facts.counters[key]
+        if not counter.added_up:
+            continue
+        period = _FOR_EVER
+        if counter.length is None:
+            period = window_of_key(key.window_key).period_at(key.start, Anchor(key.start))
+        for event in changes.events:
+            gain = event.gains.get(key.meter)
+            if gain is not None and _is_of(key, event) and period.holds(event.occurred_at):
+                counter.add(gain, event.occurred_at, turn.now)
+        for one in changes.reservations.values():
+            held = max(
+                (quantity for place, quantity in one.held.items() if place.meter == key.meter), default=0
+            )
+            if one.answer is not None:
+                counter.holds.pop(one.id, None)
+            elif held and _is_of(key, one) and period.holds(one.reserved_at):
+                counter.holds[one.id] = Hold(held, one.expires_at)
+
+
+def _is_of(key: CounterKey, used: UsageEvent | Reservation) -> bool:
+    account = (
+        used.account
+        if isinstance(used, Reservation)
+        else AccountKey(used.tenant, used.account_kind, used.account)
+    )
+    return account == (key.tenant, key.account_kind, key.account) and key.user in ("", used.user)
 
 
 def count(turn: Turn, counters: Iterable[Counter], gains: Mapping[str, int], at: Instant) -> None:
