@@ -329,7 +329,8 @@ class Store:
         else:
             cells = self._cells_before(key, counter.length, since) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
-        counter.added_up = row is None
+        begins = key.start if counter.length is None else self.last_recorded_at() - counter.length
+        counter.added_up = since is None or (row is None and since > begins)
         if not counter.kept:
             counter.holds = self._holds_by_reservation(key)
         elif place is not None:
