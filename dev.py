@@ -3,6 +3,8 @@
 
 python3 dev.py demo [ARGS]     a server with sample plans and accounts, in .demo/
 python3 dev.py test [ARGS]     the tests; ARGS go to pytest: -k word, -x, a path
+python3 dev.py chaos [ARGS]    kills, power cuts, broken disks and repeats for some minutes; --long for hours,
+                               --seed N for the same again, -k word as for test
 python3 dev.py interop [ARGS]  the tests against other people's clients and the conformance suite; ARGS go to pytest
 python3 dev.py check           format, lint, types and the tidy tests; changes nothing
 python3 dev.py fix             format, and mend what the linter can mend
@@ -304,6 +306,13 @@ def test(arguments):
     return hand_over(PYTHON, "-m", "pytest", *arguments, cwd=ROOT)
 
 
+def chaos(arguments):
+    set_up()
+    effort = "long" if "--long" in arguments else "middle"
+    rest = [argument for argument in arguments if argument != "--long"]
+    return hand_over(PYTHON, "-m", "pytest", "tests/chaos", "--effort", effort, *rest, cwd=ROOT)
+
+
 def bench(arguments):
     set_up()
     return hand_over(PYTHON, "-m", "benchmarks", *arguments, cwd=ROOT)
@@ -391,7 +400,7 @@ def setup(arguments):
 
 
 COMMANDS = {
-    command.__name__: command for command in (demo, test, interop, check, fix, run, bench, lock, setup)
+    command.__name__: command for command in (demo, test, chaos, interop, check, fix, run, bench, lock, setup)
 }
 
 

@@ -17,7 +17,6 @@ from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definiti
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
 from subscription_mcp.domain.sessions import Session
-from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import parse_window
 from subscription_mcp.ledger.commands import (
     AccountView,
@@ -270,9 +269,9 @@ def a_publication(*plans: Plan) -> PublishPlans:
 
 # The ledger
 
-ENGINES: dict[str, Callable[[Path, Catalog, Clock, Bounds], Engine]] = {
-    "sqlite": lambda place, catalog, clock, bounds: SqliteEngine(
-        place / "ledger.db", catalog, clock=clock, random_bits=random.getrandbits, bounds=bounds
+ENGINES: dict[str, Callable[..., Engine]] = {
+    "sqlite": lambda place, catalog, clock, **how: SqliteEngine(
+        place / "ledger.db", catalog, clock=clock, random_bits=random.getrandbits, **how
     ),
 }
 
@@ -285,11 +284,12 @@ async def a_ledger(
     clock: Clock | None = None,
     engine: str = "sqlite",
     publish: bool = True,
-    bounds: Bounds | None = None,
+    **how: Any,
 ) -> AsyncIterator[Ledger]:
-    """A ledger in the folder `place` with the catalog's plans published. Open it inside the test."""
+    """A ledger in the folder `place` with the catalog's plans published. Open it inside the test. `how` goes to
+    the engine."""
     catalog = catalog or a_catalog()
-    ledger = Ledger(ENGINES[engine](place, catalog, clock or Clock(), bounds or Bounds()))
+    ledger = Ledger(ENGINES[engine](place, catalog, clock or Clock(), **how))
     await ledger.open()
     try:
         if publish:

@@ -1,6 +1,8 @@
-"""What every test run has: the repository root on the path, and a longer run on request."""
+"""What every test run has: the repository root on the path, a seed, and longer runs on request."""
 
+import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,40 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # so that `tests.builders` is found from wherever pytest was started
     sys.path.insert(0, str(ROOT))
 
+EFFORTS = ("short", "middle", "long")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--cycles", type=int, default=5, help="how often a process is killed while it writes (default 5)"
+        "--effort",
+        choices=EFFORTS,
+        default="short",
+        help="how much chaos: short is part of every run, middle minutes, long as long as it takes",
     )
+    parser.addoption("--seed", type=int, help="the number all chaos follows from; without it a new one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.seed is None:
+        config.option.seed = random.SystemRandom().randrange(10**9)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"chaos: effort {config.option.effort}; the same again with --seed {config.option.seed}"
+
+
+@pytest.fixture
+def effort(pytestconfig: pytest.Config) -> Callable[[int, int, int], int]:
+    """Picks how often something is done in a short, a middle and a long run."""
+    return lambda *times: times[EFFORTS.index(pytestconfig.option.effort)]
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> str:
+    """What a test's dice follow from: the run's seed and the test's own name."""
+    return f"{request.config.option.seed} {request.node.name}"
+
+
+@pytest.fixture
+def dice(seed: str) -> random.Random:
+    return random.Random(seed)

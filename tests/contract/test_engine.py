@@ -740,6 +740,16 @@ async def test_another_claim_moves_the_user_to_another_group(store: SqliteStore)
         )
 
 
+async def test_who_goes_and_comes_back_in_one_batch_takes_one_seat(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, user="bob", group="south")
+        await arrive(ledger, user="ann", group="north")
+        outcomes = await ledger.submit(
+            [Arrive(a_subject("bob", group="north")), Arrive(a_subject("bob", group="south"))]
+        )
+        assert [view_of(outcome).seats_used for outcome in outcomes] == [2, 1]
+
+
 async def test_a_service_naming_an_account_the_user_is_not_in_is_refused(store: SqliteStore) -> None:
     async with store.open() as ledger:
         await arrive(ledger, user="eve", group="team")

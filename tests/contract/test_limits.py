@@ -309,6 +309,43 @@ async def test_a_cap_within_a_pool_sees_what_the_member_used_before_it_was_set(s
         assert code_of(await ledger.submit_one(a_record(of_crew("ann")))) == "quota_exceeded"
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_cap_sees_what_was_held_before_it_was_set(store: SqliteStore, restarts: bool) -> None:
+    catalog = one_plan(a_limit(100, scope="account"))
+    capped = a_limit_set(10, a_subject("ann", account="crew"))
+    async with store.open(catalog=catalog) as ledger:
+        reserved = await ledger.submit_one(a_reserve(of_crew("ann"), quantity=7, ttl_seconds=600))
+        released = await ledger.submit_one(a_reserve(of_crew("ann"), quantity=2, ttl_seconds=600))
+        if not restarts:
+            await ledger.submit_one(capped)
+    async with store.open(catalog=catalog) as ledger:
+        if restarts:
+            await ledger.submit_one(capped)
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann"), quantity=2))) == "quota_exceeded"
+        await ledger.submit_one(a_settle(released, 0))
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann"), quantity=2))) == "ok"
+        await ledger.submit_one(a_settle(reserved, 8))
+        found = await states(ledger, of_crew("ann"))
+        state = found[("day", "user")]
+        assert (state.maximum, state.used, state.held) == (10, 10, 0)
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann")))) == "quota_exceeded"
+
+
+async def test_a_cap_set_in_the_middle_of_a_batch_sees_what_the_batch_did_before(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(100, scope="account"))) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=2))
+        outcomes = await ledger.submit(
+            [
+                a_record(of_crew("ann"), quantity=3),
+                a_reserve(of_crew("ann"), quantity=4),
+                a_limit_set(10, a_subject("ann", account="crew")),
+                a_record(of_crew("ann"), quantity=2),
+                a_record(of_crew("ann")),
+            ]
+        )
+        assert [code_of(one) for one in outcomes] == ["ok", "ok", "ok", "quota_exceeded", "ok"]
+
+
 async def test_a_cap_becomes_a_total_that_is_kept_when_a_plan_comes_to_limit_it(store: SqliteStore) -> None:
     async with store.open(catalog=one_plan(a_limit(100, scope="account"))) as ledger:
         await ledger.submit_one(a_record(of_crew("ann"), quantity=7))

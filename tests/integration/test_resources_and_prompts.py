@@ -84,7 +84,7 @@ BAD_PROMPTS = [
     ("explain_denial", {"feature": "mcp_access", "quantity": "3"}, "quantity goes with event."),
     ("explain_denial", {"event": "massage"}, "Unknown event."),
     ("explain_denial", {"event": "message", "quantity": "many"}, "quantity must be an integer."),
-    ("explain_denial", {"event": "message", "quantity": "0"}, "quantity must be at least 1."),
+    ("explain_denial", {"event": "message", "quantity": "0"}, "The quantity must be an integer from 1"),
     ("explain_denial", {"event": "message", "quantity": "9" * 5000}, "quantity must be an integer."),
     ("explain_denial", {"feature": "gold"}, "Unknown feature"),
 ]

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal
 
-from subscription_mcp.domain.windows import Level, Window
+from subscription_mcp.domain.windows import BillingPeriod, Level, Window
 
 QUANTITY_MAX = 10**12
 """The largest quantity of one event, in the meter's unit."""
@@ -233,6 +233,15 @@ Counted = tuple[Window, Scope]
 """Where a meter is counted: in which window, for each user or for the account as a whole."""
 
 
+def places_of(limit: Limit) -> tuple[Counted, ...]:
+    """Where a meter is counted because of a limit. What lies in a billing period cannot be added up afterwards, as
+    it may have begun elsewhere when it was used: it is counted in both scopes, for who is given a cap later."""
+    scopes: tuple[Scope, ...] = (limit.scope,)
+    if limit.window.name == BillingPeriod.name:
+        scopes = ("user", "account")
+    return tuple((limit.window, scope) for scope in scopes)
+
+
 def places_counted(meters: Mapping[str, Meter], plans: Iterable[Plan]) -> dict[str, tuple[Counted, ...]]:
     """Where each meter is counted for everybody: wherever some plan limits it, so that a change of plan finds
     what was used before it; and every level."""
@@ -243,5 +252,6 @@ def places_counted(meters: Mapping[str, Meter], plans: Iterable[Plan]) -> dict[s
     for plan in plans:
         for limit in plan.limits:
             found = places.setdefault(limit.meter, {})
-            found.setdefault((limit.window.key, limit.scope), (limit.window, limit.scope))
+            for window, scope in places_of(limit):
+                found.setdefault((window.key, scope), (window, scope))
     return {name: tuple(found.values()) for name, found in places.items()}

@@ -62,8 +62,13 @@ class _Connection(aiosqlite.Connection):
         return cast(T, await self._execute(function, *arguments))  # type: ignore[no-untyped-call]
 
 
+def connect_file(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, cached_statements=256)
+
+
 class SqliteEngine:
-    """The SQLite engine of `port.Engine`."""
+    """The SQLite engine of `port.Engine`. `connect` opens the file, each time on the thread that will use it:
+    the connection that writes first, then those that read."""
 
     def __init__(
         self,
@@ -73,15 +78,18 @@ class SqliteEngine:
         clock: Callable[[], Instant],
         random_bits: RandomBits,
         bounds: Bounds | None = None,
+        connect: Callable[[Path], sqlite3.Connection] = connect_file,
     ) -> None:
         self.catalog = catalog
         self._bounds = bounds or Bounds()
         self._path = path
+        self._connect_file = connect
         self._clock = clock
         self._random_bits = random_bits
         self._last_now: Instant = 0
         self._facts = Facts(catalog)
         self._lock_was_free = False
+        self._opened: list[tuple[int, int]] = []
         self._rows_since_checkpoint = 0
         self._data_version: int | None = None
         self._writer_book: PlanBook | None = None
@@ -97,7 +105,7 @@ class SqliteEngine:
             try:
                 if not self._presence.join():
                     raise LedgerUnusable(f"{self._path} is being restored. Start again when that is done.")
-                self._writer = await _connect(self._path, opened)
+                self._writer = await self._connect(opened)
                 await self._writer.run(self._prepare)
                 self._checker = await self._reader(opened)
                 self._reporter = await self._reader(opened)
@@ -127,8 +135,14 @@ class SqliteEngine:
         with self._lock:
             connection._conn.close()
 
+    async def _connect(self, opened: list[_Connection]) -> _Connection:
+        connection = _Connection(partial(self._connect_file, self._path), iter_chunk_size=64)
+        await connection
+        opened.append(connection)
+        return connection
+
     async def _reader(self, opened: list[_Connection]) -> _Connection:
-        connection = await _connect(self._path, opened)
+        connection = await self._connect(opened)
 
         def prepare() -> None:
             set_pragmas(connection._conn)
@@ -153,6 +167,7 @@ class SqliteEngine:
         self._pruner = Pruner(connection)
         self._renew_facts()
         self._catch_up()
+        self._opened = self._files()
         if self._last_now > self._clock():
             log.warning(
                 "the last entry lies in the future, at %s: time stands still here until the clock has passed it",
@@ -170,6 +185,7 @@ class SqliteEngine:
             with self._lock:
                 if not start():
                     return []
+                self._must_be_in_place()
                 connection.execute("BEGIN IMMEDIATE")
                 self._notice_others(connection)
                 turn = Turn(self._facts, Changes(), self._now(), self._new_id)
@@ -177,6 +193,7 @@ class SqliteEngine:
                 saved: list[Touched] = []
                 outcomes = machine.run(turn, commands, partial(self._load_facts, turn, saved))
                 if turn.changes or saved:
+                    self._store.note_commit(turn.now)
                     self._save(turn, saved)
                     self._rows_since_checkpoint += self._pruner.prune(turn.now, len(commands))
                     connection.execute("COMMIT")
@@ -185,6 +202,8 @@ class SqliteEngine:
                         self._tell_watchers(_all_touched(saved))
                 else:
                     connection.execute("ROLLBACK")
+                # Hardly any key comes again; kept here they would be most of what is kept.
+                self._facts.answers.clear()
                 if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
                     self._checkpoint(connection)
                 if self._facts.size + self._store.size > CACHED_FACTS_MAX:
@@ -198,7 +217,7 @@ class SqliteEngine:
             raise
 
     def _load_facts(self, turn: Turn, saved: list[Touched], facts: Facts) -> None:
-        if turn.changes.events and self._store.adds_up(facts):
+        if turn.changes and self._store.adds_up(facts):
             # What this batch has counted so far has to be among what is added up.
             self._save(turn, saved)
         self._store.load(facts)
@@ -207,6 +226,16 @@ class SqliteEngine:
         self._rows_since_checkpoint += self._store.save(turn.changes)
         saved.append(turn.changes.touched())
         turn.changes = Changes()
+
+    def _files(self) -> list[tuple[int, int]]:
+        """Which files stand where the database and its log do."""
+        found = [self._path.stat(), self._path.with_name(self._path.name + "-wal").stat()]
+        return [(one.st_dev, one.st_ino) for one in found]
+
+    def _must_be_in_place(self) -> None:
+        # SQLite would go on in a file that no longer has a name: answered, and gone with this process.
+        if self._files() != self._opened:
+            raise OSError("the database or its -wal was replaced; put it back, or start again")
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         self._rows_since_checkpoint = 0
@@ -260,8 +289,9 @@ class SqliteEngine:
         return book
 
     def _catch_up(self) -> None:
-        """Never record before what is recorded, by whichever process and clock: events are found by time."""
-        self._last_now = max(self._last_now, self._store.last_recorded_at())
+        """Never be before what is written, by whichever process and clock: events are found by time, and what
+        had expired stays so."""
+        self._last_now = max(self._last_now, self._store.last_commit_at())
 
     def now(self) -> Instant:
         return max(self._last_now, self._clock())
@@ -286,7 +316,7 @@ class SqliteEngine:
 
     def _rehearse(self, command: Command, store: Store) -> tuple[Outcome, bool]:
         changes = Changes()
-        now = self.now()
+        now = max(self.now(), store.last_commit_at())
         self._checker_book = self._plan_book(store, self._checker_book)
         turn = Turn(
             replace(self._facts_of(self._checker_book), now=now),
@@ -308,13 +338,14 @@ class SqliteEngine:
     def _snapshot(self, connection: _Connection, function: Callable[[sqlite3.Connection], T]) -> T:
         database = connection._conn
         try:
+            self._must_be_in_place()
             database.execute("BEGIN")
             try:
                 return function(database)
             finally:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
 
     # Moving and keeping; what a server never does is imported where it is done
@@ -422,6 +453,7 @@ class SqliteEngine:
         connection = self._writer._conn
         try:
             with self._lock:
+                self._must_be_in_place()
                 connection.execute("BEGIN IMMEDIATE")
                 # A write that is taken back: it fails where the disk is full or read-only.
                 connection.execute("UPDATE ledger_info SET value = value WHERE name = 'plans_revision'")
@@ -449,12 +481,3 @@ def _all_touched(saved: Sequence[Touched]) -> Touched:
 def _close(connection: _Connection) -> None:
     # Nothing was read through it yet, so there is nothing to checkpoint.
     connection._conn.close()
-
-
-async def _connect(path: Path, opened: list[_Connection]) -> _Connection:
-    connection = _Connection(
-        lambda: sqlite3.connect(path, isolation_level=None, cached_statements=256), iter_chunk_size=64
-    )
-    await connection
-    opened.append(connection)
-    return connection

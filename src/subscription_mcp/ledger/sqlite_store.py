@@ -12,10 +12,10 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 
 from subscription_mcp.domain.analytics import UsageRow
-from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan
+from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan, places_of
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.identifiers import AccountKind
-from subscription_mcp.domain.instants import QUARTER, Instant
+from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
 from subscription_mcp.domain.windows import (
@@ -64,6 +64,8 @@ from subscription_mcp.ledger.port import (
 )
 
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
+LONGEST_HOLD = DAY
+"""For how long a reservation can be made."""
 SEEKS_MAX = 40_000
 """Quarters of an hour: 400 days and a little."""
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
@@ -221,6 +223,23 @@ class Store:
         row = self._db.execute("SELECT recorded_at FROM event ORDER BY seq DESC LIMIT 1").fetchone()
         return 0 if row is None else cast(Instant, row[0])
 
+    def last_commit_at(self) -> Instant:
+        """When something was last written, by the clock of whoever did."""
+        (at,) = self._db.execute("SELECT value FROM ledger_info WHERE name = 'last_commit_at'").fetchone()
+        return cast(Instant, at)
+
+    def last_entry_at(self) -> Instant:
+        """The newest instant in what is kept; 0 where there is nothing."""
+        (at,) = self._db.execute(
+            "SELECT max(coalesce((SELECT max(recorded_at) FROM event), 0), coalesce((SELECT max(at) FROM audit), 0),"
+            " coalesce((SELECT max(at) FROM answer), 0), coalesce((SELECT max(reserved_at) FROM reservation), 0),"
+            " coalesce((SELECT max(coalesce(closed_at, opened_at)) FROM session), 0))"
+        ).fetchone()
+        return cast(Instant, at)
+
+    def note_commit(self, now: Instant) -> None:
+        self._db.execute("UPDATE ledger_info SET value = ? WHERE name = 'last_commit_at'", (now,))
+
     def plans_revision(self) -> int:
         (revision,) = self._db.execute(
             "SELECT value FROM ledger_info WHERE name = 'plans_revision'"
@@ -239,8 +258,9 @@ class Store:
         for plan, version, origin, digest, definition, created_at in rows:
             found = plans[(plan, version)] = plan_from_definition(plan, version, json.loads(definition))
             for limit in found.limits:
-                place = (limit.meter, limit.window.key, limit.scope)
-                since[place] = min(created_at, since.get(place, created_at))
+                for window, scope in places_of(limit):
+                    place = (limit.meter, window.key, scope)
+                    since[place] = min(created_at, since.get(place, created_at))
             heads[plan] = PlanHead(version, digest, origin)
             versions[(plan, digest)] = version
         current = self._db.execute("SELECT plan, version FROM plan_current ORDER BY position").fetchall()
@@ -323,18 +343,37 @@ class Store:
         else:
             cells = self._cells_before(key, counter.length, since, now) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
-        if place is None:
-            return counter
-        # Those that have expired too: the next reservation clears them away.
-        rows = self._db.execute(
-            "SELECT reservation, quantity, expires_at FROM hold WHERE tenant = ? AND start = ? AND window = ?"
-            " AND holder = ? AND meter = ?",
-            place,
-        )
-        counter.holds = {
-            str(UUID(bytes=id_)): Hold(quantity, expires_at) for id_, quantity, expires_at in rows
-        }
+        if since is None or self._first_recorded(now) <= since <= now < since + LONGEST_HOLD:
+            counter.holds = self._holds_by_reservation(key)
+        elif place is not None:
+            # Those that have expired too: the next reservation clears them away.
+            rows = self._db.execute(
+                "SELECT reservation, quantity, expires_at FROM hold WHERE tenant = ? AND start = ? AND window = ?"
+                " AND holder = ? AND meter = ?",
+                place,
+            )
+            counter.holds = {
+                str(UUID(bytes=id_)): Hold(quantity, expires_at) for id_, quantity, expires_at in rows
+            }
         return counter
+
+    def _holds_by_reservation(self, key: CounterKey) -> dict[str, Hold]:
+        """What live reservations hold of a total that was not kept when they were made, from what they hold of
+        those that were."""
+        period = Period(0, None)
+        if rolling_length(key.window_key) is None:
+            period = window_of_key(key.window_key).period_at(key.start, Anchor(key.start))
+        rows = self._db.execute(
+            "SELECT h.reservation, max(h.quantity), h.expires_at, r.reserved_at FROM hold h"
+            " JOIN reservation r ON r.tenant = h.tenant AND r.id = h.reservation"
+            f" WHERE h.tenant = ? AND h.meter = ?{_among(self._holders_of(_whose(key)), 'r.holder')} GROUP BY h.reservation",
+            (self.word(key.tenant), self.word(key.meter)),
+        )
+        return {
+            str(UUID(bytes=id_)): Hold(quantity, expires_at)
+            for id_, quantity, expires_at, reserved_at in rows
+            if period.holds(reserved_at)
+        }
 
     def _read_tenants(self, tenant: str) -> TenantSize:
         row = self._one("SELECT users, dimensions FROM tenant_size WHERE tenant = ?", self.word(tenant))

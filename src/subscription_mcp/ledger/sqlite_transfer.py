@@ -196,6 +196,7 @@ def load(connection: sqlite3.Connection, store: Store, stream: BinaryIO) -> Mapp
         raise reader.damaged() from None
     loader.index_answers()
     connection.execute("UPDATE ledger_info SET value = value + 1 WHERE name = 'plans_revision'")
+    store.note_commit(store.last_entry_at())
     return reader.counts
 
 

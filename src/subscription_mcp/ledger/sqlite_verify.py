@@ -11,6 +11,7 @@ from contextlib import closing
 from itertools import chain, groupby, islice
 from typing import Any, cast
 
+from subscription_mcp.domain.catalog import places_of
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
 from subscription_mcp.domain.rolling import used_within
 from subscription_mcp.domain.windows import (
@@ -106,7 +107,11 @@ class _Recount:
         )
         book = Store(connection).load_plans()
         limited = {
-            version: frozenset((limit.meter, limit.window.key, limit.scope) for limit in plan.limits)
+            version: frozenset(
+                (limit.meter, window.key, scope)
+                for limit in plan.limits
+                for window, scope in places_of(limit)
+            )
             for version, plan in book.plans.items()
         }
         self._places = Places(limited, book.counted_since, {*levels, *(meter for (meter,) in counted)})

@@ -72,16 +72,20 @@ class Ledger:
     async def submit(self, commands: Sequence[Command]) -> list[Outcome]:
         """Do the commands in order in one transaction; an outcome for each. Never raises: where the ledger
         cannot be written every outcome is `unavailable` and nothing was counted."""
-        if self._closing or self._waiting_commands + len(commands) > WAITING_COMMANDS_MAX:
-            return [unavailable() for _ in commands]
-        entry = _Entry(commands, asyncio.get_running_loop().create_future())
-        self._waiting.append(entry)
-        self._waiting_commands += len(commands)
-        self._wake.set()
-        return await entry.answer
+        return await self._enqueue(commands)
 
     async def submit_one(self, command: Command) -> Outcome:
-        return (await self.submit([command]))[0]
+        return (await self._enqueue([command]))[0]
+
+    def _enqueue(self, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
+        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        if self._closing or self._waiting_commands + len(commands) > WAITING_COMMANDS_MAX:
+            answer.set_result([unavailable() for _ in commands])
+            return answer
+        self._waiting.append(_Entry(commands, answer))
+        self._waiting_commands += len(commands)
+        self._wake.set()
+        return answer
 
     async def rehearse(self, command: Command) -> Outcome:
         """What the command would come to on committed facts; nothing is kept."""

@@ -77,7 +77,7 @@ class UpgradeTierArguments(TargetArguments):
 
 class CheckQuotaArguments(TargetArguments):
     event: Word = Field(description="The kind of event, like message.")
-    quantity: SignedQuantity = Field(1, description="Negative only lowers a level.")
+    quantity: SignedQuantity = 1
     attributes: Attributes = Field(default_factory=dict, description="What meters filter on, like tool.")
 
 

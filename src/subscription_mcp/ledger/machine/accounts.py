@@ -127,6 +127,8 @@ def _located(
     if joins:
         standing.role = "admin" if subject.group_admin else "member"
         leaves = membership.account if membership is not None else None
+        if leaves is not None and facts.read("seats", (account.tenant, leaves)) is None:
+            return None
         seats_max = plan.seats_max if plan is not None else None
         if isinstance(seats_max, int) and seats_used is not None and seats_used >= seats_max:
             raise refused(
@@ -369,10 +371,7 @@ def make_known(turn: Turn, located: Located, actor: Actor) -> None:
         changes.members[key] = (membership, turn.now)
         facts.put("seats", (account.tenant, account.account), (located.seats_used or 0) + 1)
         if located.leaves is not None:
-            # Its count of seats is stale now; the next command that needs it loads it after the save.
-            left = (account.tenant, located.leaves)
-            if left in facts.seats:
-                facts.seats[left] -= 1
+            facts.seats[(account.tenant, located.leaves)] -= 1
         before = {"account_id": located.leaves} if located.leaves is not None else None
         after = {"account_id": account.account, "role": role}
         audit(turn, account, located.standing.user, "member.join", actor, None, before, after)

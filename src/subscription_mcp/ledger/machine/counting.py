@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from subscription_mcp.domain.catalog import TOTAL_MAX, Limit, Plan, Scope
+from subscription_mcp.domain.catalog import TOTAL_MAX, Limit, Plan, Scope, places_of
 from subscription_mcp.domain.decisions import LimitState, Total, limit_states, sort_states, state_of, unit_of
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
@@ -144,7 +144,8 @@ def keep_what_is_limited(turn: Turn, plan: Plan) -> None:
     """Keep the totals a new version of a plan limits, from now on and for everybody."""
     facts = turn.facts
     for limit in plan.limits:
-        facts.counted_since.setdefault((limit.meter, limit.window.key, limit.scope), turn.now)
+        for window, scope in places_of(limit):
+            facts.counted_since.setdefault((limit.meter, window.key, scope), turn.now)
     for counter in facts.counters.values():
         if not counter.kept and facts.kept_since(counter.key) is not None:
             counter.kept = True

@@ -90,7 +90,7 @@ class Hold(NamedTuple):
 class Counter:
     """A running total as it is known: what is used and what reservations hold. That of a rolling window, which
     has a `length`, is in its cells. One that is not `kept` is only looked at because of an override: it is
-    added up from the rollups each time. `place` is what the engine knows it by."""
+    added up from what is saved each time. `place` is what the engine knows it by."""
 
     key: CounterKey
     used: int = 0

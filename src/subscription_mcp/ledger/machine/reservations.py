@@ -24,7 +24,15 @@ from subscription_mcp.ledger.machine.accounts import (
     tally_for,
     totals_of,
 )
-from subscription_mcp.ledger.machine.counting import Totals, count, holder_of, must_fit, tally_of, total_of
+from subscription_mcp.ledger.machine.counting import (
+    Tally,
+    Totals,
+    count,
+    holder_of,
+    must_fit,
+    tally_of,
+    total_of,
+)
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, Counter, Hold, Reservation, Turn
 from subscription_mcp.ledger.machine.usage import (
     append_event,
@@ -115,7 +123,10 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     attributes = reservation.attributes if command.attributes is None else command.attributes
     gains = gains_or_refuse(facts.catalog, reservation.event, quantity, attributes) if quantity else {}
     totals = totals_of(turn, located, reservation.reserved_at)
-    counters = _counters_of(turn, totals, reservation, gains)
+    tally = tally_of(totals, located.limits, {key.meter for key in reservation.held} | gains.keys())
+    if tally is None:
+        return None
+    counters = _counters_of(turn, tally, reservation, gains)
     holding = [facts.counter(key) for key in reservation.held]
     within = not gains or (
         not late and all(gains[meter] <= _held_of_meter(reservation, meter) for meter in gains)
@@ -137,10 +148,12 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     sort_states(decision.limits)
     decision.reservation_id = reservation.id
     say_as_recorded(decision, facts.catalog)
-    for counter in holding:
+    for key in reservation.held:
+        turn.changes.holds[(key, reservation.id)] = None
+    for counter in (*holding, *tally.counted):
+        # Also where it is only looked at because of a cap that was set since.
         if counter is not None:
             counter.holds.pop(reservation.id, None)
-            turn.changes.holds[(counter.key, reservation.id)] = None
     ended = replace(reservation, digest=command.digest, answer=pack(decision))
     facts.reservations[place] = turn.changes.reservations[place] = ended
     return Decided(decision, late)
@@ -170,18 +183,16 @@ def _settled_before(turn: Turn, command: Settle, reservation: Reservation, quant
 
 
 def _counters_of(
-    turn: Turn, totals: Totals, reservation: Reservation, gains: Mapping[str, int]
+    turn: Turn, tally: Tally, reservation: Reservation, gains: Mapping[str, int]
 ) -> list[Counter]:
-    """Where a settle counts: where it was held; in a window that came since, or for a meter that was not held,
-    in the period of that time."""
-    found = [turn.facts.counter(key) for key in reservation.held if key.meter in gains]
+    """Where a settle counts: where it was held; for what is counted only since, in the windows of that time."""
+    found = [turn.facts.counter(key) for key in reservation.held]
     held = {(key.meter, key.window_key, key.user) for key in reservation.held}
-    tally = tally_of(totals, (), gains)
-    for counter in tally.counted if tally is not None else ():
+    for counter in tally.counted:
         key = counter.key
         if (key.meter, key.window_key, key.user) not in held:
             found.append(counter)
-    return [counter for counter in found if counter is not None]
+    return [counter for counter in found if counter is not None and counter.key.meter in gains]
 
 
 def _held_of_meter(reservation: Reservation, meter: str) -> int:

@@ -29,3 +29,7 @@ SELECT t.tenant,
            + (SELECT count(*) FROM member m WHERE m.tenant = t.tenant),
        (SELECT count(*) FROM dimension d WHERE d.tenant = t.tenant)
 FROM (SELECT tenant FROM subscription UNION SELECT tenant FROM member UNION SELECT tenant FROM rollup) t;
+
+-- The clock never runs backwards, whichever process and whatever was last written.
+INSERT OR REPLACE INTO ledger_info (name, value)
+SELECT 'last_commit_at', coalesce((SELECT max(recorded_at) FROM event), 0);

@@ -1,0 +1,140 @@
+"""Adds everything in a ledger's file up again from its events, with nothing but SQL and a calendar."""
+
+import json
+import sqlite3
+from collections import Counter
+from contextlib import closing, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from tests.chaos.periods import LENGTHS
+
+STARTS = {
+    "quarter": lambda at: at.replace(minute=at.minute // 15 * 15, second=0),
+    "hour": lambda at: at.replace(minute=0, second=0),
+    "day": lambda at: at.replace(hour=0, minute=0, second=0),
+    "month": lambda at: at.replace(day=1, hour=0, minute=0, second=0),
+    "lifetime": lambda at: datetime(1970, 1, 1, tzinfo=UTC),
+    "level": lambda at: datetime(1970, 1, 1, tzinfo=UTC),
+}
+
+
+def start_of(window: str, at: int) -> int:
+    """The start of a window in UTC, worked out without the product."""
+    moment = datetime.fromtimestamp(at // 1_000_000, UTC)
+    return int(STARTS[window](moment).timestamp()) * 1_000_000
+
+
+def answers_of(path: Path) -> dict[str, str]:
+    """The event, reservation or session behind every idempotency key, where that is there."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(
+            "SELECT id FROM event UNION SELECT id FROM reservation UNION SELECT id FROM session"
+        )
+        there = {str(UUID(bytes=id_)) for (id_,) in rows}
+        answers = [
+            (key, json.loads(text)) for key, text in connection.execute("SELECT key, answer FROM answer")
+        ]
+    made = {key: event or reservation for key, (event, reservation, *_) in answers}
+    return {key: id_ for key, id_ in made.items() if id_ in there}
+
+
+def kept_since(versions: list[tuple[str, int]]) -> dict[tuple[str, str, str], int]:
+    """Since when each meter is counted in a window and scope: since the first plan that limits it there."""
+    kept: dict[tuple[str, str, str], int] = {}
+    for definition, created_at in versions:
+        for limit in json.loads(definition)["limits"]:
+            if limit["window"] != "billing_period" and limit["window"] in STARTS:
+                place = (limit["meter"], limit["window"], limit["scope"])
+                kept[place] = min(created_at, kept.get(place, created_at))
+    return kept
+
+
+def recount(path: Path, opened: sqlite3.Connection | None = None) -> int:
+    """Hold events, counters, rollups, keys and holds against each other; how many events there are. Billing
+    periods hang on a subscription's history and are left to the reference model."""
+    with nullcontext(opened) if opened else closing(sqlite3.connect(path)) as connection:
+        connection.execute("BEGIN")
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        words = dict(connection.execute("SELECT id, text FROM word"))
+        holders = {
+            row[0]: row[1:]
+            for row in connection.execute("SELECT id, tenant, account_kind, account, user FROM holder")
+        }
+        events = connection.execute(
+            "SELECT id, tenant, holder, gains, occurred_at, recorded_at FROM event"
+        ).fetchall()
+        versions = connection.execute("SELECT definition, created_at FROM plan_version").fetchall()
+        counters = {
+            (words[tenant], start, words[window], holder, words[meter]): used
+            for tenant, start, window, holder, meter, used in connection.execute("SELECT * FROM counter")
+        }
+        rollups = {
+            (words[row[0]], row[1], row[2], words[row[3]]): row[4:]
+            for row in connection.execute(
+                "SELECT tenant, quarter, holder, meter, sum(events), sum(quantity) FROM rollup"
+                " GROUP BY tenant, quarter, holder, meter"
+            )
+        }
+        rolling = connection.execute("SELECT tenant, holder, window, meter, cells FROM rolling").fetchall()
+        (now,) = connection.execute("SELECT value FROM ledger_info WHERE name = 'last_commit_at'").fetchone()
+        keys = connection.execute("SELECT count(*), count(DISTINCT seq) FROM key_index").fetchone()
+        answers = connection.execute("SELECT count(*) FROM answer").fetchone()[0]
+        lost = connection.execute(
+            "SELECT count(*) FROM hold h LEFT JOIN reservation r ON r.tenant = h.tenant AND r.id = h.reservation"
+            " WHERE r.id IS NULL OR r.answer IS NOT NULL"
+        ).fetchone()
+        connection.execute("COMMIT")
+    group_as_a_whole = {
+        (tenant, account): holder
+        for holder, (tenant, kind, account, user) in holders.items()
+        if kind == 1 and words[user] == ""
+    }
+    counters = {key: used for key, used in counters.items() if key[2] != "billing_period"}
+    expected: Counter[tuple[object, ...]] = Counter()
+    cells: dict[tuple[object, ...], tuple[int, int]] = {}
+    kept = kept_since(versions)
+    last: dict[tuple[object, ...], int] = {}
+    for _, tenant, holder, gains, at, recorded_at in events:
+        _, kind, account, _ = holders[holder]
+        whole = group_as_a_whole.get((tenant, account)) if kind == 1 else holder
+        for meter, gain in json.loads(gains).items():
+            # A person is their whole account, and counted once.
+            places = {
+                (window, whole if scope == "account" else holder) for m, window, scope in kept if m == meter
+            }
+            for window, counted in places:
+                key = (words[tenant], start_of(window, at), window, counted, meter)
+                expected[key] += gain
+                last[key] = max(recorded_at, last.get(key, 0))
+            cell = (words[tenant], start_of("quarter", at), holder, meter)
+            count, quantity = cells.get(cell, (0, 0))
+            cells[cell] = (count + 1, quantity + gain)
+    # Where a plan came to limit a meter later, a total is made with the first event after that.
+    waiting = {
+        key
+        for key in expected.keys() - counters.keys()
+        if all(
+            last[key] <= since
+            for (meter, window, _), since in kept.items()
+            if (key[4], key[2]) == (meter, window)
+        )
+    }
+    assert counters == {key: used for key, used in expected.items() if key not in waiting}
+    assert rollups == cells
+    for _, holder, window, meter, packed in rolling:
+        start = now - LENGTHS[words[window]]
+        holders_summed = {h for h, (t, k, a, _) in holders.items() if (t, k, a) == holders[holder][:3]}
+        mine = holders_summed if holder in group_as_a_whole.values() else {holder}
+        used = sum(
+            json.loads(gains).get(words[meter], 0)
+            for _, _, h, gains, at, _ in events
+            if h in mine and at > start
+        )
+        assert sum(quantity for at, quantity in json.loads(packed) if at > start) == used
+    assert keys == (answers, answers)
+    assert lost == (0,)
+    assert len({id_ for id_, *_ in events}) == len(events)
+    return len(events)

@@ -1,0 +1,177 @@
+"""What can happen to a ledger, as choices: hypothesis draws from them and shrinks, a seed rolls dice."""
+
+from typing import Any
+
+from tests.builders import a_change, a_limit_set, a_record, a_reserve, a_settle, a_subject, an_opening
+from tests.chaos.world import GROUPS, PLANS, TENANTS, USERS, World
+
+from subscription_mcp.domain.catalog import UNLIMITED
+from subscription_mcp.ledger.commands import Arrive, CloseSession, Command, RenewSession, Subject
+
+Choices = dict[str, tuple[Any, ...]]
+
+EVENTS = (
+    ("message", {}),
+    ("message", {}),
+    ("llm_call", {"tokens": 7}),
+    ("llm_call", {"provider": "google"}),
+    ("tool_call", {"tool": "search"}),
+    ("storage", {}),
+)
+FALLING = (3, 8)
+"""Quantities by which a level is lowered instead of raised."""
+# Some more often than others: what follows one another must concern the same account to matter.
+TENANT = (*TENANTS, *TENANTS[:1] * 4)
+USER = (*USERS, *USERS[:1] * 3)
+ANYBODY = (*USER, *GROUPS, *GROUPS[:1] * 2)
+WHO: Choices = {"tenant": TENANT, "user": USER}
+KEYS = (None, None, None, "k1", "k2", "k3")
+ANY = tuple(range(12))
+"""Which of the things there are, counted from the newest, over and over."""
+HOURS = 3_600
+TIMES = (1, 60, 1_799, 1_800, 2 * HOURS, 26 * HOURS, 15 * 24 * HOURS, 36 * 24 * HOURS)
+
+COMMANDS: dict[str, Choices] = {
+    "record": WHO
+    | {
+        "event": EVENTS,
+        "quantity": (1, 2, 3, 5, 8),
+        "key": KEYS,
+        "enforce": (True, True, True, False),
+        "ahead": (
+            None,
+            None,
+            None,
+            None,
+            -20,
+            -HOURS,
+            -30 * HOURS,
+            -34 * 24 * HOURS,
+            -36 * 24 * HOURS,
+            200,
+            400,
+        ),
+    },
+    "reserve": WHO | {"event": EVENTS, "quantity": (1, 3, 6), "key": KEYS, "ttl": (1, 120, 2 * HOURS)},
+    "settle": {"which": ANY, "quantity": (None, 0, 1, 4, 9), "other": (False, False, True)},
+    "open": WHO | {"ttl": (None, 60, 3 * HOURS), "key": KEYS},
+    "renew": {"which": ANY, "ttl": (None, 60, 3 * HOURS)},
+    "close": {"which": ANY},
+    "change": {"tenant": TENANT, "who": ANYBODY, "plan": PLANS},
+    "limit": {
+        "tenant": TENANT,
+        "who": ANYBODY,
+        "place": (("messages", "day"), ("messages", "billing_period"), ("gemini_calls", "month")),
+        "maximum": (None, 0, 4, 33, UNLIMITED),
+        "lasts": (None, None, 600, -5),
+    },
+    "publish": {"basic_messages": (12, 12, 6, 20)},
+    "join": WHO | {"group": (*GROUPS, *GROUPS[:1] * 2)},
+}
+AROUND: dict[str, Choices] = {
+    "again": {"which": ANY},
+    "clock": {"seconds": (*TIMES, *TIMES, -1, -40, -3 * HOURS, -30 * HOURS)},
+    "restart": {},
+    "fault": {"kind": ("error", "stop before", "stop after"), "at": tuple(range(40))},
+}
+WEIGHTS = {"record": 16, "reserve": 8, "settle": 8, "open": 4, "clock": 8, "again": 4, "fault": 8} | {
+    "change": 6,
+    "limit": 5,
+    "join": 3,
+}
+
+
+class Story:
+    """Turns what was drawn into commands, sends them, and looks at everything after each."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.batch: list[Command] = []
+        self.sent: list[list[Command]] = []
+        self.fault: Any = None
+        self.handles = 0
+
+    async def step(
+        self, kind: str, drawn: dict[str, Any], *, ledger: int, hold_back: bool, split: bool
+    ) -> None:
+        """One step; with `hold_back` a command waits for the next one, so that they share a batch."""
+        world, ledger = self.world, ledger % len(self.world.ledgers)
+        if kind in COMMANDS:
+            self.batch += getattr(self, kind)(**drawn)
+        elif kind == "again" and self.sent:
+            self.batch += self.sent[-1 - drawn["which"] % len(self.sent)]
+        elif kind == "clock":
+            world.clock.advance(seconds=drawn["seconds"])
+        elif kind == "fault":
+            self.fault = (drawn["kind"], drawn["at"])
+        elif kind == "restart":
+            await world.ledgers[ledger].close()
+            await world.start(ledger)
+        if self.batch and not hold_back:
+            batch, fault = self.batch, self.fault
+            self.batch, self.fault = [], None
+            self.sent.append(batch)
+            await world.do(ledger, batch, fault, split=split)
+        if not self.batch:
+            await world.look(world.dice.randrange(len(world.ledgers)))
+
+    def record(self, tenant, user, event, quantity, key, enforce, ahead):
+        name, attributes = event
+        if name == "storage" and quantity in FALLING:
+            quantity = -quantity
+        at = None if ahead is None else self.world.clock.now + ahead * 1_000_000
+        who = a_subject(user, tenant)
+        fields = {"attributes": attributes, "enforce": enforce, "occurred_at": at}
+        return [a_record(who, name, quantity, key=key, **fields)]
+
+    def reserve(self, tenant, user, event, quantity, key, ttl):
+        name, attributes = event
+        who = a_subject(user, tenant)
+        return [a_reserve(who, name, quantity, key=key, attributes=attributes, ttl_seconds=ttl)]
+
+    def settle(self, which, quantity, other):
+        one = self.pick(self.world.model.reservations, which)
+        if one is None:
+            return []
+        attributes = {"tokens": 11, "provider": "gemini"} if other and one.told[0] == "llm_call" else None
+        return [a_settle(one.id, quantity, tenant=one.account[0], attributes=attributes)]
+
+    def open(self, tenant, user, ttl, key):
+        return [an_opening(a_subject(user, tenant), ttl_seconds=ttl, key=key)]
+
+    def renew(self, which, ttl):
+        one = self.pick(self.world.model.sessions, which)
+        return [RenewSession(one.account[0], one.id, None, ttl)] if one else []
+
+    def close(self, which):
+        one = self.pick(self.world.model.sessions, which)
+        return [CloseSession(one.account[0], one.id)] if one else []
+
+    def change(self, tenant, who, plan):
+        self.handles += 1
+        subject, actor, handle = self.subject(tenant, who), who, f"handle-{self.handles}"
+        fields = {"actor": actor}
+        return [
+            a_change(plan, subject, offer=handle, **fields),
+            a_change(plan, subject, confirmation=handle, **fields),
+        ]
+
+    def limit(self, tenant, who, place, maximum, lasts):
+        until = None if lasts is None else self.world.clock.now + lasts * 1_000_000
+        meter, window = place
+        return [a_limit_set(maximum, self.subject(tenant, who), meter=meter, window=window, expires_at=until)]
+
+    def publish(self, basic_messages):
+        return [self.world.publication(basic_messages)]
+
+    def join(self, tenant, user, group):
+        return [Arrive(a_subject(user, tenant, group=group))]
+
+    def subject(self, tenant: str, who: str) -> Subject:
+        if who in GROUPS:
+            return Subject(tenant, None, account=who, account_kind="group")
+        return a_subject(who, tenant)
+
+    def pick(self, things, which):
+        heard = [one for one in things if one.id is not None]
+        return heard[-1 - which % len(heard)] if heard else None

@@ -1,0 +1,210 @@
+"""When the disk, the file or another program will not: nothing half done, a clear answer, and back by itself
+where that can be."""
+
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import apsw
+import pytest
+from tests.builders import (
+    ENGINES,
+    Clock,
+    a_catalog,
+    a_ledger,
+    a_limit,
+    a_plan,
+    a_publication,
+    a_record,
+    code_of,
+    decision_of,
+)
+from tests.chaos.faults import Faults, Kind, Stopped, abandon
+from tests.chaos.faults import connecting as connecting_to
+from tests.chaos.power import Disk, connecting
+from tests.chaos.recount import recount
+
+from subscription_mcp.domain.catalog import UNLIMITED
+from subscription_mcp.ledger import sqlite as sqlite_engine
+from subscription_mcp.ledger import sqlite_schema
+from subscription_mcp.ledger.port import LedgerUnusable
+
+CATALOG = a_catalog(a_plan(a_limit(UNLIMITED)))
+USERS = ("ann", "bob", "cleo")
+
+
+FAILURES = {"full": apsw.FullError, "read-only": apsw.ReadOnlyError, "broken": apsw.IOError}
+
+
+@pytest.mark.parametrize("lasts", [1, 1_000], ids=["once", "until mended"])
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_a_disk_that_fails_at_any_operation_leaves_all_or_nothing_and_heals(
+    tmp_path: Path, failure: str, lasts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_engine, "CHECKPOINT_ROWS", 1)
+    failing: Iterator[int] = iter(())
+
+    def before() -> None:
+        if next(failing, 0):
+            raise FAILURES[failure]
+
+    disk = Disk(f"disk-{tmp_path.name}", before=before)
+    async with a_ledger(tmp_path, catalog=CATALOG, connect=connecting(disk)) as ledger:
+        recorded, first, failures = 0, 0, 1
+        while failures:
+            batch = [a_record(user, key=f"{user}-{first}") for user in USERS]
+            failing = iter([0] * first + [1] * lasts)
+            outcomes = await ledger.submit(batch)
+            failures = first + lasts - len(list(failing)) > first
+            failing = iter(())
+            codes = {code_of(outcome) for outcome in outcomes}
+            assert codes in ({"ok"}, {"unavailable"})
+            # The same requests again: done now, or told that they were.
+            again = [decision_of(outcome) for outcome in await ledger.submit(batch)]
+            assert {one.replayed for one in again} == {codes == {"ok"}}
+            recorded += len(USERS)
+            assert recount_of_a_copy(tmp_path) == recorded
+            first += 1
+        assert first > 5, "a batch is more than five operations of the disk"
+    disk.unregister()
+
+
+def recount_of_a_copy(place: Path) -> int:
+    """Another SQLite library in this process would, when it closes the file, give up the locks of both."""
+    with TemporaryDirectory() as folder:
+        for name in ("ledger.db", "ledger.db-wal"):
+            shutil.copy(place / name, folder)
+        return recount(Path(folder) / "ledger.db")
+
+
+async def test_a_lock_of_another_program_is_unavailable_and_heals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sqlite_schema.PRAGMAS, "busy_timeout", 50)
+    async with a_ledger(tmp_path, catalog=CATALOG) as ledger:
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as somebody:
+            somebody.execute("BEGIN IMMEDIATE")
+            assert code_of(await ledger.submit_one(a_record(key="k"))) == "unavailable"
+            assert not await ledger.ready()
+            somebody.execute("ROLLBACK")
+            assert not decision_of(await ledger.submit_one(a_record(key="k"))).replayed
+            assert await ledger.ready()
+    assert recount(tmp_path / "ledger.db") == 1
+
+
+@contextmanager
+def moved(path: Path) -> Iterator[None]:
+    aside = path.with_name("aside")
+    path.rename(aside)
+    yield
+    aside.rename(path)
+
+
+@contextmanager
+def replaced_by_a_copy(path: Path) -> Iterator[None]:
+    data = path.read_bytes()
+    with moved(path):
+        path.write_bytes(data)
+        yield
+
+
+@pytest.mark.parametrize("how", [moved, replaced_by_a_copy])
+@pytest.mark.parametrize("name", ["ledger.db", "ledger.db-wal"])
+async def test_a_file_taken_away_under_a_running_ledger_is_unavailable_until_it_is_back(
+    tmp_path: Path, name: str, how: Callable[[Path], "contextmanager[None]"]
+) -> None:
+    async with a_ledger(tmp_path, catalog=CATALOG) as ledger:
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        with how(tmp_path / name):
+            assert code_of(await ledger.submit_one(a_record())) == "unavailable"
+            assert code_of(await ledger.rehearse(a_record())) == "unavailable"
+            assert not await ledger.ready()
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 2
+    assert recount(tmp_path / "ledger.db") == 2
+
+
+async def test_a_log_deleted_under_a_running_ledger_is_saved_when_it_closes(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=CATALOG) as ledger:
+        for _ in range(5):
+            assert code_of(await ledger.submit_one(a_record())) == "ok"
+        (tmp_path / "ledger.db-wal").unlink()
+        assert code_of(await ledger.submit_one(a_record())) == "unavailable"
+    async with a_ledger(tmp_path, catalog=CATALOG) as ledger:
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 6
+    assert recount(tmp_path / "ledger.db") == 6
+
+
+async def a_file(place: Path) -> Path:
+    async with a_ledger(place, catalog=CATALOG) as ledger:
+        await ledger.submit([a_record(f"user{n}") for n in range(500)])
+    return place / "ledger.db"
+
+
+async def test_a_file_truncated_under_a_running_ledger_is_never_answered_from(tmp_path: Path) -> None:
+    path = await a_file(tmp_path)
+    async with a_ledger(tmp_path, catalog=CATALOG) as ledger:
+        os.truncate(path, 4_096)
+        assert code_of(await ledger.submit_one(a_record("user7"))) == "unavailable"
+        assert code_of(await ledger.rehearse(a_record("user8"))) == "unavailable"
+
+
+def half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 // 4_096 * 4_096)
+
+
+def without_its_beginning(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes(100))
+
+
+@pytest.mark.parametrize("harm", [half, without_its_beginning])
+async def test_a_damaged_file_stops_the_start(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    path = await a_file(tmp_path)
+    harm(path)
+    with pytest.raises(LedgerUnusable, match="damaged"):
+        async with a_ledger(tmp_path, catalog=CATALOG):
+            pass
+
+
+async def test_totals_on_a_page_of_zeros_are_never_answered_from(tmp_path: Path) -> None:
+    path = await a_file(tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'counter'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4_096)
+        file.write(bytes(4_096))
+    async with a_ledger(tmp_path, catalog=CATALOG, publish=False) as ledger:
+        assert code_of(await ledger.submit_one(a_record("user7"))) == "unavailable"
+        assert code_of(await ledger.rehearse(a_record("user8"))) == "unavailable"
+
+
+async def test_a_first_start_that_stops_at_any_statement_is_taken_up_by_the_next(
+    tmp_path: Path, effort: Callable[[int, int, int], int], dice: random.Random
+) -> None:
+    def stopping(kind: Kind, at: int) -> Faults:
+        faults = Faults()
+        faults.arm(kind, lambda number, statement: number == at)
+        return faults
+
+    async with a_ledger(tmp_path, catalog=CATALOG, connect=connecting_to(every := Faults())):
+        statements = every.statements
+    kinds: tuple[Kind, ...] = ("stop before", "stop after")
+    moments = [(kind, at) for kind in kinds for at in range(statements)]
+    for kind, at in dice.sample(moments, effort(20, len(moments), len(moments))):
+        with TemporaryDirectory() as folder:
+            how = connecting_to(stopping(kind, at))
+            engine = ENGINES["sqlite"](Path(folder), CATALOG, Clock(), connect=how)
+            with pytest.raises(Stopped):
+                await engine.open()
+                try:
+                    await engine.transact([a_publication(*CATALOG.plans.values())], lambda: True)
+                finally:
+                    await abandon(engine)
+            async with a_ledger(Path(folder), catalog=CATALOG) as ledger:
+                assert code_of(await ledger.submit_one(a_record())) == "ok"
+            assert recount(Path(folder) / "ledger.db") == 1
