@@ -364,8 +364,10 @@ async def test_a_level_of_a_group_that_no_plan_knew_starts_with_what_its_members
 ) -> None:
     of_each = a_limit(100, meter="storage_mb", window="level")
     of_all = a_limit(90, meter="storage_mb", window="level", scope="account")
-    async with store.open(catalog=one_plan(of_each)) as ledger:
+    clock = Clock()
+    async with store.open(catalog=one_plan(of_each), clock=clock) as ledger:
         await ledger.submit_one(a_record(of_crew("ann"), "storage", 60))
+        clock.advance(seconds=1)
         await ledger.submit_one(a_publication(a_plan(of_each, of_all)))
         assert code_of(await ledger.submit_one(a_record(of_crew("ann"), "storage", -50))) == "ok"
         assert totals(store)[("level", "account")] == 10
@@ -375,11 +377,14 @@ async def test_a_publication_in_the_middle_of_a_batch_finds_what_was_counted_bef
     store: SqliteStore,
 ) -> None:
     first, edited = a_plan(a_limit(100)), a_plan(a_limit(100), a_limit(20, window="week"))
-    async with store.open(catalog=a_catalog(first)) as ledger:
+    clock = Clock()
+    async with store.open(catalog=a_catalog(first), clock=clock) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=2))
+        clock.advance(seconds=1)
         await ledger.submit(
             [a_record(of_crew("ann"), quantity=5), a_publication(edited), a_record(of_crew("ann"))]
         )
-        assert totals(store)[("week", "user")] == 6
+        assert totals(store)[("week", "user")] == 8
 
 
 async def test_a_cap_set_in_the_middle_of_a_batch_sees_what_was_counted_before_it(store: SqliteStore) -> None:

@@ -343,7 +343,7 @@ class Store:
         else:
             cells = self._cells_before(key, counter.length, since, now) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
-        if since is None or self._first_recorded(now) <= since <= now < since + LONGEST_HOLD:
+        if since is None or self._first_recorded(now) < since <= now < since + LONGEST_HOLD:
             counter.holds = self._holds_by_reservation(key)
         elif place is not None:
             # Those that have expired too: the next reservation clears them away.
@@ -399,7 +399,7 @@ class Store:
         """Whether something that counts in it may have been recorded before it was kept, perhaps as of later."""
         if since is None:
             return True
-        if since < self._first_recorded(now):
+        if since <= self._first_recorded(now):
             return False
         length = rolling_length(key.window_key)
         began = key.start if length is None else self.last_recorded_at() - length

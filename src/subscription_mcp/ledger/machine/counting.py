@@ -77,14 +77,11 @@ class Tally:
         return states
 
     def level(self, meter: str) -> int:
-        """Where a meter that is a level stands for the user; no group as a whole ever has less."""
-        return next(
-            (
-                counter.used
-                for counter in self.counted
-                if counter.key.meter == meter and counter.key.window_key == Level.name and counter.key.user
-            ),
-            0,
+        """How much of a meter that is a level there is to take away: the user's own, which is in the group's."""
+        return min(
+            counter.used
+            for counter in self.counted
+            if counter.key.meter == meter and counter.key.window_key == Level.name
         )
 
 
