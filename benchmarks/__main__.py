@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import memory, serving, starting
+from benchmarks import ledger, memory, serving, starting
 from benchmarks.load import CannotMeasure
 from benchmarks.rounds import Report, machine, markdown
 
@@ -22,6 +22,7 @@ the least and the most. Absolute numbers belong to the machine and to what else 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "mcp": lambda given: serving.mcp(given.rounds, given.seconds),
     "rest": lambda given: serving.rest(given.rounds, given.seconds),
+    "ledger": lambda given: ledger.ledger(given.rounds, given.seconds),
     "start": lambda given: starting.start(given.rounds),
     "memory": lambda given: memory.memory(given.seconds, given.calls),
 }
