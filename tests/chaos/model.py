@@ -34,11 +34,14 @@ class Model(Accounts):
         length, now = LENGTHS[key[1]], self.now
         uses = [one for one in self.of(self.events, account, user, key) if now < one.at + length]
         used = sum(one.gains[key[0]] for one in uses)
-        held = sum(one.gains[key[0]] for one in self.of(live, account, user, key))
+        holding = self.of(live, account, user, key)
+        held = sum(one.gains[key[0]] for one in holding)
         excess = 0 if maximum is UNLIMITED else used + held + gain - maximum
         back, given = now + length, 0
-        for one in sorted(uses, key=lambda one: one.at):
-            back, given = one.at + length, given + one.gains[key[0]]
+        gone = [(one.at + length, one.gains[key[0]]) for one in uses]
+        gone += [(one.ends, one.gains[key[0]]) for one in holding if excess > 0]
+        for until, quantity in sorted(gone):
+            back, given = until, given + quantity
             if given >= excess:
                 break
         return [maximum, used, held, now - length, back, False]

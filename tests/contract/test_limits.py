@@ -17,6 +17,7 @@ from tests.builders import (
     a_reserve,
     a_settle,
     a_subject,
+    buy,
     code_of,
     decision_of,
     view_of,
@@ -118,6 +119,34 @@ async def test_what_is_held_counts_in_a_rolling_window_and_is_settled_at_its_ins
         )
         clock.advance(minutes=30)
         assert (await states(ledger))[("rolling:PT1H", "user")].used == 0
+
+
+async def test_what_is_only_held_is_waited_for_until_it_is_given_back(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T10:00:00Z")
+    async with store.open(catalog=one_plan(a_limit(3, window="minute")), clock=clock) as ledger:
+        await ledger.submit_one(a_reserve(quantity=3, ttl_seconds=600))
+        decision = decision_of(await ledger.submit_one(a_record()))
+        assert format_instant(decision.limits[0].resets_at or 0) == "2026-11-20T10:10:00Z"
+        clock.advance(minutes=10)
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+
+
+async def test_a_yearly_period_that_comes_late_sees_what_is_held(store: SqliteStore) -> None:
+    clock = Clock("2026-01-31T10:00:00Z")
+    pro = a_plan(a_limit(1_000), key="pro", monthly="29.00", yearly="290.00")
+    big = a_plan(a_limit(50, window="billing_period"), key="big", monthly="99.00", yearly="990.00")
+    async with store.open(catalog=a_catalog(a_plan(a_limit(5)), pro), clock=clock) as ledger:
+        assert code_of(await buy(ledger, "pro", interval="yearly")) == "ok"
+        await ledger.submit_one(a_record())
+        clock.advance(days=100)
+        await ledger.submit_one(a_reserve(quantity=40, ttl_seconds=600))
+        clock.advance(seconds=1)
+        await ledger.submit_one(a_publication(a_plan(a_limit(5)), pro, big))
+        assert code_of(await buy(ledger, "big", interval="yearly")) == "ok"
+        state = (await states(ledger))[("billing_period", "user")]
+        assert (state.used, state.held) == (1, 40)
+        assert code_of(await ledger.submit_one(a_record(quantity=10))) == "quota_exceeded"
+        assert code_of(await ledger.submit_one(a_record(quantity=9))) == "ok"
 
 
 async def test_an_event_reported_too_late_for_a_rolling_window_is_none_of_its_business(
@@ -395,6 +424,29 @@ async def test_a_cap_set_in_the_middle_of_a_batch_sees_what_was_counted_before_i
             [a_record(of_crew("ann"), quantity=8), a_limit_set(10, ann), a_record(of_crew("ann"), quantity=2)]
         )
         assert [code_of(outcome) for outcome in outcomes] == ["ok", "ok", "quota_exceeded"]
+
+
+async def test_a_cap_set_again_in_a_batch_that_loads_for_others_sees_what_that_batch_counted(
+    store: SqliteStore,
+) -> None:
+    clock = Clock("2026-11-20T10:00:00Z")
+    bob = a_subject("bob", account="crew")
+    async with store.open(
+        catalog=one_plan(a_limit(100, window="hour", scope="account")), clock=clock
+    ) as ledger:
+        await ledger.submit_one(a_record(of_crew("bob")))
+        await ledger.submit_one(a_limit_set(7, bob, window="hour"))
+        await ledger.submit_one(a_limit_set(None, bob, window="hour"))
+        clock.advance(hours=1)
+        await ledger.submit_one(a_record(of_crew("bob"), quantity=2))
+        await ledger.submit(
+            [
+                a_record(of_crew("carol")),
+                a_record(of_crew("bob"), quantity=5),
+                a_limit_set(7, bob, window="hour"),
+            ]
+        )
+        assert code_of(await ledger.submit_one(a_record(of_crew("bob")))) == "quota_exceeded"
 
 
 async def test_a_cap_that_is_set_again_sees_what_was_used_without_it(store: SqliteStore) -> None:

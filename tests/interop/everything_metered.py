@@ -17,6 +17,7 @@ from subscription_mcp.cli.main import main
 from subscription_mcp.server.hooks import contain, known_only
 from subscription_mcp.settings import Settings
 from subscription_mcp.web.app import build_app
+from subscription_mcp.web.eras import Eras
 
 TOOL_NAMES = frozenset(function.__name__ for function in [*TOOLS, json_schema_2020_12_tool])
 PROMPT_NAMES = frozenset(function.__name__ for function in PROMPTS)
@@ -27,9 +28,13 @@ def make_metered_app(settings: Settings, service: assembly.Service, base_url: st
         middleware=[contain, known_only(TOOL_NAMES, PROMPT_NAMES)],
         extensions=[Metering(service.operations, identify_by_request)],
     )
+    # This server reports progress, which only a stream can carry: in both eras.
+    modern, legacy = (
+        http_app(server, TransportSecuritySettings(enable_dns_rebinding_protection=False)) for _ in range(2)
+    )
     guarded = build_app(
         api=[],
-        mcp_app=http_app(server, TransportSecuritySettings(enable_dns_rebinding_protection=False)),
+        mcp=Eras(modern=modern, legacy=legacy),
         verifier=assembly.verifier_of(settings, service.ledger),
         base_url=base_url,
         public_url=None,

@@ -185,6 +185,8 @@ class Total:
     period: Period
     cells: Cells = ()
     counts: bool = True
+    holds: Sequence[tuple[Instant, int]] = ()
+    """In a rolling window: what is held until when."""
 
 
 Totals = Callable[[Limit], Total]
@@ -217,7 +219,8 @@ def state_of(limit: Limit, unit: str, total: Total, gain: int) -> LimitState:
     if isinstance(limit.window, Rolling):
         now = period.start + limit.window.length
         excess = total.used + total.held + gain - _ceiling(limit.maximum)
-        period = Period(period.start, back_at(total.cells, limit.window.length, now, excess))
+        holds = total.holds if excess > 0 else ()
+        period = Period(period.start, back_at(total.cells, limit.window.length, now, excess, holds))
     return LimitState(limit, unit, total.used, total.held, period, gain)
 
 

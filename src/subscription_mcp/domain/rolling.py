@@ -5,7 +5,7 @@ longer. So that a busy holder's cells stay few, beyond `CELLS_MAX` of them those
 become one, at its latest instant: given back a little late, never early.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from subscription_mcp.domain.instants import Instant
@@ -37,17 +37,20 @@ def with_use(cells: Cells, at: Instant, quantity: int, length: Instant, now: Ins
     return kept if len(kept) <= CELLS_MAX else _merged(kept, length)
 
 
-def back_at(cells: Cells, length: Instant, now: Instant, excess: int) -> Instant:
-    """When at least `excess` of what counts now has come back; all of it where that is less. Something used
-    now would come back a length from now, which is the answer where nothing counts."""
+def back_at(
+    cells: Cells, length: Instant, now: Instant, excess: int, holds: Iterable[tuple[Instant, int]] = ()
+) -> Instant:
+    """When at least `excess` of what counts now has come back; all of it where that is less. `holds` are what is
+    held until when, which comes back without having been used. Something used now would come back a length from
+    now, which is the answer where nothing counts."""
     given_back = 0
     back = now + length
-    for at, quantity in cells:
-        if now < at + length:
-            back = at + length
-            given_back += quantity
-            if given_back >= excess:
-                break
+    used = [(at + length, quantity) for at, quantity in cells if now < at + length]
+    for at, quantity in sorted([*used, *holds]) if holds else used:
+        back = at
+        given_back += quantity
+        if given_back >= excess:
+            break
     return back
 
 

@@ -41,6 +41,7 @@ from subscription_mcp.ledger.sqlite_schema import (
     prepare_file,
     presence_path,
     schema_of_file,
+    schema_version,
     set_pragmas,
 )
 from subscription_mcp.ledger.sqlite_store import PlanBook, Store
@@ -162,7 +163,7 @@ class SqliteEngine:
             connection = self._writer._conn
             check_identity(connection, self._path)
             set_pragmas(connection)
-            migrate(connection)
+            _, self._schema = migrate(connection)
         self._store = Store(connection)
         self._pruner = Pruner(connection)
         self._renew_facts()
@@ -204,6 +205,7 @@ class SqliteEngine:
                     connection.execute("ROLLBACK")
                 # Hardly any key comes again; kept here they would be most of what is kept.
                 self._facts.answers.clear()
+                self._store.forget_places()
                 if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
                     self._checkpoint(connection)
                 if self._facts.size + self._store.size > CACHED_FACTS_MAX:
@@ -260,6 +262,8 @@ class SqliteEngine:
         """Forget every cached fact when another connection has committed since the last batch."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version != self._data_version:
+            if schema_version(connection) != self._schema:
+                raise LedgerUnavailable("another process has migrated the ledger; start this one again")
             self._renew_facts()
             self._catch_up()
             self._data_version = version

@@ -218,6 +218,10 @@ class Store:
 
     # Facts
 
+    def forget_places(self) -> None:
+        """Forget where answers that were looked for in vain would stand: somebody else may take the place."""
+        self._free_places.clear()
+
     def last_recorded_at(self) -> Instant:
         """When the last event was recorded; 0 before the first."""
         row = self._db.execute("SELECT recorded_at FROM event ORDER BY seq DESC LIMIT 1").fetchone()
@@ -344,7 +348,7 @@ class Store:
             cells = self._cells_before(key, counter.length, since, now) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
         if since is None or self._first_recorded(now) < since <= now < since + LONGEST_HOLD:
-            counter.holds = self._holds_by_reservation(key)
+            counter.holds = self._holds_by_reservation(key, now)
         elif place is not None:
             # Those that have expired too: the next reservation clears them away.
             rows = self._db.execute(
@@ -357,12 +361,12 @@ class Store:
             }
         return counter
 
-    def _holds_by_reservation(self, key: CounterKey) -> dict[str, Hold]:
+    def _holds_by_reservation(self, key: CounterKey, now: Instant) -> dict[str, Hold]:
         """What live reservations hold of a total that was not kept when they were made, from what they hold of
         those that were."""
         period = Period(0, None)
         if rolling_length(key.window_key) is None:
-            period = window_of_key(key.window_key).period_at(key.start, Anchor(key.start))
+            period = Period(key.start, self._end_of(key, now))
         rows = self._db.execute(
             "SELECT h.reservation, max(h.quantity), h.expires_at, r.reserved_at FROM hold h"
             " JOIN reservation r ON r.tenant = h.tenant AND r.id = h.reservation"

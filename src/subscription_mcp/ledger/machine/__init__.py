@@ -44,16 +44,30 @@ def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) 
     for index, command in enumerate(commands):
         outcome = apply(turn, command)
         while outcome is None:
-            turn.probing = True
-            for later in commands[index + 1 :]:
-                apply(turn, later)
-            turn.probing = False
+            _probe(turn, commands[index + 1 :])
             if not turn.facts.missing:
                 raise AssertionError(f"{type(command).__name__} came to nothing with every fact loaded")
             load(turn.facts)
             outcome = apply(turn, command)
         outcomes.append(outcome)
     return outcomes
+
+
+def _probe(turn: Turn, waiting: Sequence[Command]) -> None:
+    """Find out what those that wait are missing too, each as deep as what is there goes."""
+    facts = turn.facts
+    missing = facts.missing
+    turn.probing = True
+    for command in waiting:
+        facts.missing = {}
+        apply(turn, command)
+        for table, keys in facts.missing.items():
+            if table == "counters":
+                # One that is added up must not be before those that come first in the batch have counted.
+                keys = {key for key in keys if facts.kept_since(key) is not None}
+            missing.setdefault(table, set()).update(keys)
+    turn.probing = False
+    facts.missing = missing
 
 
 def _load_answers(facts: Facts, commands: Sequence[Command], load: Callable[[Facts], None]) -> None:

@@ -92,7 +92,9 @@ def total_of(
     held = counter.held(now, besides=besides)
     if isinstance(window, Rolling):
         period = window.period_at(now, NO_ANCHOR)
-        return Total(counter.used_at(now), held, period, counter.cells, at + window.length > now)
+        holds = [(one.expires_at, one.quantity) for id_, one in counter.holds.items() if id_ != besides]
+        live = [(until, quantity) for until, quantity in holds if now < until]
+        return Total(counter.used_at(now), held, period, counter.cells, at + window.length > now, live)
     return Total(counter.used, held, period)
 
 
