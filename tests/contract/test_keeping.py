@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.builders import (
     Clock,
@@ -430,6 +430,9 @@ class History:
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
+@example(
+    steps=[("record", "tom", 1, 0), ("publish", [("messages", "minute", "account")]), ("record", "tom", 1, 0)]
+)
 async def test_whatever_was_done_verifies(tmp_path_factory: Any, steps: list[Any]) -> None:
     history = History(tmp_path_factory.mktemp("ledger"))
     lives: list[list[Any]] = [[]]

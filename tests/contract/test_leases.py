@@ -17,6 +17,7 @@ from tests.builders import (
     a_limit,
     a_limit_set,
     a_plan,
+    a_publication,
     a_record,
     a_renewal,
     a_reserve,
@@ -257,6 +258,17 @@ async def test_what_was_granted_stays_granted_when_the_limit_is_lowered(store: S
         decision = decision_of(await ledger.submit_one(a_settle(held, 8)))
         assert (decision.allowed, decision.code) == (True, "ok")
         assert (day_of(Decided(decision)).used, day_of(Decided(decision)).maximum) == (8, 5)
+
+
+async def test_a_limit_that_comes_at_the_instant_of_a_hold_sees_it(store: SqliteStore) -> None:
+    basic = a_plan(a_limit(50), a_limit(50, window="month"))
+    async with store.open(catalog=a_catalog(basic)) as ledger:
+        await ledger.submit_one(a_reserve(quantity=10))
+        hourly = a_plan(a_limit(50), a_limit(12, window="hour"), key="hourly", monthly="9")
+        await ledger.submit_one(a_publication(basic, hourly))
+        await buy(ledger, "hourly")
+        refused = decision_of(await ledger.submit_one(a_reserve(quantity=5)))
+        assert [(s.window, s.held) for s in refused.limits if s.refused] == [("hour", 10)]
 
 
 async def test_the_same_settle_again_is_a_replay_and_another_a_conflict(store: SqliteStore) -> None:

@@ -82,7 +82,7 @@ class Meter:
         return self.aggregate == "level"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limit:
     """A maximum for one meter in one window, for each user or for the whole account."""
 
@@ -91,9 +91,19 @@ class Limit:
     maximum: Maximum
     scope: Scope = "user"
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, str, Scope]:
         return self.meter, self.window.name, self.scope
+
+    @cached_property
+    def place(self) -> tuple[str, str, Scope]:
+        """Where it is counted: the meter, the window with its time zone, the scope."""
+        return self.meter, self.window.key, self.scope
+
+    @cached_property
+    def ceiling(self) -> int:
+        """The largest total it allows."""
+        return TOTAL_MAX if self.maximum is UNLIMITED else self.maximum
 
 
 @dataclass(frozen=True, slots=True)

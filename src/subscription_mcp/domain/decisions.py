@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from subscription_mcp.domain.catalog import (
-    TOTAL_MAX,
     UNLIMITED,
     Catalog,
     Limit,
@@ -218,7 +217,7 @@ def state_of(limit: Limit, unit: str, total: Total, gain: int) -> LimitState:
     period = total.period
     if isinstance(limit.window, Rolling):
         now = period.start + limit.window.length
-        excess = total.used + total.held + gain - _ceiling(limit.maximum)
+        excess = total.used + total.held + gain - limit.ceiling
         holds = total.holds if excess > 0 else ()
         period = Period(period.start, back_at(total.cells, limit.window.length, now, excess, holds))
     return LimitState(limit, unit, total.used, total.held, period, gain)
@@ -250,7 +249,7 @@ def decide(
         end = state.period.end
         state.is_over = end is not None and end <= now
         # A level that falls is never in the way.
-        if state.gain >= 0 and state.used + state.held + state.gain > _ceiling(state.limit.maximum):
+        if state.gain >= 0 and state.used + state.held + state.gain > state.limit.ceiling:
             state.refused = any_refused = True
     sort_states(states)
     if not any_refused:
@@ -282,12 +281,16 @@ def count_in(decision: Decision, catalog: Catalog, event_id: str) -> None:
 def say_as_recorded(decision: Decision, catalog: Catalog) -> None:
     """Let a decision on something that was recorded speak from its own numbers: also where it was over."""
     decision.said = None
-    if decision.allowed or decision.plan_held is None or not decision.limits:
+    if decision.code == "ok" or decision.plan_held is None or not decision.limits:
         return
     offered = next((catalog.plans.get(unlock.plan) for unlock in decision.unlocks if unlock.plan), None)
     first = decision.limits[0]
     offer = limit_offer(offered, first, lambda plan: plan.limits)
     decision.said = refusal_sentence(decision.plan_held, first, decision.quantity, offer)
+
+
+_REFUSED = 10**20
+"""More than any fullness."""
 
 
 def sort_states(states: list[LimitState]) -> None:
@@ -296,9 +299,14 @@ def sort_states(states: list[LimitState]) -> None:
         states.sort(key=_place)
 
 
-def _place(state: LimitState) -> tuple[bool, int]:
-    permille = state.permille
-    return not state.refused, 1 if permille is None else -permille
+def _place(state: LimitState) -> int:
+    # One number, as this is asked twice for every limit of every event.
+    maximum = state.limit.maximum
+    if maximum is UNLIMITED:
+        fullness = -1
+    else:
+        fullness = (state.used + state.held) * 1000 // maximum if maximum else 1000
+    return -fullness - _REFUSED if state.refused else -fullness
 
 
 def next_plan_allowing(
@@ -311,7 +319,7 @@ def next_plan_allowing(
         # Going from free to paid starts a billing period at that instant, with nothing used in it.
         fresh = plan.price.is_free
         if all(
-            _would_be(limit, totals, gains[limit.meter], fresh=fresh) <= _ceiling(limit.maximum)
+            _would_be(limit, totals, gains[limit.meter], fresh=fresh) <= limit.ceiling
             for limit in limits_of(candidate)
             if limit.meter in gains
         ):
@@ -330,10 +338,6 @@ def waiting_helps_until(refused: Sequence[LimitState], now: Instant) -> Instant 
             return None
         ends.append(state.period.end)
     return max(ends)
-
-
-def _ceiling(maximum: Maximum) -> int:
-    return TOTAL_MAX if maximum is UNLIMITED else maximum
 
 
 def _would_be(limit: Limit, totals: Totals, gain: int, *, fresh: bool) -> int:

@@ -41,3 +41,8 @@ def uuid7(now: Instant, random_bits: RandomBits) -> str:
     )
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def uuid7_after(at: Instant) -> bytes:
+    """The least id of a later millisecond than an instant's: ids begin with their time."""
+    return (at // 1000 + 1 << 80).to_bytes(16, "big")

@@ -22,12 +22,11 @@ class Bounds:
 
 def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
     """What each meter the event concerns gains, by meter name."""
-    gains: dict[str, int] = {}
-    for meter in catalog.meters_of_event[event]:
-        gain = meter.gain(event, quantity, attributes)
-        if gain is not None:
-            gains[meter.name] = gain
-    return gains
+    return {
+        meter.name: gain
+        for meter in catalog.meters_of_event[event]
+        if (gain := meter.gain(event, quantity, attributes)) is not None
+    }
 
 
 def event_type_of(catalog: Catalog, event: str) -> EventType:
@@ -47,16 +46,16 @@ def attribute_problems(event: EventType, attributes: Attributes) -> list[FieldPr
     known = event.attributes_known
     problems = []
     for name, value in attributes.items():
-        path = f"attributes.{name[:64]}" if name.isidentifier() else "attributes"
         kind = known.get(name)
+        if kind == "text" and isinstance(value, str) and is_plain_text(value):
+            continue
+        path = f"attributes.{name[:64]}" if name.isidentifier() else "attributes"
         if kind is None:
             rule = f"is no attribute of this event. {_nearest(name, known)}"
         elif kind == "integer":
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= QUANTITY_MAX:
                 continue
             rule = f"must be an integer from 0 to {QUANTITY_MAX}"
-        elif isinstance(value, str) and is_plain_text(value):
-            continue
         else:
             rule = f"must be a text of 1 to {TEXT_LENGTH_MAX} characters without control characters"
         problems.append(FieldProblem(path, rule))

@@ -6,7 +6,7 @@ and leaves nothing behind, which is what a check and a preview are.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from subscription_mcp.domain.catalog import Attributes, Maximum, Plan
 from subscription_mcp.domain.decisions import Decision, LimitState
@@ -18,8 +18,7 @@ from subscription_mcp.domain.subscriptions import Change, Origin, Subscription
 from subscription_mcp.domain.windows import Interval
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """Whom a command is about, as far as the caller could say; the machine finds the account.
 
     `user` None means the whole account. `account_kind` says which id space `account` is from, where the
@@ -38,6 +37,14 @@ class Subject:
     group_admin: bool = False
     tier_decides: bool = False
     claimed_at: int | None = None
+
+
+AnswerKey = tuple[str, str, str]
+"""Where the answer to a request with an idempotency key is kept: tenant, source and key."""
+
+
+def answer_key_of(subject: Subject, source: str, idempotency_key: str | None) -> AnswerKey | None:
+    return None if idempotency_key is None else (subject.tenant, source, idempotency_key)
 
 
 @dataclass(slots=True)
@@ -70,6 +77,10 @@ class RecordUsage:
     digest: bytes = b""
     occurred_at: Instant | None = None
     enforce: bool = True
+    answer_key: AnswerKey | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answer_key = answer_key_of(self.subject, self.source, self.idempotency_key)
 
 
 @dataclass(slots=True)
@@ -84,6 +95,10 @@ class Reserve:
     ttl_seconds: int = 120
     idempotency_key: str | None = None
     digest: bytes = b""
+    answer_key: AnswerKey | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answer_key = answer_key_of(self.subject, self.source, self.idempotency_key)
 
 
 @dataclass(slots=True)
@@ -109,6 +124,10 @@ class OpenSession:
     ttl_seconds: int | None = None
     idempotency_key: str | None = None
     digest: bytes = b""
+    answer_key: AnswerKey | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answer_key = answer_key_of(self.subject, self.source, self.idempotency_key)
 
 
 @dataclass(slots=True)
@@ -211,6 +230,7 @@ Command = (
 
 Keyed = RecordUsage | Reserve | OpenSession
 """Commands that may carry an idempotency key."""
+KEYED = get_args(Keyed)
 
 
 @dataclass(slots=True)

@@ -191,7 +191,7 @@ class SqliteEngine:
                 self._notice_others(connection)
                 turn = Turn(self._facts, Changes(), self._now(), self._new_id)
                 self._facts.now = turn.now
-                saved: list[Touched] = []
+                saved: list[Changes] = []
                 outcomes = machine.run(turn, commands, partial(self._load_facts, turn, saved))
                 if turn.changes or saved:
                     self._store.note_commit(turn.now)
@@ -200,7 +200,7 @@ class SqliteEngine:
                     connection.execute("COMMIT")
                     self.catalog = self._facts.catalog
                     if self._watchers:
-                        self._tell_watchers(_all_touched(saved))
+                        self._tell_watchers(_all_touched([changes.touched() for changes in saved]))
                 else:
                     connection.execute("ROLLBACK")
                 # Hardly any key comes again; kept here they would be most of what is kept.
@@ -218,15 +218,15 @@ class SqliteEngine:
                 raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
             raise
 
-    def _load_facts(self, turn: Turn, saved: list[Touched], facts: Facts) -> None:
+    def _load_facts(self, turn: Turn, saved: list[Changes], facts: Facts) -> None:
         if turn.changes and self._store.adds_up(facts):
             # What this batch has counted so far has to be among what is added up.
             self._save(turn, saved)
         self._store.load(facts)
 
-    def _save(self, turn: Turn, saved: list[Touched]) -> None:
+    def _save(self, turn: Turn, saved: list[Changes]) -> None:
         self._rows_since_checkpoint += self._store.save(turn.changes)
-        saved.append(turn.changes.touched())
+        saved.append(turn.changes)
         turn.changes = Changes()
 
     def _files(self) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ Whatever lies beyond it is `forbidden`, the same whether or not it exists.
 """
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from subscription_mcp.auth.permissions import Reach, reach
 from subscription_mcp.auth.principal import Principal
@@ -169,7 +169,7 @@ class Access:
         if self._is_self(caller, target, own_tenant):
             if caller.view is None:
                 raise _user_id_required()
-            subject = replace(self.subject_of(principal), account=target.account_id)
+            subject = self.subject_of(principal)._replace(account=target.account_id)
             return Granted(caller, tenant, subject, True, caller.view.standing.role or "member")
         role = self._acting_role(operation, caller, reached)
         if role == "service" and target.user_id is None:
@@ -236,7 +236,7 @@ class Access:
         """An admin reaches the members of its own group and nobody else, whatever ids they share."""
         if caller.view is None or caller.view.standing.account_kind != "group":
             raise forbidden()
-        subject = replace(subject, account=caller.own_account, account_kind="group")
+        subject = subject._replace(account=caller.own_account, account_kind="group")
         try:
             view = await self._ledger.look(Arrive(subject), may_make_known=False)
         except Refusal as refusal:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.ledger.commands import (
+    KEYED,
     Arrive,
     ChangePlan,
     CheckUsage,
     CloseSession,
     Command,
-    Keyed,
     OpenSession,
     Outcome,
     PublishPlans,
@@ -33,7 +33,7 @@ from subscription_mcp.ledger.machine.plans import change_plan, publish_plans
 from subscription_mcp.ledger.machine.reservations import reserve, settle
 from subscription_mcp.ledger.machine.revocations import revoke_tokens
 from subscription_mcp.ledger.machine.sessions import close_session, open_session, renew_session
-from subscription_mcp.ledger.machine.usage import answer_key, check, record
+from subscription_mcp.ledger.machine.usage import check, record
 
 
 def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) -> list[Outcome]:
@@ -75,9 +75,7 @@ def _load_answers(facts: Facts, commands: Sequence[Command], load: Callable[[Fac
     keys = {
         key
         for command in commands
-        if isinstance(command, Keyed)
-        and (key := answer_key(command)) is not None
-        and key not in facts.answers
+        if isinstance(command, KEYED) and (key := command.answer_key) is not None and key not in facts.answers
     }
     if keys:
         facts.missing["answers"] = keys

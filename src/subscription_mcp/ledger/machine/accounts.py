@@ -55,10 +55,19 @@ class Located:
     seats_used: int | None
     tallies: dict[tuple[str, ...], Tally] = field(default_factory=dict)
     """The last tally of some meters: most events fall into the same windows as the one before."""
+    user: str = field(init=False)
+    holder: HolderKey = field(init=False)
+    is_new: bool = field(init=False)
+    """Something is written on first sight, or because a token or the time has changed the subscription."""
 
-    @property
-    def user(self) -> str:
-        return self.standing.user or ""
+    def __post_init__(self) -> None:
+        self.user = self.standing.user or ""
+        self.holder = (self.account, self.user)
+        self.is_new = self.joins or (
+            self.subscription is not None
+            and self.subscription is not self.stored
+            and self.subscription != self.stored
+        )
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -81,7 +90,7 @@ def locate(turn: Turn, subject: Subject) -> Located | None:
     standing, membership = found
     located = _located(turn, standing, membership, subject)
     if located is not None and not _may_change(located, facts):
-        facts.located[subject] = located
+        facts.keep_located(subject, located.account, located)
     return located
 
 
@@ -340,7 +349,7 @@ def arrive(turn: Turn, command: Arrive) -> AccountView | None:
 
 def must_have_room(turn: Turn, located: Located) -> None:
     """Refuse one user more than a tenant may have, where first sight would make one."""
-    if not _is_new_user(located):
+    if not located.is_new or not _is_new_user(located):
         return
     size: TenantSize | None = turn.facts.read("tenants", located.account.tenant)
     if size is not None and size.users >= turn.facts.bounds.users:
@@ -358,6 +367,8 @@ def _is_new_user(located: Located) -> bool:
 
 def make_known(turn: Turn, located: Located, actor: Actor) -> None:
     """Write what first sight makes: the membership, the subscription."""
+    if not located.is_new:
+        return
     facts, changes, account = turn.facts, turn.changes, located.account
     if _is_new_user(located):
         size = facts.tenants[account.tenant]
@@ -367,11 +378,12 @@ def make_known(turn: Turn, located: Located, actor: Actor) -> None:
         role = located.standing.role or "member"
         key = (account.tenant, located.standing.user)
         membership = Membership(account.account, role)
-        facts.put("members", key, membership)
+        facts.members[key] = membership
         changes.members[key] = (membership, turn.now)
-        facts.put("seats", (account.tenant, account.account), (located.seats_used or 0) + 1)
+        facts.seats[(account.tenant, account.account)] = (located.seats_used or 0) + 1
         if located.leaves is not None:
             facts.seats[(account.tenant, located.leaves)] -= 1
+        facts.forget_located(account.tenant, account.account, located.leaves, located.user)
         before = {"account_id": located.leaves} if located.leaves is not None else None
         after = {"account_id": account.account, "role": role}
         audit(turn, account, located.standing.user, "member.join", actor, None, before, after)
@@ -389,7 +401,8 @@ def save_subscription(
     actor: Actor,
     reason: str | None,
 ) -> None:
-    turn.facts.put("subscriptions", account, after)
+    turn.facts.subscriptions[account] = after
+    turn.facts.forget_located(account.tenant, account.account)
     turn.changes.subscriptions[account] = after
     audit(turn, account, "", action, actor, reason, subscription_as_dict(before), subscription_as_dict(after))
 

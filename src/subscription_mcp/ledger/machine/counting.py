@@ -7,6 +7,7 @@ from subscription_mcp.domain.catalog import TOTAL_MAX, Limit, Plan, Scope, place
 from subscription_mcp.domain.decisions import LimitState, Total, limit_states, sort_states, state_of, unit_of
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.rolling import with_use
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Anchor, Level, Period, Rolling, Window, window_of_key
 from subscription_mcp.ledger.commands import refused
@@ -69,7 +70,7 @@ class Tally:
         for limit, unit, counter, period in self.checked:
             if counter.length is None:
                 held = counter.held(now) if counter.holds else 0
-                states.append(LimitState(limit, unit, counter.used, held, period, gains[limit.meter]))
+                states.append(LimitState(limit, unit, counter.used, held, period, gains[counter.meter]))
                 continue
             total = total_of(counter, limit.window, period, at, now)
             if total.counts:
@@ -155,7 +156,11 @@ def count(turn: Turn, counters: Iterable[Counter], gains: Mapping[str, int], at:
     """Add what an event gains to its counters."""
     touched = turn.changes.counters
     for counter in counters:
-        counter.add(gains[counter.key.meter], at, turn.now)
+        gain = gains[counter.meter]
+        if counter.length is None:
+            counter.used += gain
+        else:
+            counter.cells = with_use(counter.cells, at, gain, counter.length, turn.now)
         touched.add(counter)
 
 
@@ -165,7 +170,7 @@ def must_fit(
     """Refuse what would make a total larger than a counter can hold; `besides` is a hold that ends with it."""
     now = turn.now
     for counter in counters:
-        total = counter.used + gains[counter.key.meter]
+        total = counter.used + gains[counter.meter]
         if counter.holds or counter.length is not None:
             total += counter.used_at(now) - counter.used + counter.held(now, besides=besides)
         if total > TOTAL_MAX:

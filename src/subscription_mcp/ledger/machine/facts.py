@@ -14,7 +14,7 @@ from subscription_mcp.domain.catalog import (
     Scope,
 )
 from subscription_mcp.domain.instants import DAY, MINUTE, Instant
-from subscription_mcp.domain.rolling import Cells, used_within, with_use
+from subscription_mcp.domain.rolling import Cells, used_within
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
@@ -24,8 +24,10 @@ from subscription_mcp.domain.subscriptions import (
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import Anchor, Period, Window
 from subscription_mcp.ledger.commands import (
+    AnswerKey,
     AuditEntry,
     Revocation,
+    Subject,
     UsageEvent,
 )
 
@@ -54,20 +56,10 @@ Dimensions = tuple[str | None, ...]
 """What usage can be grouped by: the event, the plan and the `DIMENSIONS` in order."""
 
 
-class RollupKey(NamedTuple):
-    """One cell of the rollup, a quarter of an hour."""
-
-    tenant: str
-    quarter: Instant
-    account_kind: str
-    account: str
-    user: str
-    meter: str
-    dimensions: Dimensions
-
-
-AnswerKey = tuple[str, str, str]
-"""Tenant, source and idempotency key."""
+HolderKey = tuple[AccountKey, str]
+"""A user of an account, or with '' the account as a whole."""
+RollupKey = tuple[HolderKey, Instant, str, Dimensions]
+"""One cell of the rollup: whose usage, the quarter of an hour, the meter, and what it is grouped by."""
 
 
 @dataclass(slots=True)
@@ -99,6 +91,10 @@ class Counter:
     cells: Cells = ()
     kept: bool = True
     place: Any = None
+    meter: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meter = self.key.meter
 
     def used_at(self, now: Instant) -> int:
         return self.used if self.length is None else used_within(self.cells, self.length, now)
@@ -110,13 +106,6 @@ class Counter:
         return sum(
             hold.quantity for id_, hold in self.holds.items() if now < hold.expires_at and id_ != besides
         )
-
-    def add(self, gain: int, at: Instant, now: Instant) -> None:
-        """Count something that happened at `at`."""
-        if self.length is None:
-            self.used += gain
-        else:
-            self.cells = with_use(self.cells, at, gain, self.length, now)
 
 
 @dataclass(slots=True)
@@ -178,7 +167,6 @@ class PlanHead:
 OverrideKey = tuple[str, str, Scope]
 CountedPlace = tuple[str, str, Scope]
 """A meter, the key of a window, and a scope."""
-HolderKey = tuple[AccountKey, str]
 
 
 @dataclass
@@ -216,8 +204,10 @@ class Facts:
     caps: dict[tuple[str, str, str, str], set[str]] = field(default_factory=dict)
     """Windows in which totals that are not kept were looked at, by tenant, group, user and meter."""
     bounds: Bounds = field(default_factory=Bounds)
-    located: dict[Any, Any] = field(default_factory=dict)
-    """Worked out before, and true until somebody's plan, group or override changes."""
+    located: dict[Subject, Any] = field(default_factory=dict)
+    """Worked out before, and true until the account's plan, members or overrides change."""
+    located_in: dict[tuple[str, str], list[Subject]] = field(default_factory=dict)
+    """Who was located in the accounts of a tenant and id."""
 
     def read(self, table: str, key: Any) -> Any:
         """The fact, or None after noting that it is missing."""
@@ -227,10 +217,20 @@ class Facts:
             self.missing.setdefault(table, set()).add(key)
             return None
 
-    def put(self, table: str, key: Any, value: Any) -> None:
-        """Change what decides about an account: all that was worked out from it is worked out again."""
-        getattr(self, table)[key] = value
+    def keep_located(self, subject: Subject, account: AccountKey, located: Any) -> None:
+        self.located[subject] = located
+        self.located_in.setdefault((account.tenant, account.account), []).append(subject)
+
+    def forget_located(self, tenant: str, *accounts: str | None) -> None:
+        """What decides about accounts changes: all that was worked out from it is worked out again."""
+        for account in accounts:
+            if account is not None:
+                for subject in self.located_in.pop((tenant, account), ()):
+                    self.located.pop(subject, None)
+
+    def forget_all_located(self) -> None:
         self.located.clear()
+        self.located_in.clear()
 
     def counter(self, key: CounterKey) -> Counter | None:
         """The running total, or None after noting that it is missing."""
@@ -246,7 +246,7 @@ class Facts:
         caps = self.caps.setdefault((key.tenant, key.account, key.user, key.meter), set())
         if key.window_key not in caps:
             caps.add(key.window_key)
-            self.located.clear()
+            self.forget_located(key.tenant, key.account)
 
     @property
     def size(self) -> int:
@@ -278,7 +278,7 @@ class Facts:
 class Changes:
     """What a batch does to the ledger, to be saved in one transaction."""
 
-    events: list[UsageEvent] = field(default_factory=list)
+    events: list[tuple[HolderKey, UsageEvent]] = field(default_factory=list)
     counters: set[Counter] = field(default_factory=set)
     rollups: dict[RollupKey, list[int]] = field(default_factory=dict)
     answers: list[tuple[AnswerKey, StoredAnswer]] = field(default_factory=list)

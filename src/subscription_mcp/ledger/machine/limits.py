@@ -71,7 +71,8 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
     must_have_room(turn, located)
     if not turn.may_write:
         return None
-    facts.put("overrides", holder, held)
+    facts.overrides[holder] = held
+    facts.forget_located(located.account.tenant, located.account.account)
     turn.changes.overrides[(holder, key)] = override
     make_known(turn, located, command.actor)
     entry = audit(

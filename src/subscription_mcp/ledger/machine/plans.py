@@ -212,7 +212,7 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
         for plan in current.values():
             facts.plans[(plan.key, plan.version)] = plan
         facts.places = places_counted(facts.catalog.meters, facts.plans.values())
-        facts.located.clear()
+        facts.forget_all_located()
     return PlansPublished(
         {key: plan.version for key, plan in current.items()}, published, held_back, is_first
     )

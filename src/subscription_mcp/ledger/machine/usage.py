@@ -48,10 +48,9 @@ from subscription_mcp.ledger.machine.counting import Tally, count, must_fit
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
     KEY_RETENTION,
-    AnswerKey,
     Dimensions,
+    HolderKey,
     Reservation,
-    RollupKey,
     StoredAnswer,
     TenantSize,
     Turn,
@@ -81,10 +80,10 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     stored = remembered(turn, command)
     if stored is not None:
         return replay(turn, stored, command.event, command.quantity)
-    located = locate(turn, command.subject)
+    located: Located | None = facts.located.get(command.subject) or locate(turn, command.subject)
     if located is None or facts.missing:
         return None
-    at = _instant_of_event(command.occurred_at, now)
+    at = now if command.occurred_at is None else _instant_of_event(command.occurred_at, now)
     gains = gains_or_refuse(facts.catalog, command.event, command.quantity, command.attributes)
     tally = tally_for(turn, located, gains, at)
     if tally is None:
@@ -92,17 +91,18 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     if command.quantity < 0:
         gains = gains_in(tally, gains)
     decision = decided(turn, located, tally, command.event, command.quantity, gains, at)
-    dimensions = dimensions_counted(
-        turn, located.account.tenant, dimensions_of(command.event, located.plan, command.attributes)
-    )
-    must_have_room(turn, located)
+    dimensions = dimensions_of(command.event, located.plan, command.attributes)
+    if not facts.dimensions.get((located.account.tenant, dimensions)):
+        dimensions = dimensions_counted(turn, located.account.tenant, dimensions)
+    if located.is_new:
+        must_have_room(turn, located)
     if not turn.may_write:
         return None
     if not decision.allowed and command.enforce:
         return Decided(decision)
     must_fit(turn, tally.counted, gains)
-
-    make_known(turn, located, Actor(command.source, "service"))
+    if located.is_new:
+        make_known(turn, located, Actor(command.source, "service"))
     event = append_event(turn, located, command, command.quantity, command.attributes, gains, at, dimensions)
     count(turn, tally.counted, gains, at)
     count_in(decision, facts.catalog, event.id)
@@ -138,21 +138,14 @@ def append_event(
         at,
         turn.now,
     )
-    turn.changes.events.append(event)
-    _roll_up(turn, event, dimensions)
+    turn.changes.events.append((located.holder, event))
+    _roll_up(turn, located.holder, event, dimensions)
     return event
-
-
-def answer_key(command: Keyed) -> AnswerKey | None:
-    """Where the answer to a request with an idempotency key is kept."""
-    if command.idempotency_key is None:
-        return None
-    return command.subject.tenant, command.source, command.idempotency_key
 
 
 def remember(turn: Turn, command: Keyed, decision: Decision) -> None:
     """Keep the answer under the request's idempotency key, if it has one."""
-    key = answer_key(command)
+    key = command.answer_key
     if key is not None:
         answer = StoredAnswer(command.digest, pack(decision), turn.now)
         turn.facts.answers[key] = answer
@@ -161,7 +154,7 @@ def remember(turn: Turn, command: Keyed, decision: Decision) -> None:
 
 def remembered(turn: Turn, command: Keyed) -> StoredAnswer | None:
     """What the request's idempotency key did before. Raises Refusal `conflict` where that was another request."""
-    key = answer_key(command)
+    key = command.answer_key
     if key is None:
         return None
     stored: StoredAnswer | None = turn.facts.read("answers", key)
@@ -175,9 +168,7 @@ def remembered(turn: Turn, command: Keyed) -> StoredAnswer | None:
     return stored
 
 
-def _instant_of_event(occurred_at: Instant | None, now: Instant) -> Instant:
-    if occurred_at is None:
-        return now
+def _instant_of_event(occurred_at: Instant, now: Instant) -> Instant:
     if not now - KEY_RETENTION <= occurred_at <= now + FUTURE_TOLERANCE:
         raise refused(
             "invalid_request",
@@ -191,7 +182,7 @@ def gains_or_refuse(catalog: Catalog, event: str, quantity: int, attributes: Att
     """What each meter gains. Raises Refusal where the event could not have happened like that."""
     if not 1 <= quantity <= QUANTITY_MAX:
         _must_be_able_to_fall(catalog, event, quantity)
-    event_type = event_type_of(catalog, event)
+    event_type = catalog.events.get(event) or event_type_of(catalog, event)
     if attributes:
         problems = attribute_problems(event_type, attributes)
         if problems:
@@ -241,10 +232,7 @@ def decided(
 def dimensions_counted(turn: Turn, tenant: str, dimensions: Dimensions) -> Dimensions:
     """The dimensions usage is kept by: the event's own, or `other` for what a tenant has too many of."""
     facts = turn.facts
-    known: bool | None = facts.dimensions.get((tenant, dimensions))
-    if known:
-        return dimensions
-    known = facts.read("dimensions", (tenant, dimensions))
+    known: bool | None = facts.read("dimensions", (tenant, dimensions))
     size: TenantSize | None = facts.read("tenants", tenant)
     if known or size is None or size.dimensions < facts.bounds.dimensions:
         return dimensions
@@ -259,14 +247,13 @@ def folded(dimensions: Dimensions) -> Dimensions:
     return (*kept, *(None if value is None else OTHER for value in told_apart))
 
 
-def _roll_up(turn: Turn, event: UsageEvent, dimensions: Dimensions) -> None:
-    _note_dimensions(turn, event.tenant, dimensions)
+def _roll_up(turn: Turn, holder: HolderKey, event: UsageEvent, dimensions: Dimensions) -> None:
+    if not turn.facts.dimensions.get((event.tenant, dimensions)):
+        _note_dimensions(turn, event.tenant, dimensions)
     quarter = quarter_of(event.occurred_at)
     rollups = turn.changes.rollups
     for meter, gain in event.gains.items():
-        key = RollupKey(
-            event.tenant, quarter, event.account_kind, event.account, event.user, meter, dimensions
-        )
+        key = (holder, quarter, meter, dimensions)
         cell = rollups.get(key)
         if cell is None:
             rollups[key] = [1, gain]
@@ -277,8 +264,6 @@ def _roll_up(turn: Turn, event: UsageEvent, dimensions: Dimensions) -> None:
 
 def _note_dimensions(turn: Turn, tenant: str, dimensions: Dimensions) -> None:
     facts = turn.facts
-    if facts.dimensions.get((tenant, dimensions)):
-        return
     facts.dimensions[(tenant, dimensions)] = True
     turn.changes.dimensions.append((tenant, dimensions))
     size = facts.tenants.get(tenant) or TenantSize()
@@ -296,20 +281,15 @@ def dimensions_of_event(event: UsageEvent) -> Dimensions:
 
 
 def _dimensions(event: str, plan: str, attributes: Attributes) -> Dimensions:
-    return (event, plan, *(_text(attributes.get(name)) for name in DIMENSIONS))
-
-
-def _text(value: str | int | None) -> str | None:
-    return None if value is None else str(value)
+    # Every event may carry them, and they are texts: `attribute_problems` has seen to that.
+    return (event, plan, *map(attributes.get, DIMENSIONS))  # type: ignore[arg-type]
 
 
 def pack(decision: Decision) -> str:
     """The numbers the first answer is rebuilt from; names and sentences follow from them and the plan."""
     states = [
         [
-            state.limit.meter,
-            state.limit.window.key,
-            state.limit.scope,
+            *state.limit.place,
             None if state.limit.maximum is UNLIMITED else state.limit.maximum,
             state.used,
             state.held,
