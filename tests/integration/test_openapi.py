@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.harness import TODAY, Place, Server
+from tests.priced import a_priced_catalog
 
 from subscription_mcp.assembly import catalog_of, make_service
 from subscription_mcp.domain.errors import HTTP_STATUS
@@ -34,7 +35,8 @@ CALLERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("openapi"), clock=TODAY)
+    folder = tmp_path_factory.mktemp("openapi")
+    return Place(folder, clock=TODAY, CATALOG=a_priced_catalog(folder))
 
 
 @pytest.fixture(scope="module")

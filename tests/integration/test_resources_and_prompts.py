@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from tests.harness import ERAS, TODAY, Place, Server, Talk, talking
 
-FIXED = {"subscription://plans", "subscription://me", "quota://me"}
+FIXED = {"subscription://plans", "subscription://me", "quota://me", "pricing://models"}
 OF_BASIC = {"subscription://plans/{plan}", "quota://me/{meter}", "quota://accounts/{account_id}"}
 WITH_ANALYTICS = {"usage://me/{period}", "usage://accounts/{account_id}/{period}"}
 PROMPTS = {"quota", "compare_plans", "explain_denial"}
@@ -111,7 +111,7 @@ async def test_everybody_is_shown_what_is_theirs(place: Place, server: Server, e
         assert await listed(worker) == (FIXED, of_member, PROMPTS)
     async with server.client(place.token("app", role="service"), mode) as app:
         assert await listed(app) == (
-            {"subscription://plans"},
+            {"subscription://plans", "pricing://models"},
             {"subscription://plans/{plan}"},
             {"compare_plans"},
         )

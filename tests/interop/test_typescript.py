@@ -85,7 +85,7 @@ def check(saw: dict[str, Any], answer: str) -> None:
     # What is there
     assert saw["lists"] == {
         "tools": OFFERED + SESSIONS,
-        "resources": ["subscription://plans", "subscription://me", "quota://me"],
+        "resources": ["subscription://plans", "subscription://me", "quota://me", "pricing://models"],
         "prompts": ["quota", "compare_plans", "explain_denial"],
     }
     assert saw["left"] == {"plan": "basic", "remaining": 50}

@@ -11,6 +11,7 @@ from subscription_mcp.domain.catalog import (
     UNLIMITED,
     Limit,
     Meter,
+    ModelPrice,
     Money,
     Price,
     Sessions,
@@ -23,6 +24,7 @@ from subscription_mcp.domain.catalog_file import (
     plan_from_definition,
 )
 from subscription_mcp.domain.instants import parse_duration
+from subscription_mcp.domain.money import AMOUNT_MAX
 from subscription_mcp.domain.windows import BillingPeriod, Day, Month
 
 GOOD = """\
@@ -81,6 +83,19 @@ limits = [
 [tools]
 get_usage_analytics = "mcp_access"
 "gate:*" = "mcp_access"
+
+[[prices]]
+provider = "gemini"
+model = "gemini-2.5-flash"
+title = "Gemini 2.5 Flash"
+input_per_million_tokens = "0.125"
+output_per_million_tokens = "0.375"
+
+[[prices]]
+provider = "firecrawl"
+currency = "EUR"
+per_unit = "0.002"
+unit = "page"
 """
 
 
@@ -169,6 +184,62 @@ def test_tool_rules_keep_their_order() -> None:
         ToolRule("get_usage_analytics", "mcp_access"),
         ToolRule("gate:*", "mcp_access"),
     )
+
+
+def test_prices_keep_their_order_and_their_own_currency() -> None:
+    assert parse_catalog(GOOD, source="desk.toml").prices == (
+        ModelPrice(
+            *("gemini", "gemini-2.5-flash", "Gemini 2.5 Flash"),
+            input_per_million_tokens=Money(125_000, "USD"),
+            output_per_million_tokens=Money(375_000, "USD"),
+        ),
+        ModelPrice("firecrawl", None, "firecrawl", per_unit=Money(2_000, "EUR"), unit="page"),
+    )
+
+
+def test_what_has_no_title_is_called_by_its_model_else_its_provider() -> None:
+    prices = parse_catalog(good_but('title = "Gemini 2.5 Flash"\n', ""), source="desk.toml").prices
+    assert [price.title for price in prices] == ["gemini-2.5-flash", "firecrawl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [("0", 0), ("0.000001", 1), ("0.15", 150_000), ("10.00", 10_000_000), ("9007199254.740991", AMOUNT_MAX)],
+)
+def test_a_price_of_a_million_tokens_loses_nothing(text: str, micros: int) -> None:
+    """0.15 USD for a million is 0.00000015 for one."""
+    prices = parse_catalog(good_but('"0.125"', f'"{text}"'), source="desk.toml").prices
+    assert prices[0].input_per_million_tokens == Money(micros, "USD")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "provider"),
+    [
+        ('"firecrawl"\n', '"gemini"\n', "gemini"),
+        ('"firecrawl"\n', '"gemini"\nmodel = "gemini-2.5-pro"\n', "gemini"),
+        ('"firecrawl"\n', '"vertex"\nmodel = "gemini-2.5-flash"\n', "vertex"),
+    ],
+)
+def test_a_provider_its_models_and_another_providers_model_are_priced_apart(
+    old: str, new: str, provider: str
+) -> None:
+    prices = parse_catalog(good_but(old, new), source="desk.toml").prices
+    assert [price.provider for price in prices] == ["gemini", provider]
+
+
+def test_a_price_may_be_of_one_side_only_and_of_tokens_and_units_together() -> None:
+    text = good_but('output_per_million_tokens = "0.375"', 'per_unit = "0.035"\nunit = "search"')
+    (both, _) = parse_catalog(text, source="desk.toml").prices
+    assert (both.input_per_million_tokens, both.output_per_million_tokens, both.per_unit, both.unit) == (
+        *(Money(125_000, "USD"), None, Money(35_000, "USD")),
+        "search",
+    )
+
+
+def test_a_catalog_needs_no_prices_and_a_plan_does_not_know_them() -> None:
+    unpriced = parse_catalog(GOOD[: GOOD.index("[[prices]]")], source="desk.toml")
+    assert unpriced.prices == ()
+    assert unpriced.plans == parse_catalog(GOOD, source="desk.toml").plans
 
 
 def test_without_a_default_plan_there_is_none() -> None:
@@ -557,6 +628,78 @@ FAULTS = {
     "a time zone that is a folder": (
         '"Europe/Berlin"', '"America/Indiana"',
         "plans.team.timezone", "unknown time zone 'America/Indiana'", "America/Indianapolis",
+    ),
+    "a misspelt key of a model's price": (
+        "input_per_million_tokens =", "input_per_milion_tokens =",
+        "prices[0].input_per_milion_tokens", "unknown key", "input_per_million_tokens",
+    ),
+    "a model's price without a provider": (
+        'provider = "firecrawl"\n', "",
+        "prices[1].provider", "is missing", None,
+    ),
+    "a model's price with an empty provider": (
+        '"firecrawl"', '""',
+        "prices[1].provider", "must not be empty", None,
+    ),
+    "a model's price with a model that hides something": (
+        '"gemini-2.5-flash"', '"gemini-2.5\\u202e-flash"',
+        "prices[0].model", "must be at most 256 characters on one line, without control characters", None,
+    ),
+    "a model that is a number": (
+        'model = "gemini-2.5-flash"', "model = 2.5",
+        "prices[0].model", "must be a text in quotes", None,
+    ),
+    "a model's price as a fraction": (
+        '"0.125"', "0.125",
+        "prices[0].input_per_million_tokens", 'must be a decimal string in quotes, like "29.00", not a number', None,
+    ),
+    "a model's price as an integer": (
+        '"0.375"', "1",
+        "prices[0].output_per_million_tokens", 'must be a decimal string in quotes, like "29.00", not a number', None,
+    ),
+    "a negative price of a model": (
+        '"0.002"', '"-0.002"',
+        "prices[1].per_unit", "must not be negative", None,
+    ),
+    "a model's price too fine": (
+        '"0.125"', '"0.0000001"',
+        "prices[0].input_per_million_tokens", "must have at most 6 decimals", None,
+    ),
+    "a model's price in scientific notation": (
+        '"0.125"', '"1.5e-7"',
+        "prices[0].input_per_million_tokens", 'must be a decimal string like "29.00"', None,
+    ),
+    "a model's price too large": (
+        '"0.125"', '"9007199254.740992"',
+        "prices[0].input_per_million_tokens", "must be at most 9007199254.740991", None,
+    ),
+    "an unknown currency of a model's price": (
+        '"EUR"', '"eur"',
+        "prices[1].currency", "unknown currency 'eur': must be three upper-case letters (ISO 4217)", "EUR",
+    ),
+    "a model without any price": (
+        'input_per_million_tokens = "0.125"\noutput_per_million_tokens = "0.375"\n', "",
+        "prices[0]", "must have at least one of input_per_million_tokens, output_per_million_tokens, per_unit", None,
+    ),
+    "a price of one of nothing named": (
+        'unit = "page"\n', "",
+        "prices[1].unit", 'is missing: per_unit needs what it is the price of, like unit = "search"', None,
+    ),
+    "a unit where only tokens have a price": (
+        'output_per_million_tokens = "0.375"', 'unit = "search"',
+        "prices[0].unit", "only a price with per_unit has one", None,
+    ),
+    "two prices of one model": (
+        'provider = "firecrawl"', 'provider = "gemini"\nmodel = "gemini-2.5-flash"',
+        "prices[1]", "prices gemini gemini-2.5-flash again: prices[0] already does", None,
+    ),
+    "two prices of one provider": (
+        'provider = "gemini"\nmodel = "gemini-2.5-flash"', 'provider = "firecrawl"',
+        "prices[1]", "prices firecrawl again: prices[0] already does", None,
+    ),
+    "prices that are one table": (
+        GOOD[GOOD.index("[[prices]]"):], '[prices]\nprovider = "gemini"\n',
+        "prices", "must be a list", None,
     ),
     "features that are no table": (
         '[features]\nmcp_access = "Tools over MCP"\npriority_support = "Answers within the hour"\n', '[[features]]\nmcp_access = "Tools over MCP"\n',

@@ -31,14 +31,18 @@ def list_catalogs(as_json: bool) -> None:
 @click.argument("name_or_path")
 @json_option
 def show_catalog(name_or_path: str, as_json: bool) -> None:
-    """The plans of a catalog: a shipped name or a file."""
+    """The plans and prices of a catalog: a shipped name or a file."""
     found = load_catalog(name_or_path)
     if as_json:
         plans = [documents.plan(plan, found) for plan in found.plans_by_price]
-        print_json({"name": found.name, "title": found.title, "currency": found.currency, "plans": plans})
+        head = {"name": found.name, "title": found.title, "currency": found.currency}
+        print_json({**head, "plans": plans, **documents.pricing(found)})
         return
     click.echo(f"{found.title} ({found.name})")
     click.echo(texts.plans(list(found.plans_by_price)))
+    if found.prices:
+        click.echo("Calls of models and providers cost:")
+        click.echo(texts.model_prices(found.prices))
 
 
 @catalog.command("publish")
@@ -68,9 +72,11 @@ def publish_catalog(ctx: click.Context, yes: bool) -> None:
 def check_catalog(path: str) -> None:
     """Check a catalog file; says file, key, what is wrong and the nearest valid word."""
     found = load_catalog(path)
-    parts = (
+    parts = [
         counted(len(found.plans), "plan"),
         counted(len(found.meters), "meter"),
         counted(len(found.events), "event"),
-    )
+    ]
+    if found.prices:
+        parts.append(counted(len(found.prices), "price"))
     tell(f"{path}: fine, {', '.join(parts)}.")

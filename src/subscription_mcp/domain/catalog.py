@@ -131,6 +131,23 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """What calls of one model, or of a provider as a whole, cost; None where it has no such price.
+
+    Tokens are priced by the million, so that whole micro-units lose nothing: 0.00000015 USD for one token is
+    150_000 micros for a million. `per_unit` is the price of one of what `unit` names, like one search.
+    """
+
+    provider: str
+    model: str | None
+    title: str
+    input_per_million_tokens: Money | None = None
+    output_per_million_tokens: Money | None = None
+    per_unit: Money | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sessions:
     """How many sessions may be open at once and how long one lasts."""
 
@@ -190,7 +207,8 @@ class ToolRule:
 
 @dataclass(frozen=True)
 class Catalog:
-    """One server's catalog. `plans` holds the newest version of each plan, in the order of the file."""
+    """One server's catalog. `plans` holds the newest version of each plan, in the order of the file; `prices` is
+    the price book, as the file has it."""
 
     name: str
     title: str
@@ -202,6 +220,7 @@ class Catalog:
     features: Mapping[str, str]
     plans: Mapping[str, Plan]
     tool_rules: tuple[ToolRule, ...] = ()
+    prices: tuple[ModelPrice, ...] = ()
 
     def with_plans(self, plans: Mapping[str, Plan]) -> "Catalog":
         return replace(self, plans=plans)

@@ -35,6 +35,7 @@ from subscription_mcp.domain.catalog import (
     Limit,
     Maximum,
     Meter,
+    ModelPrice,
     Money,
     Plan,
     Price,
@@ -326,6 +327,17 @@ class PlanTable(Table):
     timezone: Timezone | None = None
 
 
+class ModelPriceTable(Table):
+    provider: Title
+    model: Title | None = None
+    title: Title | None = None
+    currency: Currency | None = None
+    input_per_million_tokens: Micros | None = None
+    output_per_million_tokens: Micros | None = None
+    per_unit: Micros | None = None
+    unit: Title | None = None
+
+
 class CatalogTable(Table):
     name: Name
     title: Title
@@ -337,6 +349,7 @@ class CatalogTable(Table):
     features: dict[Name, Title] = {}
     plans: dict[Name, PlanTable]
     tools: dict[Title, str] = {}
+    prices: list[ModelPriceTable] = []
 
 
 # The stored form of a plan. A key added later must be optional, so that what was stored before still loads.
@@ -389,7 +402,40 @@ def _catalog(table: CatalogTable) -> Catalog:
         features=table.features,
         plans=plans,
         tool_rules=tuple(ToolRule(pattern, feature) for pattern, feature in table.tools.items()),
+        prices=_price_book(table.prices, table.currency),
     )
+
+
+def _price_book(tables: list[ModelPriceTable], currency: str) -> tuple[ModelPrice, ...]:
+    seen: dict[tuple[str, str | None], int] = {}
+    for index, table in enumerate(tables):
+        first = seen.setdefault((table.provider, table.model), index)
+        if first != index:
+            what = table.provider if table.model is None else f"{table.provider} {table.model}"
+            raise _Fault(f"prices {what} again: prices[{first}] already does", at=("prices", index))
+    return tuple(_model_price(table, currency, ("prices", index)) for index, table in enumerate(tables))
+
+
+def _model_price(table: ModelPriceTable, currency: str, path: Path) -> ModelPrice:
+    amounts = {
+        "input_per_million_tokens": table.input_per_million_tokens,
+        "output_per_million_tokens": table.output_per_million_tokens,
+        "per_unit": table.per_unit,
+    }
+    if all(micros is None for micros in amounts.values()):
+        raise _Fault(f"must have at least one of {', '.join(amounts)}", at=path)
+    if table.per_unit is not None and table.unit is None:
+        raise _Fault(
+            'is missing: per_unit needs what it is the price of, like unit = "search"', at=(*path, "unit")
+        )
+    if table.per_unit is None and table.unit is not None:
+        raise _Fault("only a price with per_unit has one", at=(*path, "unit"))
+    prices = {
+        name: None if micros is None else Money(micros, table.currency or currency)
+        for name, micros in amounts.items()
+    }
+    title = table.title or table.model or table.provider
+    return ModelPrice(table.provider, table.model, title, **prices, unit=table.unit)
 
 
 def _check_tool(pattern: str) -> None:

@@ -18,7 +18,7 @@ class Offer:
     title: str
     description: str
     operation: str
-    about: Literal["plans", "me", "account"] = "me"
+    about: Literal["catalog", "me", "account"] = "me"
 
     def exists_for(self, caller: Caller, access: Access) -> bool:
         """Whether it is there at all. A service acts for others and has nothing of its own to show; whole

@@ -41,7 +41,7 @@ COMPARE_PLANS = OfferedPrompt(
     "Compare plans",
     "Which plan fits: prices, limits and features beside what you use now.",
     "list_plans",
-    "plans",
+    "catalog",
     (("plans", "The plans to compare, separated by commas; all of them unless given."),),
 )
 EXPLAIN_DENIAL = OfferedPrompt(

@@ -1,4 +1,4 @@
-"""Resources: plans, quota and usage as JSON, for clients that read rather than call."""
+"""Resources: plans, prices, quota and usage as JSON, for clients that read rather than call."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -30,7 +30,7 @@ PLANS = Offer(
     "Plans on offer",
     "Prices, limits and features of every plan, cheapest first.",
     "list_plans",
-    "plans",
+    "catalog",
 )
 PLAN = Offer(
     "subscription://plans/{plan}",
@@ -38,7 +38,15 @@ PLAN = Offer(
     "One plan",
     "Price, limits and features of one plan.",
     "list_plans",
-    "plans",
+    "catalog",
+)
+PRICING = Offer(
+    "pricing://models",
+    "pricing",
+    "Prices of models",
+    "What calls of models and providers cost: for a million tokens, or for one search, page or image.",
+    "list_plans",
+    "catalog",
 )
 MY_SUBSCRIPTION = Offer(
     "subscription://me",
@@ -87,6 +95,7 @@ USAGE_OF_ACCOUNT = Offer(
 RESOURCES = (
     PLANS,
     PLAN,
+    PRICING,
     MY_SUBSCRIPTION,
     MY_QUOTA,
     MY_QUOTA_OF_METER,
@@ -114,6 +123,7 @@ class Readings:
         self._readers: dict[Offer, Reader] = {
             PLANS: self._plans,
             PLAN: self._plan,
+            PRICING: self._pricing,
             MY_SUBSCRIPTION: self._subscription,
             MY_QUOTA: self._quota,
             MY_QUOTA_OF_METER: self._quota_of_meter,
@@ -154,6 +164,9 @@ class Readings:
         if variables["plan"] not in catalog.plans:
             raise _NoSuchThing
         return documents.plan(catalog.plans[variables["plan"]], catalog)
+
+    async def _pricing(self, caller: Caller, target: Target, variables: dict[str, str]) -> Document:
+        return documents.pricing(self._do.plans.catalog)
 
     async def _subscription(self, caller: Caller, target: Target, variables: dict[str, str]) -> Document:
         return documents.tier_info(await self._view(caller, target), self._do.plans.catalog)
@@ -225,6 +238,7 @@ def add_resources(server: MCPServer[Any], do: Operations, identify: Identify) ->
     fixed(PLANS)
     fixed(MY_SUBSCRIPTION)
     fixed(MY_QUOTA)
+    fixed(PRICING)
     template(PLAN, plan)
     template(MY_QUOTA_OF_METER, my_quota_of_meter)
     template(MY_USAGE, my_usage)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Maximum, Money, Plan, Price
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Maximum, ModelPrice, Money, Plan, Price
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
@@ -67,6 +67,23 @@ def plan(value: Plan, catalog: Catalog) -> Document:
 def features(value: Plan, catalog: Catalog) -> Document:
     """Every feature of the catalog with the plan's value, in the catalog's order."""
     return {name: value.features.get(name, False) for name in catalog.features}
+
+
+def pricing(catalog: Catalog) -> Document:
+    """The price book, in the order of the catalog."""
+    return {"prices": [model_price(value) for value in catalog.prices]}
+
+
+def model_price(value: ModelPrice) -> Document:
+    return {
+        "provider": value.provider,
+        "model": value.model,
+        "title": value.title,
+        "input_per_million_tokens": amount(value.input_per_million_tokens),
+        "output_per_million_tokens": amount(value.output_per_million_tokens),
+        "per_unit": amount(value.per_unit),
+        "unit": value.unit,
+    }
 
 
 def tier_info(view: AccountView, catalog: Catalog) -> Document:

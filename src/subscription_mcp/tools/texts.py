@@ -1,6 +1,8 @@
 """What a tool says in words: complete on its own, for clients that show no structure."""
 
-from subscription_mcp.domain.catalog import Money, Plan, Price
+from collections.abc import Iterable
+
+from subscription_mcp.domain.catalog import ModelPrice, Money, Plan, Price
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
@@ -63,6 +65,21 @@ def plans(offered: list[Plan]) -> str:
             + "."
         )
     return "\n".join(lines) or "There are no plans."
+
+
+def model_prices(prices: Iterable[ModelPrice]) -> str:
+    """One line for each price: `Gemini 2.5 Pro (gemini gemini-2.5-pro): 1.25 USD per million input tokens, …`."""
+    lines = []
+    for price in prices:
+        name = price.provider if price.model is None else f"{price.provider} {price.model}"
+        parts = (
+            (price.input_per_million_tokens, "million input tokens"),
+            (price.output_per_million_tokens, "million output tokens"),
+            (price.per_unit, price.unit),
+        )
+        amounts = ", ".join(f"{_money(money)} per {unit}" for money, unit in parts if money is not None)
+        lines.append(f"{price.title} ({name}): {amounts}.")
+    return "\n".join(lines)
 
 
 def plan_change(changed: PlanChanged, status: str, title: str) -> str:

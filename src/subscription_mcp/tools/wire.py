@@ -513,6 +513,22 @@ class PlansResult(Result):
     plans: list[PlanResult]
 
 
+class ModelPriceResult(Result):
+    provider: str
+    model: str | None = Field(description="null is the provider as a whole.")
+    title: str
+    input_per_million_tokens: AmountResult | None
+    output_per_million_tokens: AmountResult | None
+    per_unit: AmountResult | None
+    unit: str | None = Field(description="What per_unit is the price of, like search.")
+
+
+class PricingResult(Result):
+    """What `GET /api/pricing` answers."""
+
+    prices: list[ModelPriceResult]
+
+
 class LimitHistoryResult(Result):
     audit_id: str
     action: str

@@ -71,6 +71,9 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any], base_url: st
         offered = await do.plans.offered()
         return JsonResponse({"plans": [documents.plan(plan, do.plans.catalog) for plan in offered]})
 
+    async def pricing(request: Request) -> Response:
+        return JsonResponse(documents.pricing(do.plans.catalog))
+
     async def healthz(request: Request) -> Response:
         return JsonResponse({"status": "ok"})
 
@@ -91,6 +94,7 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any], base_url: st
         Route("/api/mcp/tools", _answering(tools), methods=["GET"]),
         Route("/api/tenants/{tenant_id}/subscription", _answering(subscription), methods=["GET"]),
         Route("/api/plans", _answering(plans), methods=["GET"]),
+        Route("/api/pricing", _answering(pricing), methods=["GET"]),
         Route("/openapi.json", _answering(openapi), methods=["GET"]),
         Route("/healthz", _answering(healthz), methods=["GET"]),
         Route("/readyz", _answering(readyz), methods=["GET"]),

@@ -33,7 +33,10 @@ from subscription_mcp.web.reading import (
 log = logging.getLogger(__name__)
 
 PUBLIC_PATHS = frozenset(
-    {"/healthz", "/readyz", "/api/plans", "/openapi.json", "/.well-known/oauth-protected-resource/mcp"}
+    {
+        *("/healthz", "/readyz", "/api/plans", "/api/pricing", "/openapi.json"),
+        "/.well-known/oauth-protected-resource/mcp",
+    }
 )
 MCP_PATH = "/mcp"
 HEADER_EXTRA_BYTES = len(": \r\n")

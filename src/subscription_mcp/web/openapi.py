@@ -98,6 +98,15 @@ def openapi_document(catalog: Catalog, base_url: str) -> Schema:
                 "getPlans", "The plans on offer", schemas.of(wire.PlansResult), EDGE, is_public=True
             )
         },
+        "/api/pricing": {
+            "get": _operation(
+                "getPricing",
+                "What calls of models and providers cost",
+                schemas.of(wire.PricingResult),
+                EDGE,
+                is_public=True,
+            )
+        },
         **_about_the_server(),
         "/mcp": _mcp(),
     }
