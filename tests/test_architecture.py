@@ -6,8 +6,12 @@ A failure lists `file:line` and the rule that line breaks.
 import ast
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -145,6 +149,56 @@ def test_layers_look_down_only() -> None:
 )
 def test_an_import_that_looks_up_is_seen_however_it_is_written(source: str) -> None:
     assert upward_imports(ast.parse(source), f"{PACKAGE}.domain.windows")
+
+
+# --- Dependencies ------------------------------------------------------------------------------------------
+
+
+def normal(distribution: str) -> str:
+    """The name of a distribution, however it was written."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@cache
+def declared_distributions() -> set[str]:
+    """What an installation brings: the dependencies of pyproject.toml, with those of its extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())]
+    return {normal(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in wanted}
+
+
+@cache
+def installed_distributions() -> Mapping[str, list[str]]:
+    """Which distributions bring a package of this name."""
+    return packages_distributions()
+
+
+def undeclared_imports(tree: ast.AST, module: str, is_package: bool = False) -> list[tuple[int, str]]:
+    declared, providers = declared_distributions(), installed_distributions()
+    ours = {PACKAGE, *sys.stdlib_module_names}
+    return [
+        (line, name)
+        for line, name in imports(tree, module, is_package)
+        if (top := name.split(".")[0]) not in ours
+        and declared.isdisjoint(normal(provider) for provider in providers.get(top, [top]))
+    ]
+
+
+def test_what_is_imported_is_declared() -> None:
+    """What only comes along with something else may stay away with its next version."""
+    offending = [
+        f"{place(path, line)} imports {name}, which no dependency in pyproject.toml is"
+        for path in python_files(".")
+        for line, name in undeclared_imports(tree_of(path), module_name(path), path.name == "__init__.py")
+    ]
+    assert not offending, "\n".join(offending)
+
+
+@pytest.mark.parametrize(
+    "source", ["import pytest", "def f():\n    from hypothesis import given", "import no_such_package.part"]
+)
+def test_an_import_of_what_is_not_declared_is_seen(source: str) -> None:
+    assert undeclared_imports(ast.parse(source), f"{PACKAGE}.web.app")
 
 
 # --- Purity ------------------------------------------------------------------------------------------------

@@ -165,7 +165,8 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     from subscription_mcp.web.eras import Eras
     from subscription_mcp.web.guard import MCP_PATH
 
-    server = build_server(service.toolbox, identify_by_request, service.at_stop)
+    verifier = verifier_of(settings, service.ledger)
+    server = build_server(service.toolbox, identify_by_request, verifier.revocations, service.at_stop)
     streaming, single = (
         server.streamable_http_app(
             streamable_http_path=MCP_PATH,
@@ -177,9 +178,14 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
     )
     scopes = settings.auth.scopes
     return build_app(
-        api=api_routes(service.toolbox, resource_metadata(base_url, settings.issuer, scopes), base_url),
+        api=api_routes(
+            service.toolbox,
+            verifier.keys_health,
+            resource_metadata(base_url, settings.issuer, scopes),
+            base_url,
+        ),
         mcp=Eras(modern=single, legacy=streaming),
-        verifier=verifier_of(settings, service.ledger),
+        verifier=verifier,
         base_url=base_url,
         public_url=settings.public_url,
         scopes=scopes,
@@ -193,8 +199,9 @@ async def run_stdio(settings: Settings, ready: Callable[[], None]) -> None:
 
     catalog = catalog_of(settings)
     service = make_service(settings, catalog)
-    identify = identify_by_configuration(TokenSource.of(settings), verifier_of(settings, service.ledger))
+    verifier = verifier_of(settings, service.ledger)
+    identify = identify_by_configuration(TokenSource.of(settings), verifier)
     async with opened(service, catalog):
-        server = build_server(service.toolbox, identify)
+        server = build_server(service.toolbox, identify, verifier.revocations)
         ready()
         await server.run_stdio_async()

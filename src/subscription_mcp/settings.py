@@ -268,7 +268,7 @@ class Settings(BaseSettings):
         if len(given) > 1:
             both = "both" if len(given) == 2 else "all"
             raise ValueError(f"{' and '.join(given)} are {both} set: keep the one kind of key you use.")
-        is_public = self.key_kind in ("public_key", "jwks")
+        is_public = not self.may_mint
         family = PUBLIC_KEY_ALGORITHMS if is_public else HMAC_ALGORITHMS
         if not set(auth.algorithms) <= set(family):
             key = {"public_key": "a public key", "jwks": "a JWKS URL"}.get(self.key_kind, "a shared secret")
@@ -302,6 +302,11 @@ class Settings(BaseSettings):
         if self.auth.jwks_url is not None:
             return "jwks"
         return "local" if self.auth.secret is None else "secret"
+
+    @property
+    def may_mint(self) -> bool:
+        """Whether tokens can be made here: the public half of an identity provider's key only judges them."""
+        return self.key_kind in ("local", "secret")
 
     @property
     def issuer(self) -> str:

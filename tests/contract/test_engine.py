@@ -10,7 +10,14 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+)
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -584,6 +591,51 @@ async def test_a_token_issued_earlier_does_not_take_the_issuers_later_word_back(
             assert await plan_and_origin(ledger) == ("premium", "token")
         await arrive(ledger, **issued("basic", None))  # it does not say, and its issuer is trusted
         assert await plan_and_origin(ledger) == ("basic", "token")
+        await arrive(ledger, **issued("premium", 200))
+        assert await plan_and_origin(ledger) == ("basic", "token")
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_of_a_groups_tokens_the_one_issued_last_names_the_plan_whoever_comes_last(
+    store: SqliteStore, reopened: bool
+) -> None:
+    seen = [
+        ("eve", "premium", 100, "premium"),
+        ("ann", "premium", 300, "premium"),  # the same again, and from now on the last word
+        ("bob", "basic", 200, "premium"),
+        ("eve", "premium", 100, "premium"),
+        ("bob", "advanced", 400, "advanced"),
+        ("ann", "premium", 300, "advanced"),
+        ("eve", "premium", 400, "advanced"),
+    ]
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(store.open())
+        for user, tier, at, plan in seen:
+            if reopened:
+                await stack.aclose()
+                ledger = await stack.enter_async_context(store.open())
+            await arrive(ledger, user=user, group="team", **issued(tier, at))
+            assert await plan_and_origin(ledger, user=user) == (plan, "token")
+        trail = await ledger.query(AuditTrail(Whose("acme", "group", "team"), "subscription.", 10))
+        assert [(entry.actor.user, entry.after["plan"]) for entry in trail] == [
+            ("bob", "advanced"),
+            ("eve", "premium"),
+        ]
+
+
+async def test_a_members_token_that_names_no_group_leaves_the_groups_plan_as_it_is(
+    store: SqliteStore,
+) -> None:
+    async with store.open() as ledger:
+        await arrive(ledger, user="eve", group="team", group_admin=True, **issued("premium", 100))
+        await arrive(ledger, group="team")
+        for fields in ({}, {"group_admin": True}, {"account": "team", "group": "other"}):
+            view = await arrive(ledger, **issued("basic", 200, **fields))
+            assert view.standing == Standing("acme", "group", "team", "bob", "member")
+            assert view.plan is not None and view.plan.key == "premium"
+        # Its administrator answers for it, also where the provider knows nothing of groups.
+        await arrive(ledger, user="eve", **issued("advanced", 200))
+        assert await plan_and_origin(ledger) == ("advanced", "token")
 
 
 async def test_the_issuers_word_overrules_what_was_bought_or_scheduled(store: SqliteStore) -> None:

@@ -123,7 +123,11 @@ def test_a_host_the_server_does_not_answer_for_is_told_with_the_fix(place: Place
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        (503, '{"status": "unavailable"}', "its ledger cannot be written"),
+        (
+            503,
+            '{"status": "unavailable", "message": "The ledger cannot be written."}',
+            "The ledger cannot be",
+        ),
         (503, "Bad gateway", "which is not this server's"),
         (200, "<html>", "which is not this server's"),
         (404, "", "which is not this server's"),
@@ -136,6 +140,14 @@ def test_a_server_that_is_ill_or_another_one(place: Place, status: int, body: st
     assert expected in findings["server"]["seen"]
     assert findings["server"]["fix"]
     assert "access" not in findings
+
+
+def test_a_server_that_is_degraded_is_a_warning_and_its_token_is_tried(place: Place) -> None:
+    with answering(200, '{"status": "degraded", "message": "The keys cannot be fetched."}') as url:
+        findings = found(place, "--url", url, expect=FAILED, TOKEN=place.token("bella"))
+    assert findings["server"]["state"] == "warn"
+    assert "The keys cannot be fetched." in findings["server"]["seen"]
+    assert findings["access"]["state"] == "FAIL"  # what answers here knows no tools
 
 
 def test_a_server_that_is_not_there(place: Place) -> None:

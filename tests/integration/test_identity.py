@@ -1,6 +1,8 @@
 """Who is calling, through the real server: keys of a provider, tokens taken back, plans of the issuer."""
 
+import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -21,6 +24,8 @@ AUTHENTICATION = 4
 KEY = rsa.generate_private_key(65537, 2048)
 NEXT_KEY = rsa.generate_private_key(65537, 2048)
 WITHIN_SECONDS = 1.0
+SOON = 10
+EAGER = (sys.executable, str(Path(__file__).with_name("eager_server.py")))
 
 
 class Provider:
@@ -66,7 +71,7 @@ def issued(key: Any = KEY, kid: str = "k1", user: str = "bella", **claims: Any) 
     return jwt.encode({**payload, **claims}, key, algorithm="RS256", headers={"kid": kid})
 
 
-def at_provider(folder: Path, url: str, **variables: str) -> Place:
+def at_provider(folder: Path, url: str, **variables: Any) -> Place:
     return Place(folder, AUTH__JWKS_URL=url, AUTH__ISSUER=ISSUER, **variables)
 
 
@@ -92,6 +97,44 @@ async def test_a_provider_that_is_down_at_the_start_makes_nobody_a_stranger(tmp_
                 assert 1 <= int(response.headers["retry-after"]) <= 31
             assert (await bella.get("/healthz")).status_code == 200
             assert provider.requests == 1
+
+
+@pytest.mark.usefixtures("no_secret")
+async def test_readiness_says_how_it_stands_with_the_providers_keys(tmp_path: Path) -> None:
+    provider = Provider()
+    with provider.serving() as url, at_provider(tmp_path, url, command=EAGER).serving() as server:
+        async with server.api() as probe:
+
+            async def until(status: int, word: str) -> httpx2.Response:
+                async with asyncio.timeout(SOON):
+                    while (answer := await probe.get("/readyz")).json()["status"] != word:
+                        pass
+                assert answer.status_code == status
+                assert (await probe.get("/healthz")).json() == {"status": "ok"}
+                return answer
+
+            never = await until(503, "unavailable")
+            assert "no access token can be judged" in never.json()["message"]
+            provider.publish(k1=KEY)
+            assert (await until(200, "ok")).json() == {"status": "ok"}
+            provider.status = 503
+            degraded = await until(200, "degraded")
+            assert "The last good ones are used" in degraded.json()["message"]
+            async with server.api(issued()) as bella:
+                assert (await bella.call("get_tier_info")).status_code == 200
+            provider.status = 200
+            await until(200, "ok")
+
+
+@pytest.mark.usefixtures("no_secret")
+async def test_a_server_is_ready_before_its_first_caller(tmp_path: Path) -> None:
+    provider = Provider()
+    provider.publish(k1=KEY)
+    with provider.serving() as url, at_provider(tmp_path, url).serving() as server:
+        async with server.api() as probe:
+            for _ in range(3):
+                assert (await probe.get("/readyz")).json() == {"status": "ok"}
+        assert provider.requests == 1
 
 
 @pytest.mark.usefixtures("no_secret")
@@ -124,6 +167,18 @@ def test_the_commands_ask_the_provider_too(tmp_path: Path) -> None:
         assert place.run("token", "inspect", issued(NEXT_KEY, "k2")).returncode == AUTHENTICATION
         assert "jwks, RS256, ES256, EdDSA" in place.run("doctor").stdout
         assert place.run("usage", TOKEN=issued()).returncode == 0
+
+
+@pytest.mark.usefixtures("no_secret")
+@pytest.mark.parametrize("era", ERAS)
+async def test_without_a_token_stdio_sends_you_to_the_provider(tmp_path: Path, era: str) -> None:
+    place = at_provider(tmp_path, "http://127.0.0.1:9/jwks.json")
+    async with place.over_stdio(None, ERAS[era]) as nobody:
+        refusal = await nobody.refusal("get_tier_info")
+    assert refusal["code"] == "unauthenticated"
+    assert f"Your identity provider, {ISSUER}, issues them" in refusal["message"]
+    assert "mint" not in refusal["message"]
+    assert ISSUER in place.run("doctor").stdout
 
 
 # Tokens taken back
@@ -272,6 +327,34 @@ async def test_with_tier_token_the_issuer_changes_the_plan(tmp_path: Path) -> No
         "premium",
         "token",
     )
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_with_tier_token_the_members_of_a_group_do_not_toss_its_plan_about(
+    tmp_path: Path, era: str
+) -> None:
+    place = Place(tmp_path, AUTH__TIER="token")
+
+    def of(user: str, tier: str, ago: int, group: str | None = "team", role: str | None = None) -> str:
+        return place.token(user, tier=tier, group=group, role=role, issued_ago_seconds=ago)
+
+    with place.serving() as one, place.serving() as other:
+        async with (
+            one.client(of("eve", "premium", 60, role="admin"), ERAS[era]) as eve,
+            place.over_stdio(of("bob", "basic", 90), ERAS[era]) as bob,
+            other.client(of("ann", "premium", 30), ERAS[era]) as ann,
+            other.client(of("bob", "basic", 45), ERAS[era]) as bob_again,
+            other.client(of("bob", "basic", 0, group=None), ERAS[era]) as bob_alone,
+            one.client(of("bob", "advanced", 10), ERAS[era]) as bob_now,
+        ):
+            for _ in range(2):
+                for caller in (eve, bob, ann, bob_again, bob_alone, eve):
+                    info = await caller.call("get_tier_info")
+                    assert (info["account_id"], info["plan"], info["origin"]) == ("team", "premium", "token")
+            for caller in (bob_now, eve, bob, ann, bob_alone):
+                assert (await caller.call("get_tier_info"))["plan"] == "advanced"
+    changes = place.select("SELECT actor, action FROM audit WHERE action LIKE 'subscription.%' ORDER BY seq")
+    assert changes == [("eve", "subscription.start"), ("bob", "subscription.change")]
 
 
 # Challenges

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
@@ -16,6 +18,7 @@ from tests.harness import ERAS, TODAY, Place, Server, talking
 # A client of the legacy era calls what the SDK's client calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
 
+UNAWARE = (sys.executable, str(Path(__file__).with_name("unaware_server.py")))
 SOON = 10
 """Seconds in which an update must have come."""
 
@@ -36,6 +39,8 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: asyncio.Queue[str] = asyncio.Queue()
+        self.ended = asyncio.Event()
+        """A modern stream came to its end in good order."""
 
     async def next(self) -> str:
         return await asyncio.wait_for(self.heard.get(), SOON)
@@ -72,6 +77,7 @@ async def listening(
                         ear.heard.put_nowait(event.uri)
                     elif isinstance(event, ToolsListChanged):
                         ear.heard.put_nowait("tools")
+                ear.ended.set()
 
             hearing = asyncio.create_task(hear())
             try:
@@ -81,8 +87,20 @@ async def listening(
                 await asyncio.gather(hearing, return_exceptions=True)
 
 
-async def record(place: Place, server: Server, user: str, quantity: int) -> None:
-    async with server.api(place.token("app", role="service")) as app:
+def later_token(place: Place, user: str, tenant: str, **claims: Any) -> str:
+    """One that is issued, within the leeway, after what a test revokes."""
+    return place.token(user, tenant=tenant, issued_ago_seconds=-25, **claims)
+
+
+def claims_of(access_token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(access_token, options={"verify_signature": False})
+    return claims
+
+
+async def record(
+    place: Place, server: Server, user: str, quantity: int, token_of_app: str | None = None
+) -> None:
+    async with server.api(token_of_app or place.token("app", role="service")) as app:
         answer = await app.call("record_usage", user_id=user, event="message", quantity=quantity)
         assert answer.status_code == 200, answer.text
 
@@ -158,6 +176,78 @@ async def test_a_stream_ends_with_its_token(place: Place, server: Server) -> Non
         except SubscriptionLost:
             pytest.fail("the stream was dropped, not ended")
     assert ended == []
+
+
+@pytest.mark.parametrize("by", ["id", "subject", "tenant"])
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_who_is_revoked_by_another_process_hears_nothing_more(
+    place: Place, server: Server, transport: str, era: str, by: str
+) -> None:
+    tenant, user = f"{transport}.{era}.{by}", "robbed"
+    token = place.token(user, tenant=tenant, issued_ago_seconds=60)
+    who = {
+        "id": ["--id", claims_of(token)["jti"]],
+        "subject": ["--subject", user, "--tenant", tenant],
+        "tenant": ["--tenant", tenant],
+    }[by]
+    async with (
+        listening(place, server, transport, era, token, "quota://me") as thief,
+        listening(place, server, transport, era, later_token(place, user, tenant), "quota://me") as owner,
+    ):
+        app = later_token(place, "app", tenant, role="service")
+        await record(place, server, user, 40, app)  # 80 %
+        assert await thief.next() == await owner.next() == "quota://me"
+        assert place.run("token", "revoke", *who).returncode == 0
+        if era == "modern":
+            async with asyncio.timeout(SOON):
+                await thief.ended.wait()
+        for quantity in (5, 5):  # 90, 100 %
+            await record(place, server, user, quantity, app)
+            assert await owner.next() == "quota://me"
+        assert thief.heard.empty()
+        assert not owner.ended.is_set()
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_is_told_is_never_told_to_who_was_revoked_before(tmp_path: Path, era: str) -> None:
+    """This server would not notice a revocation by itself."""
+    place = Place(tmp_path, clock=TODAY, command=UNAWARE)
+    token = place.token("robbed", issued_ago_seconds=60)
+    with place.serving() as server:
+        async with (
+            listening(place, server, "http", era, token, "quota://me") as thief,
+            listening(place, server, "http", era, place.token("robbed"), "quota://me") as owner,
+        ):
+            assert place.run("token", "revoke", "--id", claims_of(token)["jti"]).returncode == 0
+            for quantity in (40, 5, 5):
+                await record(place, server, "robbed", quantity)
+                assert await owner.next() == "quota://me"
+            assert thief.heard.empty()
+
+
+async def test_the_stream_of_a_legacy_connection_ends_when_its_token_is_revoked(
+    place: Place, server: Server
+) -> None:
+    token, renewed = (place.token("parted", issued_ago_seconds=ago) for ago in (60, 0))
+    greeting = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    }
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": greeting}
+    headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25"}
+    async with server.api(token) as before, server.api(renewed) as after:
+        session = (await before.send("POST", "/mcp", json=hello, headers=headers)).headers["mcp-session-id"]
+        headers["mcp-session-id"] = session
+        async with asyncio.timeout(SOON):
+            async with before.http.stream("GET", "/mcp", headers=headers) as stream:
+                assert stream.status_code == 200
+                assert place.run("token", "revoke", "--id", claims_of(token)["jti"]).returncode == 0
+                assert await stream.aread() == b""  # to its end, which comes in good order
+            assert (await before.get("/mcp", headers=headers)).status_code == 401
+            async with after.http.stream("GET", "/mcp", headers=headers) as again:
+                assert again.status_code == 200
 
 
 async def test_a_legacy_subscription_ends_with_its_token_and_when_asked(place: Place, server: Server) -> None:

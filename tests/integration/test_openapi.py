@@ -13,6 +13,7 @@ from tests.harness import TODAY, Place, Server
 from tests.priced import a_priced_catalog
 
 from subscription_mcp.assembly import catalog_of, make_service
+from subscription_mcp.auth.jwks import KeysHealth
 from subscription_mcp.domain.errors import HTTP_STATUS
 from subscription_mcp.tools.toolbox import TOOLS
 from subscription_mcp.web.api import api_routes
@@ -53,11 +54,16 @@ def document(server: Server) -> dict[str, Any]:
     return found
 
 
+async def healthy() -> KeysHealth:
+    return "ok"
+
+
 def test_every_route_is_in_the_document_and_nothing_else(place: Place, document: dict[str, Any]) -> None:
     settings = place.settings()
     service = make_service(settings, catalog_of(settings))
     served = {
-        route.path: set(route.methods or ()) - {"HEAD"} for route in api_routes(service.toolbox, {}, "")
+        route.path: set(route.methods or ()) - {"HEAD"}
+        for route in api_routes(service.toolbox, healthy, {}, "")
     }
     assert served.pop(TOOL_ROUTE) == {"POST"}
     served |= {TOOL_ROUTE.format(tool_name=tool.name): {"POST"} for tool in TOOLS}

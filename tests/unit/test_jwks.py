@@ -310,6 +310,30 @@ async def test_the_last_good_keys_stand_for_an_hour_while_the_endpoint_is_away()
     assert await code_of(verifier, a_token()) == "unavailable"
 
 
+async def test_its_health_is_that_of_the_last_fetch_and_of_the_keys_that_stand() -> None:
+    endpoint, clock = Endpoint(), Time()
+    endpoint.fail()
+    key_set = a_key_set(endpoint, clock)
+    assert [await key_set.health() for _ in range(3)] == ["unavailable"] * 3
+    assert endpoint.fetches == 1
+    endpoint.publish(a_jwk())
+    clock.advance(30)
+    assert await key_set.health() == "ok"
+    endpoint.fail()
+    clock.advance(30)
+    assert (
+        await key_set.health() == "ok"
+    )  # nobody has noticed yet, and asking for health is no reason to fetch
+    with pytest.raises(Refusal):
+        await key_set.look_again()
+    assert await key_set.health() == "degraded"
+    clock.advance(3600 - 30)
+    assert await key_set.health() == "unavailable"
+    endpoint.publish(a_jwk())
+    clock.advance(30)
+    assert await key_set.health() == "ok"
+
+
 async def test_A22_a_new_key_is_taken_and_a_withdrawn_one_refused() -> None:
     endpoint, clock = Endpoint(a_jwk()), Time()
     verifier = a_verifier(a_key_set(endpoint, clock))

@@ -1,9 +1,11 @@
 """Which tokens a revocation meets, and how seldom the ledger is asked."""
 
+import asyncio
 from dataclasses import dataclass, replace
 
 import pytest
 
+from subscription_mcp.auth import revocations as revocations_module
 from subscription_mcp.auth.principal import Principal
 from subscription_mcp.auth.revocations import Revocations
 from subscription_mcp.domain.errors import Refusal, unavailable
@@ -102,3 +104,74 @@ async def test_while_the_ledger_cannot_say_nobody_is_let_in_and_then_it_goes_on(
         assert caught.value.code == "unavailable"
     ledger.is_down = False
     assert not await revocations.hold(BELLA)
+
+
+class Stream:
+    """Something open on somebody's behalf."""
+
+    def __init__(self, revocations: Revocations, principal: Principal = BELLA) -> None:
+        self.times_ended = 0
+        self.forget = revocations.end_with(principal, self.end)
+
+    def end(self) -> None:
+        self.times_ended += 1
+
+
+async def test_what_is_open_ends_once_when_anybodys_call_brings_the_revocation() -> None:
+    ledger, clock = Ledger(), Time()
+    revocations = Revocations(ledger.since, monotonic=clock)
+    sam = replace(BELLA, user="sam", token_id="t3")
+    stream, left, of_sam = Stream(revocations), Stream(revocations), Stream(revocations, sam)
+    left.forget()
+    ledger.rows.append(Row(1, token_id="t1"))
+    assert not await revocations.hold(sam)
+    ledger.rows.append(Row(2, subject="bella"))
+    clock.seconds += 0.5
+    assert not await revocations.hold(sam)
+    assert (stream.times_ended, left.times_ended, of_sam.times_ended) == (1, 0, 0)
+    for one in (stream, of_sam):
+        one.forget()
+
+
+async def test_what_is_open_ends_though_nobody_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revocations_module, "ASK_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(revocations_module, "AFTER_A_FAULT_SECONDS", 0.001)
+    ledger = Ledger(Row(token_id="t1"))
+    ended = asyncio.Event()
+
+    async def since(position: int) -> list[Row]:
+        ledger.is_down = len(ledger.asked) < 2  # and comes back
+        return await ledger.since(position)
+
+    forget = Revocations(since).end_with(BELLA, ended.set)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    assert len(ledger.asked) == 3
+    forget()
+
+
+async def test_nobody_asks_while_nothing_is_open() -> None:
+    before = asyncio.all_tasks()
+    revocations = Revocations(Ledger().since)
+    forgotten = [Stream(revocations), Stream(revocations)]
+    (watching,) = asyncio.all_tasks() - before
+    for stream in forgotten:
+        stream.forget()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+
+
+async def test_what_is_opened_for_somebody_revoked_ends_at_once() -> None:
+    revocations = Revocations(Ledger(Row(token_id="t1")).since)
+    assert await revocations.hold(BELLA)
+    assert Stream(revocations).times_ended == 1
+
+
+async def test_asked_now_the_ledger_is_asked_whoever_asked_before() -> None:
+    ledger = Ledger()
+    revocations = Revocations(ledger.since, monotonic=Time())
+    assert not await revocations.hold(BELLA)
+    ledger.rows.append(Row(token_id="t1"))
+    assert not await revocations.hold(BELLA)
+    assert await revocations.hold_now(BELLA)
+    assert await revocations.hold(BELLA)

@@ -469,7 +469,8 @@ def test_an_expired_token_says_when_and_how_to_get_a_new_one() -> None:
     assert "subscription-mcp token mint --user YOU" in sentence
     assert "SUBSCRIPTION_MCP_TOKEN in the env block of your client, or send it over HTTP" in sentence
     foreign = jwt.encode(some_claims(exp=NOW - 3600), SIGNERS["ES256"], algorithm="ES256")
-    assert "identity provider" in refusal(foreign, verifier=a_public_verifier("ES256"))
+    sentence = refusal(foreign, verifier=a_public_verifier("ES256"))
+    assert sentence.endswith(f"Sign in again with your identity provider, {ISSUER}, to get a new one.")
 
 
 @pytest.mark.parametrize("exp", [NOW + 1, 2**53], ids=["soon", "last"])
@@ -708,6 +709,29 @@ def test_without_a_token_the_source_says_how_to_get_one(token: str | None) -> No
     sentence = source_refusal(TokenSource(token=token))
     assert "subscription-mcp token mint --user YOU" in sentence
     assert "SUBSCRIPTION_MCP_TOKEN in the env block of your client" in sentence
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("AUTH__JWKS_URL", "https://id.example/jwks.json"), ("AUTH__PUBLIC_KEY", "of-the-provider.pem")],
+)
+@pytest.mark.parametrize("file", [None, "no-such-file"])
+def test_where_tokens_are_an_identity_providers_the_source_sends_you_there(
+    setting: str, value: str, file: str | None
+) -> None:
+    given = {setting: value, "AUTH__ISSUER": "https://id.example", **({"TOKEN_FILE": file} if file else {})}
+    settings = load_settings(None, {f"SUBSCRIPTION_MCP_{name}": value for name, value in given.items()})
+    sentence = source_refusal(TokenSource.of(settings))
+    assert "our identity provider, https://id.example, issues them" in sentence
+    assert "mint" not in sentence
+
+
+def test_without_a_token_a_public_key_sends_you_to_the_identity_provider() -> None:
+    sentence = refusal("", verifier=a_public_verifier("ES256"))
+    assert sentence.startswith(
+        f"There is no access token. Your identity provider, {ISSUER}, issues them; set "
+    )
+    assert "mint" not in sentence
 
 
 def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 from subscription_mcp.domain.errors import Refusal
 
@@ -29,6 +30,8 @@ KEPT_SECONDS = 3600.0
 RSA_BITS = range(2048, 8193)
 
 Fetch = Callable[[str], Awaitable[bytes]]
+KeysHealth = Literal["ok", "degraded", "unavailable"]
+"""`degraded`: the last good keys stand while no newer ones can be had. `unavailable`: there are none to judge by."""
 KeySetKeys = Mapping[tuple[str, str], Any]
 """Public keys of `cryptography` by `kid` and the one algorithm each is for."""
 
@@ -69,6 +72,16 @@ class KeySet:
     def is_known(self) -> bool:
         """Whether there are keys young enough to judge by."""
         return self._good_at is not None and self._monotonic() - self._good_at < KEPT_SECONDS
+
+    async def health(self) -> KeysHealth:
+        """How things stand. Where there are no keys yet it waits for a fetch as an unknown key would, so that a
+        server knows before its first caller."""
+        if not self.is_known:
+            with suppress(Refusal):
+                await self.look_again()
+        if not self.is_known:
+            return "unavailable"
+        return "degraded" if self._failed else "ok"
 
     async def look_again(self) -> None:
         """Wait for a fetch, begun now unless one is under way or was a moment ago. Raises Refusal `unavailable`

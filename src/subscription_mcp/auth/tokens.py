@@ -14,7 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from subscription_mcp.auth.jwks import KID_CHARS_MAX, KeySet
+from subscription_mcp.auth.jwks import KID_CHARS_MAX, KeySet, KeysHealth
 from subscription_mcp.auth.keys import VerificationKey, verification_key
 from subscription_mcp.auth.principal import ROLES, Principal, Role
 from subscription_mcp.auth.profiles import PROFILES
@@ -34,10 +34,8 @@ MAXIMUM_NESTING = 16
 LATEST_SECONDS = 2**53
 DEFAULT_TENANT = "default"
 
-HOW_TO_GET_ONE = (
-    f"`subscription-mcp token mint --user YOU` makes one; set it as {PREFIX}TOKEN in the env block of your client, "
-    "or send it over HTTP in the Authorization header."
-)
+MADE_HERE = "`subscription-mcp token mint --user YOU` makes one"
+_WHERE_TO_PUT_IT = f"set it as {PREFIX}TOKEN in the env block of your client, or send it over HTTP in the Authorization header."
 _UNREADABLE = (
     "The access token cannot be read: it must be a signed JWT in its compact form, exactly as it was issued."
 )
@@ -46,8 +44,21 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 _INSTANT_CLAIMS = ("exp", "iat", "nbf", "auth_time")
 
 
+def who_makes_one(may_mint: bool, issuer: str) -> str:
+    """Where access tokens come from: half a sentence."""
+    return MADE_HERE if may_mint else f"your identity provider, {issuer}, issues them"
+
+
+def _no_token(who: str) -> Refusal:
+    return _unauthenticated(f"There is no access token. {who[0].upper()}{who[1:]}; {_WHERE_TO_PUT_IT}")
+
+
 def _unauthenticated(sentence: str) -> Refusal:
     return Refusal("unauthenticated", sentence)
+
+
+async def _none_revoked(_: int) -> tuple[()]:
+    return ()
 
 
 class KeyUnknown(Refusal):
@@ -72,7 +83,7 @@ class TokenVerifier:
         self._audiences = frozenset(audiences)
         self._profile = PROFILES[profile]
         self._claims = self._profile.names(claims or ClaimNames())
-        self._revocations = revocations
+        self.revocations = revocations or Revocations(_none_revoked)
         self._jws: PyJWS | None = None
         self._verified = VerifiedTokens()
 
@@ -92,9 +103,13 @@ class TokenVerifier:
         """Who is calling, with a key fetched where the token names a new one, and unless the token was revoked.
         Raises Refusal `unauthenticated`, or `unavailable` where that cannot be told now."""
         principal = await self.verify_or_fetch(access_token)
-        if self._revocations is not None and await self._revocations.hold(principal):
+        if await self.revocations.hold(principal):
             raise _unauthenticated(f"The access token was revoked. {self._how_to_get_another()}")
         return principal
+
+    async def keys_health(self) -> KeysHealth:
+        """Whether there are keys to judge by; a provider's may have to be fetched for that."""
+        return await self._key.key.health() if isinstance(self._key.key, KeySet) else "ok"
 
     async def verify_or_fetch(self, access_token: str, now_seconds: float | None = None) -> Principal:
         """As `verify`, but a key that is not known is looked for first. Raises Refusal `unavailable` where the
@@ -124,7 +139,7 @@ class TokenVerifier:
 
     def _refuse_what_is_no_token(self, text: str) -> None:
         if not isinstance(text, str) or not text.strip():
-            raise _unauthenticated(f"There is no access token. {HOW_TO_GET_ONE}")
+            raise _no_token(who_makes_one(self._key.may_mint, self._issuer))
         if len(text) > MAXIMUM_BYTES:
             raise _unauthenticated(f"The access token is longer than {MAXIMUM_BYTES} bytes.")
         if _UNEXPANDED.fullmatch(text):
@@ -270,8 +285,8 @@ class TokenVerifier:
 
     def _how_to_get_another(self) -> str:
         if self._key.may_mint:
-            return f"Get a new one: {HOW_TO_GET_ONE}"
-        return "Sign in again with your identity provider to get a new one."
+            return f"Get a new one: {MADE_HERE}; {_WHERE_TO_PUT_IT}"
+        return f"Sign in again with your identity provider, {self._issuer}, to get a new one."
 
 
 def mint(
@@ -371,9 +386,12 @@ def _inspected(access_token: str, refusal: Refusal | None) -> dict[str, Any]:
 class TokenSource:
     """Where stdio finds its access token: a value, or a file that is read again when it changes."""
 
-    def __init__(self, token: str | None = None, token_file: Path | None = None) -> None:
+    def __init__(
+        self, token: str | None = None, token_file: Path | None = None, who_makes_one: str = MADE_HERE
+    ) -> None:
         self._token = token
         self._file = token_file
+        self._who = who_makes_one
         self._seen: tuple[int, int, int] | None = None
 
     @classmethod
@@ -381,6 +399,7 @@ class TokenSource:
         return cls(
             settings.token.get_secret_value() if settings.token else None,
             Path(settings.token_file) if settings.token_file else None,
+            who_makes_one(settings.may_mint, settings.issuer),
         )
 
     def read(self) -> str:
@@ -391,11 +410,10 @@ class TokenSource:
             except (OSError, ValueError):
                 self._seen = self._token = None
                 raise _unauthenticated(
-                    f"The file that {PREFIX}TOKEN_FILE names cannot be read. "
-                    "Put a token there: `subscription-mcp token mint --user YOU` makes one."
+                    f"The file that {PREFIX}TOKEN_FILE names cannot be read. Put a token there: {self._who}."
                 ) from None
         if not self._token or not self._token.strip():
-            raise _unauthenticated(f"There is no access token. {HOW_TO_GET_ONE}")
+            raise _no_token(self._who)
         return self._token.strip()
 
     def _read_again(self, path: Path) -> None:

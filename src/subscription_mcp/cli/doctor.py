@@ -163,10 +163,11 @@ def _database(settings: Settings) -> Finding:
 
 def _token(settings: Settings) -> Finding:
     from subscription_mcp.assembly import verifier_without_ledger
-    from subscription_mcp.auth.tokens import TokenSource
+    from subscription_mcp.auth.tokens import TokenSource, who_makes_one
 
     if settings.token is None and settings.token_file is None:
-        fix = "only stdio needs one: subscription-mcp token mint --user YOU, then set SUBSCRIPTION_MCP_TOKEN"
+        who = who_makes_one(settings.may_mint, settings.issuer)
+        fix = f"only stdio needs one: {who}; set it as SUBSCRIPTION_MCP_TOKEN"
         return Finding("configured", "token", "warn", "none", fix)
     if lacks_key(settings):  # judging it would make one
         fix = "subscription-mcp token mint --user YOU makes the key and a token"

@@ -164,17 +164,21 @@ def _readiness(http: httpx2.Client, base: str) -> Seen:
     started = time.perf_counter()
     response = http.get("/readyz")
     milliseconds = (time.perf_counter() - started) * 1000
-    status = (json_object(response.text) or {}).get("status")
+    document = json_object(response.text) or {}
+    status, message = document.get("status"), document.get("message", "")
     match response.status_code:
         case 200 if status == "ok":
             return "server", "ok", f"{base} is ready, answered in {milliseconds:.0f} ms", None
+        case 200 if status == "degraded":
+            fix = "is the jwks_uri of the identity provider reachable from where the server runs?"
+            return "server", "warn", f"{base} is ready, but degraded. {message}", fix
         case 421:
             host = urlsplit(base).netloc
             seen = f"{base} answers 421: the server does not answer for the Host {host}"
             return "server", "FAIL", seen, f"start it with {PREFIX}PUBLIC_URL={base}"
         case 503 if status == "unavailable":
-            fix = "run doctor where the server runs: its disk is full, or its database locked or read-only"
-            return "server", "FAIL", f"{base} runs, but its ledger cannot be written", fix
+            fix = "run doctor where the server runs: it says what is wrong with its database or its key"
+            return "server", "FAIL", f"{base} runs, but is not ready. {message}", fix
         case status_code:
             seen = f"{base}/readyz answers {status_code}, which is not this server's"
             return "server", "FAIL", seen, "correct the URL, or look at the proxy in front of the server"

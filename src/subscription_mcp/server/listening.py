@@ -2,7 +2,8 @@
 
 What is announced is worked out per listener: after a commit that touches it (also another process's) its
 numbers are read anew with its own rights, and compared with what it was told last. So nobody learns of
-anybody else, and whose rights are gone hears nothing more. Listening ends with the access token.
+anybody else, and whose rights are gone hears nothing more. Listening ends with the access token: when it
+expires, and when it is revoked.
 
 Modern clients listen with `subscriptions/listen`, whose answer is the stream; legacy ones with
 `resources/subscribe`, on the stream of their connection, which also tells them of their lists.
@@ -44,6 +45,7 @@ from pydantic import ValidationError
 
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.auth.principal import Principal
+from subscription_mcp.auth.revocations import Revocations
 from subscription_mcp.domain.errors import HTTP_STATUS, Refusal
 from subscription_mcp.operations import AccountView
 from subscription_mcp.operations.access import ME, Caller, Target
@@ -81,8 +83,12 @@ class Listener:
     account: str | None = None
     tell: Callable[[ServerEvent], None] | None = None
     seen: dict[str, Hashable] = field(default_factory=dict)
-    end: asyncio.TimerHandle | None = None
     scope: anyio.CancelScope | None = None
+    """Of a modern stream, which is an answer that lasts."""
+    expiry: asyncio.TimerHandle | None = None
+    """Of a legacy one, which is only not told any more."""
+    forget: Callable[[], None] | None = None
+    """Takes back that it ends when its token is revoked."""
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def concerns(self, touched: frozenset[tuple[str, str]]) -> bool:
@@ -98,10 +104,11 @@ _opening: ContextVar[Listener] = ContextVar("_opening")
 class Listening:
     """All who listen, and the one task that watches the ledger for them, while there are any."""
 
-    def __init__(self, toolbox: Toolbox, identify: Identify) -> None:
+    def __init__(self, toolbox: Toolbox, identify: Identify, revocations: Revocations) -> None:
         self._toolbox = toolbox
         self._do = toolbox.operations
         self._identify = identify
+        self._revocations = revocations
         self._listeners: set[Listener] = set()
         self._watching: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
@@ -122,8 +129,7 @@ class Listening:
     def close(self) -> None:
         """End every stream in good order: the server stops."""
         for listener in list(self._listeners):
-            if listener.scope is not None:
-                listener.scope.cancel()
+            self._end(listener)
 
     # The SDK's bus: each stream is told by its own listener, so nothing is ever published to all.
 
@@ -139,7 +145,7 @@ class Listening:
     # Modern
 
     async def listen(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """`subscriptions/listen`, within the caller's rights and until its token expires."""
+        """`subscriptions/listen`, within the caller's rights and as long as its token is good."""
         try:
             asked = SubscriptionsListenRequestParams.model_validate(ctx.params or {}, by_name=False)
         except ValidationError:
@@ -154,6 +160,7 @@ class Listening:
         opening = _opening.set(listener)
         try:
             with anyio.move_on_after(_seconds_left(principal)) as listener.scope:
+                self._end_with_token(listener)
                 return await call_next(ctx)
             return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id}}
         finally:
@@ -206,7 +213,7 @@ class Listening:
             self._soon(_send(connection, event))
 
         listener.tell = tell
-        listener.end = asyncio.get_running_loop().call_later(_seconds_left(principal), self._remove, listener)
+        listener.expiry = asyncio.get_running_loop().call_later(_seconds_left(principal), self._end, listener)
         before: Listener | None = connection.state.get(_STATE)
         connection.state[_STATE] = listener
         if before is None:
@@ -215,6 +222,7 @@ class Listening:
             # What only the old one had noticed is told now.
             listener.seen |= {key: state for key, state in before.seen.items() if key in listener.seen}
             self._remove(before)
+        self._end_with_token(listener)
         await self._look(listener)
 
     # Who listens
@@ -255,11 +263,22 @@ class Listening:
     def _remove(self, listener: Listener) -> None:
         self._listeners.discard(listener)
         listener.tell = None
-        if listener.end is not None:
-            listener.end.cancel()
+        if listener.expiry is not None:
+            listener.expiry.cancel()
+        if listener.forget is not None:
+            listener.forget()
         if not self._listeners and self._watching is not None:
             self._watching.cancel()
             self._watching = None
+
+    def _end(self, listener: Listener) -> None:
+        """Tell a listener nothing from now on, and end its stream where it has one of its own."""
+        self._remove(listener)
+        if listener.scope is not None:
+            listener.scope.cancel()
+
+    def _end_with_token(self, listener: Listener) -> None:
+        listener.forget = self._revocations.end_with(listener.principal, partial(self._end, listener))
 
     # What they are told
 
@@ -281,18 +300,22 @@ class Listening:
         async with listener.looking:
             if listener.tell is None:
                 return
+            seen = listener.seen
             try:
                 states = await self._states(listener)
+                news = [key for key, state in states.items() if key in seen and seen[key] != state]
+                # Asked last and anew: whoever was revoked before this learns nothing of what was read.
+                if news and await self._revocations.hold_now(listener.principal):
+                    return
             except Refusal as refusal:
                 log.info("nothing to tell a listener: %s", refusal.code)
                 return
             except Exception:
                 log.exception("a listener could not be told")
                 return
-            before, listener.seen = listener.seen, states
-            tell = listener.tell
-            for key, state in states.items():
-                if tell is not None and key in before and before[key] != state:
+            listener.seen = states
+            if (tell := listener.tell) is not None:
+                for key in news:
                     tell(LISTS[key] if key in LISTS else ResourceUpdated(uri=key))
 
     async def _states(self, listener: Listener) -> dict[str, Hashable]:

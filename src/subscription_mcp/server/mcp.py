@@ -11,6 +11,7 @@ from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnno
 
 from subscription_mcp import __version__
 from subscription_mcp.auth.identity import Identify
+from subscription_mcp.auth.revocations import Revocations
 from subscription_mcp.domain.errors import Refusal, internal
 from subscription_mcp.server.calls import Calls
 from subscription_mcp.server.completions import add_completions
@@ -44,11 +45,14 @@ INSTRUCTIONS = (
 
 
 def build_server(
-    toolbox: Toolbox, identify: Identify, at_stop: list[Callable[[], None]] | None = None
+    toolbox: Toolbox,
+    identify: Identify,
+    revocations: Revocations,
+    at_stop: list[Callable[[], None]] | None = None,
 ) -> MCPServer[Any]:
     """The server for one way of knowing who calls. What ends its open streams is added to `at_stop`."""
     do = toolbox.operations
-    listening = Listening(toolbox, identify)
+    listening = Listening(toolbox, identify, revocations)
     calls = Calls(toolbox, identify)
     server: MCPServer[Any] = MCPServer(
         NAME,

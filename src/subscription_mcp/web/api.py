@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from subscription_mcp.auth.identity import principal_of_request
+from subscription_mcp.auth.jwks import KeysHealth
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, internal, not_found
 from subscription_mcp.domain.identifiers import is_id
 from subscription_mcp.operations.access import Target
@@ -28,8 +29,19 @@ from subscription_mcp.web.reading import check_is_json, strict_json
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+KEYS_MESSAGES: dict[KeysHealth, str | None] = {
+    "ok": None,
+    "degraded": "The keys of the identity provider cannot be fetched. The last good ones are used, for up to an hour.",
+    "unavailable": "The keys of the identity provider cannot be fetched, so no access token can be judged.",
+}
 
-def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any], base_url: str) -> list[Route]:
+
+def api_routes(
+    toolbox: Toolbox,
+    keys_health: Callable[[], Awaitable[KeysHealth]],
+    resource_metadata: dict[str, Any],
+    base_url: str,
+) -> list[Route]:
     do = toolbox.operations
 
     async def tools(request: Request) -> Response:
@@ -78,8 +90,10 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any], base_url: st
         return JsonResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        ready = await do.ready()
-        return JsonResponse({"status": "ok" if ready else "unavailable"}, 200 if ready else 503)
+        if not await do.ready():
+            return _readiness("unavailable", "The ledger cannot be written right now.")
+        keys = await keys_health()
+        return _readiness(keys, KEYS_MESSAGES[keys])
 
     async def metadata(request: Request) -> Response:
         return JsonResponse(resource_metadata)
@@ -100,6 +114,13 @@ def api_routes(toolbox: Toolbox, resource_metadata: dict[str, Any], base_url: st
         Route("/readyz", _answering(readyz), methods=["GET"]),
         Route("/.well-known/oauth-protected-resource/mcp", _answering(metadata), methods=["GET"]),
     ]
+
+
+def _readiness(status: KeysHealth, message: str | None) -> Response:
+    """Not ready is who can answer nobody. On the last good keys everybody is answered, so that is a warning only:
+    a failing check would take every node away at once."""
+    document = {"status": status} if message is None else {"status": status, "message": message}
+    return JsonResponse(document, 503 if status == "unavailable" else 200)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
+import anyio
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from starlette.authentication import AuthCredentials
 from starlette.datastructures import Headers
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from subscription_mcp.auth.identity import authenticated
+from subscription_mcp.auth.principal import Principal
 from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.domain.errors import Refusal, internal
 from subscription_mcp.tools.defects import is_cancellation
@@ -91,6 +93,9 @@ class Guard:
         except HttpFault as fault:
             answer = http_fault(fault.status, fault.message)
         except Refusal as refusal:
+            if started:  # a stream whose token was revoked: it ends in good order
+                await sending({"type": "http.response.body"})
+                return
             headers = (
                 {"www-authenticate": self._challenge(scope)} if refusal.code == "unauthenticated" else None
             )
@@ -129,9 +134,24 @@ class Guard:
         if path == MCP_PATH:
             send = answering_requests_only(scope, receive, send)
         try:
-            await self._app(scope, receive, send)
+            if path == MCP_PATH and scope["method"] == "GET":
+                await self._listen(principal, scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
         finally:
             auth_context_var.reset(token)
+
+    async def _listen(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
+        """The stream of a legacy connection, which has no end of its own. Raises Refusal `unauthenticated` once
+        its token is revoked."""
+        with anyio.CancelScope() as stream:
+            forget = self._verifier.revocations.end_with(principal, stream.cancel)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                forget()
+        if stream.cancelled_caught:
+            raise Refusal("unauthenticated", "The access token was revoked.")
 
     def _challenge(self, scope: Scope) -> str:
         presented = bool(Headers(scope=scope).getlist("authorization"))

@@ -277,10 +277,17 @@ def _about_the_server() -> dict[str, Schema]:
         "required": ["resource", "resource_name", "bearer_methods_supported"],
         "additionalProperties": False,
     }
-    ready = _operation("isReady", "The ledger can be written", status("ok"), EDGE, is_public=True)
+    message: Schema = {"status": {"enum": ["degraded"]}, "message": {"type": "string"}}
+    ready = _operation(
+        "isReady",
+        "The ledger can be written and tokens can be judged; degraded on the last good keys of the identity provider",
+        {"oneOf": [status("ok"), _whole(message)]},
+        EDGE,
+        is_public=True,
+    )
     ready["responses"]["503"] = {
-        "description": "It cannot be written right now.",
-        "content": {JSON: {"schema": status("unavailable")}},
+        "description": "The ledger cannot be written right now, or there are no keys to judge tokens by.",
+        "content": {JSON: {"schema": _whole(message | {"status": {"enum": ["unavailable"]}})}},
     }
     return {
         "/healthz": {

@@ -125,7 +125,7 @@ def _located(
     overrides = overrides_of(facts, account, standing.user)
     if facts.missing or overrides is None:
         return None
-    subscription = _subscription_of(facts.catalog, stored, subject, turn.now)
+    subscription = _subscription_of(facts.catalog, stored, subject, standing, turn.now)
     plan: Plan | None = None
     if subscription is not None:
         plan = facts.read("plans", (subscription.plan, subscription.version))
@@ -190,18 +190,20 @@ def _standing_of_whole(facts: Facts, subject: Subject) -> tuple[Standing, None] 
 
 
 def _subscription_of(
-    catalog: Catalog, stored: Subscription | None, subject: Subject, now: Instant
+    catalog: Catalog, stored: Subscription | None, subject: Subject, standing: Standing, now: Instant
 ) -> Subscription | None:
     """The subscription as the ledger and the user's own token make it.
 
     The ledger is the truth; only a subscription nobody chose (`default`) is replaced, once, by the first
-    token that names a valid plan. Where the issuer decides about plans, every token that names another one
-    than the ledger knows changes it, unless an earlier change was by a token issued later.
+    token that names a valid plan. Where the issuer decides about plans, every token about this account that
+    names another one than the ledger knows changes it, unless one issued later was seen before.
     """
     subscription = stored.at(now) if stored is not None else None
     claimed = catalog.plans.get(subject.tier) if subject.tier is not None else None
-    if subject.tier_decides and claimed is not None:
-        return _as_issued(catalog, subscription, claimed, subject.claimed_at, now)
+    if subject.tier_decides:
+        if claimed is not None and _is_about(subject, standing):
+            return _as_issued(catalog, subscription, claimed, subject.claimed_at, now)
+        claimed = None
     if subscription is None:
         plan = claimed or catalog.plans.get(catalog.default_plan or "")
         if plan is None:
@@ -214,6 +216,14 @@ def _subscription_of(
     return subscription
 
 
+def _is_about(subject: Subject, standing: Standing) -> bool:
+    """Whether the issuer's word is about this account. Of a group it is where the token names that group, or
+    names none and is its administrator's: what a member is worth alone says nothing about the others."""
+    if standing.account_kind == "personal":
+        return True
+    return subject.group == standing.account if subject.group is not None else standing.role == "admin"
+
+
 def _as_issued(
     catalog: Catalog, subscription: Subscription | None, plan: Plan, claimed_at: int | None, now: Instant
 ) -> Subscription:
@@ -221,11 +231,13 @@ def _as_issued(
     if subscription is None:
         return Subscription(plan.key, plan.version, "token", now, now, claimed_at=claimed_at)
     known = subscription.claimed_at
-    is_older = known is not None and claimed_at is not None and claimed_at <= known
+    if claimed_at is None:  # it does not say, and its issuer is trusted
+        claimed_at = known
+    elif known is not None and claimed_at <= known:
+        return subscription
     if plan.key == subscription.plan:
-        if subscription.origin == "token" and subscription.next_plan is None:
-            return subscription
-        return replace(
+        # Also where it only says it again: what was issued before this must not count any more.
+        again = replace(
             subscription,
             origin="token",
             claimed_at=claimed_at,
@@ -234,8 +246,7 @@ def _as_issued(
             next_interval=None,
             next_plan_at=None,
         )
-    if is_older:
-        return subscription
+        return subscription if again == subscription else again
     # As with any change: from paid to paid the periods go on, else one begins now.
     before = catalog.plans.get(subscription.plan)
     goes_on = before is not None and not before.price.is_free and not plan.price.is_free
@@ -404,7 +415,9 @@ def save_subscription(
     turn.facts.subscriptions[account] = after
     turn.facts.forget_located(account.tenant, account.account)
     turn.changes.subscriptions[account] = after
-    audit(turn, account, "", action, actor, reason, subscription_as_dict(before), subscription_as_dict(after))
+    was, is_now = subscription_as_dict(before), subscription_as_dict(after)
+    if was != is_now:  # a newer token that says the same again is no news
+        audit(turn, account, "", action, actor, reason, was, is_now)
 
 
 def audit(
