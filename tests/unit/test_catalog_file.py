@@ -437,6 +437,10 @@ FAULTS = {
         'tokens = "integer"', 'tokens = "int"',
         "events.api_call.attributes.tokens", "must be one of text, integer", "integer",
     ),
+    "a number usage would be grouped by": (
+        'provider = "text", tokens', 'provider = "text", model = "integer", tokens',
+        "events.api_call.attributes.model", "usage is grouped by it, so it is text", None,
+    ),
     "a filter of the wrong type": (
         'provider = "gemini"', "provider = 5",
         "meters.llm_tokens.where.provider", "must match the attribute's type, text", None,

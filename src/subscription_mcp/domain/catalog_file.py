@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, Vali
 
 from subscription_mcp.domain.catalog import (
     ALWAYS_OFFERED,
+    DIMENSIONS,
     GATE_PREFIX,
     TOOL_NAMES,
     TOTAL_MAX,
@@ -379,6 +380,12 @@ def _catalog(table: CatalogTable) -> Catalog:
     for section, declared in (("events", table.events), ("meters", table.meters), ("plans", table.plans)):
         if not declared:
             raise _Fault("must declare at least one", at=(section,))
+    for name, event in table.events.items():
+        for attribute in DIMENSIONS:
+            if event.attributes.get(attribute, "text") != "text":
+                raise _Fault(
+                    "usage is grouped by it, so it is text", at=("events", name, "attributes", attribute)
+                )
     events = {name: EventType(name, event.attributes) for name, event in table.events.items()}
     meters = {name: _meter(name, meter, events) for name, meter in table.meters.items()}
     plans = {
