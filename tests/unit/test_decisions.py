@@ -7,7 +7,15 @@ import pytest
 from tests.builders import TODAY, a_catalog, a_limit, a_plan, three_plans
 
 from subscription_mcp.domain.catalog import TOTAL_MAX, UNLIMITED, Catalog, Limit, Plan
-from subscription_mcp.domain.decisions import Decision, LimitState, Total, count_in, decide, limit_states
+from subscription_mcp.domain.decisions import (
+    Decision,
+    LimitState,
+    Total,
+    count_in,
+    decide,
+    limit_states,
+    sort_states,
+)
 from subscription_mcp.domain.instants import parse_instant
 from subscription_mcp.domain.windows import Anchor
 
@@ -38,7 +46,7 @@ def decided(
 ) -> Decision:
     totals = totals_of(used or {}, at)
     moved = {"messages": quantity} if gains is None else gains
-    return decide(
+    decision = decide(
         catalog=catalog,
         plan=plan,
         states=limit_states(catalog, plan.limits, totals, moved) if plan is not None else [],
@@ -49,6 +57,8 @@ def decided(
         gains=moved,
         now=NOW,
     )
+    sort_states(decision.limits)
+    return decision
 
 
 def unlocks_of(decision: Decision) -> list[dict]:

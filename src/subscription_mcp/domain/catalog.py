@@ -235,6 +235,15 @@ class Catalog:
         return {name: tuple(m for m in self.meters.values() if m.event == name) for name in self.events}
 
     @cached_property
+    def meters_of_quantity(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of an event's meters, where each always gains the quantity of the event."""
+        return {
+            name: tuple(m.name for m in meters)
+            for name, meters in self.meters_of_event.items()
+            if all(m.aggregate in ("sum", "level") and not m.where for m in meters)
+        }
+
+    @cached_property
     def events_that_fall(self) -> frozenset[str]:
         """The events whose quantity may be negative: every meter they move is a level."""
         return frozenset(

@@ -239,7 +239,8 @@ def decide(
 
     Every limit of every meter the event moves is looked at, so that a refusal names all that stand in the way.
     Without a plan nothing may happen. For what would help, `limits_of` gives the limits of any plan with this
-    account's overrides in them.
+    account's overrides in them. Where it is allowed the states are left in their order: most callers change them
+    first (`count_in`, `sort_states`).
     """
     if plan is None:
         offers = [Unlock("upgrade_tier", catalog.plans_by_price[0].key)] if catalog.plans else []
@@ -251,9 +252,9 @@ def decide(
         # A level that falls is never in the way.
         if state.gain >= 0 and state.used + state.held + state.gain > state.limit.ceiling:
             state.refused = any_refused = True
-    sort_states(states)
     if not any_refused:
         return Decision("ok", plan, event, quantity, states, now)
+    sort_states(states)
     refused = [state for state in states if state.refused]
     unlocks = []
     next_plan = next_plan_allowing(catalog, plan, limits_of, totals, gains)

@@ -22,6 +22,9 @@ class Bounds:
 
 def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
     """What each meter the event concerns gains, by meter name."""
+    names = catalog.meters_of_quantity.get(event)
+    if names is not None:  # most events, and looked up for each of them
+        return dict.fromkeys(names, quantity)
     return {
         meter.name: gain
         for meter in catalog.meters_of_event[event]

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import aiosqlite
 
 from subscription_mcp.domain.catalog import Catalog, places_counted
-from subscription_mcp.domain.identifiers import RandomBits, uuid7
+from subscription_mcp.domain.identifiers import RandomBits, uuid7s
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger import machine
@@ -189,7 +189,8 @@ class SqliteEngine:
                 self._must_be_in_place()
                 connection.execute("BEGIN IMMEDIATE")
                 self._notice_others(connection)
-                turn = Turn(self._facts, Changes(), self._now(), self._new_id)
+                now = self._now()
+                turn = Turn(self._facts, Changes(), now, uuid7s(now, self._random_bits))
                 self._facts.now = turn.now
                 saved: list[Changes] = []
                 outcomes = machine.run(turn, commands, partial(self._load_facts, turn, saved))
@@ -304,9 +305,6 @@ class SqliteEngine:
         self._last_now = max(self._last_now, self._clock())
         return self._last_now
 
-    def _new_id(self) -> str:
-        return uuid7(self._last_now, self._random_bits)
-
     # Reading
 
     async def rehearse(self, command: Command) -> tuple[Outcome, bool]:
@@ -326,7 +324,7 @@ class SqliteEngine:
             replace(self._facts_of(self._checker_book), now=now),
             changes,
             now,
-            lambda: uuid7(now, self._random_bits),
+            uuid7s(now, self._random_bits),
         )
         (outcome,) = machine.run(turn, [command], store.load)
         return outcome, bool(changes)

@@ -39,6 +39,7 @@ from subscription_mcp.ledger.machine.facts import (
     Dimensions,
     Facts,
     Hold,
+    Holder,
     HolderKey,
     Offer,
     Override,
@@ -756,13 +757,17 @@ class Store:
             value.claimed_at,
         )
 
-    def _event_row(self, holder: HolderKey, event: UsageEvent) -> tuple[Any, ...]:
+    def _holder_made(self, holder: Holder) -> int:
+        holder.place = place = self.holder_made(holder.key)
+        return place
+
+    def _event_row(self, holder: Holder, event: UsageEvent) -> tuple[Any, ...]:
         # Nearly every name was met before: looked up here, a call is saved for each.
         words = self._words.get
         return (
             bytes.fromhex(event.id.replace("-", "")),
             words(event.tenant) or self.word_made(event.tenant),
-            self._holders.get(holder) or self.holder_made(holder),
+            holder.place or self._holder_made(holder),
             words(event.event) or self.word_made(event.event),
             self.plan_id(event.plan, event.plan_version),
             event.quantity,
@@ -792,11 +797,11 @@ class Store:
     def _rollup_row(self, key: RollupKey, cell: list[int]) -> tuple[int, ...]:
         holder, quarter, meter, dimensions = key
         words = self._words.get
-        tenant = holder[0].tenant
+        tenant = holder.key[0].tenant
         return (
             words(tenant) or self.word_made(tenant),
             quarter,
-            self._holders.get(holder) or self.holder_made(holder),
+            holder.place or self._holder_made(holder),
             words(meter) or self.word_made(meter),
             self._dimensions.get(dimensions) or self._dimensions_made(dimensions),
             *cell,

@@ -32,6 +32,7 @@ from subscription_mcp.ledger.machine.counting import Tally, Totals, tally_of
 from subscription_mcp.ledger.machine.facts import (
     NO_ANCHOR,
     Facts,
+    Holder,
     HolderKey,
     Override,
     OverrideKey,
@@ -56,13 +57,13 @@ class Located:
     tallies: dict[tuple[str, ...], Tally] = field(default_factory=dict)
     """The last tally of some meters: most events fall into the same windows as the one before."""
     user: str = field(init=False)
-    holder: HolderKey = field(init=False)
+    holder: Holder = field(init=False)
     is_new: bool = field(init=False)
     """Something is written on first sight, or because a token or the time has changed the subscription."""
 
     def __post_init__(self) -> None:
         self.user = self.standing.user or ""
-        self.holder = (self.account, self.user)
+        self.holder = Holder((self.account, self.user))
         self.is_new = self.joins or (
             self.subscription is not None
             and self.subscription is not self.stored

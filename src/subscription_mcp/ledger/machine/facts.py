@@ -58,7 +58,17 @@ Dimensions = tuple[str | None, ...]
 
 HolderKey = tuple[AccountKey, str]
 """A user of an account, or with '' the account as a whole."""
-RollupKey = tuple[HolderKey, Instant, str, Dimensions]
+
+
+@dataclass(slots=True, eq=False)
+class Holder:
+    """Whose usage it is. `place` is what the engine knows it by, for as long as these facts are remembered."""
+
+    key: HolderKey
+    place: Any = None
+
+
+RollupKey = tuple[Holder, Instant, str, Dimensions]
 """One cell of the rollup: whose usage, the quarter of an hour, the meter, and what it is grouped by."""
 
 
@@ -278,7 +288,7 @@ class Facts:
 class Changes:
     """What a batch does to the ledger, to be saved in one transaction."""
 
-    events: list[tuple[HolderKey, UsageEvent]] = field(default_factory=list)
+    events: list[tuple[Holder, UsageEvent]] = field(default_factory=list)
     counters: set[Counter] = field(default_factory=set)
     rollups: dict[RollupKey, list[int]] = field(default_factory=dict)
     answers: list[tuple[AnswerKey, StoredAnswer]] = field(default_factory=list)

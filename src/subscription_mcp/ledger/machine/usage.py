@@ -21,6 +21,7 @@ from subscription_mcp.domain.decisions import (
     count_in,
     decide,
     say_as_recorded,
+    sort_states,
     unit_of,
 )
 from subscription_mcp.domain.errors import FieldProblem
@@ -49,7 +50,7 @@ from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
     KEY_RETENTION,
     Dimensions,
-    HolderKey,
+    Holder,
     Reservation,
     StoredAnswer,
     TenantSize,
@@ -71,6 +72,7 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
     if command.quantity < 0:
         gains = gains_in(tally, gains)
     decision = decided(turn, located, tally, command.event, command.quantity, gains, turn.now)
+    sort_states(decision.limits)
     return None if turn.facts.missing else Decided(decision)
 
 
@@ -91,9 +93,9 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     if command.quantity < 0:
         gains = gains_in(tally, gains)
     decision = decided(turn, located, tally, command.event, command.quantity, gains, at)
-    dimensions = dimensions_of(command.event, located.plan, command.attributes)
-    if not facts.dimensions.get((located.account.tenant, dimensions)):
-        dimensions = dimensions_counted(turn, located.account.tenant, dimensions)
+    dimensions = dimensions_counted(
+        turn, located.account.tenant, dimensions_of(command.event, located.plan, command.attributes)
+    )
     if located.is_new:
         must_have_room(turn, located)
     if not turn.may_write:
@@ -232,6 +234,8 @@ def decided(
 def dimensions_counted(turn: Turn, tenant: str, dimensions: Dimensions) -> Dimensions:
     """The dimensions usage is kept by: the event's own, or `other` for what a tenant has too many of."""
     facts = turn.facts
+    if facts.dimensions.get((tenant, dimensions)):
+        return dimensions
     known: bool | None = facts.read("dimensions", (tenant, dimensions))
     size: TenantSize | None = facts.read("tenants", tenant)
     if known or size is None or size.dimensions < facts.bounds.dimensions:
@@ -247,9 +251,7 @@ def folded(dimensions: Dimensions) -> Dimensions:
     return (*kept, *(None if value is None else OTHER for value in told_apart))
 
 
-def _roll_up(turn: Turn, holder: HolderKey, event: UsageEvent, dimensions: Dimensions) -> None:
-    if not turn.facts.dimensions.get((event.tenant, dimensions)):
-        _note_dimensions(turn, event.tenant, dimensions)
+def _roll_up(turn: Turn, holder: Holder, event: UsageEvent, dimensions: Dimensions) -> None:
     quarter = quarter_of(event.occurred_at)
     rollups = turn.changes.rollups
     for meter, gain in event.gains.items():
@@ -257,6 +259,7 @@ def _roll_up(turn: Turn, holder: HolderKey, event: UsageEvent, dimensions: Dimen
         cell = rollups.get(key)
         if cell is None:
             rollups[key] = [1, gain]
+            _note_dimensions(turn, event.tenant, dimensions)
         else:
             cell[0] += 1
             cell[1] += gain
@@ -264,6 +267,8 @@ def _roll_up(turn: Turn, holder: HolderKey, event: UsageEvent, dimensions: Dimen
 
 def _note_dimensions(turn: Turn, tenant: str, dimensions: Dimensions) -> None:
     facts = turn.facts
+    if facts.dimensions.get((tenant, dimensions)):
+        return
     facts.dimensions[(tenant, dimensions)] = True
     turn.changes.dimensions.append((tenant, dimensions))
     size = facts.tenants.get(tenant) or TenantSize()
