@@ -79,7 +79,10 @@ def recount(path: Path, opened: sqlite3.Connection | None = None) -> int:
             )
         }
         rolling = connection.execute("SELECT tenant, holder, window, meter, cells FROM rolling").fetchall()
-        (now,) = connection.execute("SELECT value FROM ledger_info WHERE name = 'last_commit_at'").fetchone()
+        (now,) = connection.execute(
+            "SELECT max(value, coalesce((SELECT recorded_at FROM event ORDER BY seq DESC LIMIT 1), 0))"
+            " FROM ledger_info WHERE name = 'last_commit_at'"
+        ).fetchone()
         keys = connection.execute("SELECT count(*), count(DISTINCT seq) FROM key_index").fetchone()
         answers = connection.execute("SELECT count(*) FROM answer").fetchone()[0]
         lost = connection.execute(

@@ -6,6 +6,7 @@ hop per batch. Two more connections read.
 
 import asyncio
 import logging
+import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -84,6 +85,7 @@ class SqliteEngine:
         self.catalog = catalog
         self._bounds = bounds or Bounds()
         self._path = path
+        self._paths = (str(path), f"{path}-wal")
         self._connect_file = connect
         self._clock = clock
         self._random_bits = random_bits
@@ -195,8 +197,9 @@ class SqliteEngine:
                 saved: list[Changes] = []
                 outcomes = machine.run(turn, commands, partial(self._load_facts, turn, saved))
                 if turn.changes or saved:
-                    self._store.note_commit(turn.now)
                     self._save(turn, saved)
+                    if not any(changes.events for changes in saved):
+                        self._store.note_commit(turn.now)
                     self._rows_since_checkpoint += self._pruner.prune(turn.now, len(commands))
                     connection.execute("COMMIT")
                     self.catalog = self._facts.catalog
@@ -232,7 +235,7 @@ class SqliteEngine:
 
     def _files(self) -> list[tuple[int, int]]:
         """Which files stand where the database and its log do."""
-        found = [self._path.stat(), self._path.with_name(self._path.name + "-wal").stat()]
+        found = [os.stat(path) for path in self._paths]
         return [(one.st_dev, one.st_ino) for one in found]
 
     def _must_be_in_place(self) -> None:

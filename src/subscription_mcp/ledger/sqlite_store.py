@@ -77,36 +77,48 @@ _PLAN_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_plan ELSE s.plan END"
 _VERSION_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_version ELSE s.version END"
 
 
-ROWS_A_STATEMENT = 32
-"""A fifth cheaper than one row a statement; more than this gains nothing."""
+ROWS_A_STATEMENT = (32, 4, 1)
+"""32 are a fifth cheaper than one; more gain nothing."""
 
 
 class _Insert:
-    """An INSERT of one row and of many, with what happens where the row is there already."""
+    """An INSERT of one row or many, with what happens where a row is there already."""
 
     def __init__(self, table: str, columns: str, conflict: str = "") -> None:
         row = f"({', '.join('?' * (columns.count(',') + 1))})"
-        head = f"INSERT INTO {table} ({columns}) VALUES "
-        self.one = f"{head}{row}{conflict}"
-        self.many = f"{head}{', '.join([row] * ROWS_A_STATEMENT)}{conflict}"
+        self._statements = [
+            (size, f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * size)}{conflict}")
+            for size in ROWS_A_STATEMENT
+        ]
+
+    def all(self, database: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        done, count = 0, len(rows)
+        for size, statement in self._statements:
+            end = count - (count - done) % size
+            if done < end:
+                chunks = range(done, end, size)
+                database.executemany(
+                    statement, [[*chain.from_iterable(rows[at : at + size])] for at in chunks]
+                )
+                done = end
 
 
-_EVENT = _Insert(
+_EVENTS = _Insert(
     "event",
     "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at",
 )
-_COUNTER = _Insert(
+_COUNTERS = _Insert(
     "counter",
     "tenant, start, window, holder, meter, used",
     " ON CONFLICT DO UPDATE SET used = excluded.used",
 )
-_ROLLUP = _Insert(
+_ROLLUPS = _Insert(
     "rollup",
     "tenant, quarter, holder, meter, dimensions, events, quantity",
     " ON CONFLICT DO UPDATE SET events = events + excluded.events, quantity = quantity + excluded.quantity",
 )
-_ANSWER = _Insert("answer", "seq, tenant, source, key, digest, answer, at")
-_KEY = _Insert("key_index", "hash, seq", " ON CONFLICT DO UPDATE SET seq = excluded.seq")
+_ANSWERS = _Insert("answer", "seq, tenant, source, key, digest, answer, at")
+_KEYS = _Insert("key_index", "hash, seq", " ON CONFLICT DO UPDATE SET seq = excluded.seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +273,9 @@ class Store:
         return 0 if row is None else cast(Instant, row[0])
 
     def last_commit_at(self) -> Instant:
-        """When something was last written, by the clock of whoever did."""
+        """When something was last written, by the clock of whoever did. Events say it themselves."""
         (at,) = self._db.execute("SELECT value FROM ledger_info WHERE name = 'last_commit_at'").fetchone()
-        return cast(Instant, at)
+        return max(cast(Instant, at), self.last_recorded_at())
 
     def last_entry_at(self) -> Instant:
         """The newest instant in what is kept; 0 where there is nothing."""
@@ -275,6 +287,7 @@ class Store:
         return cast(Instant, at)
 
     def note_commit(self, now: Instant) -> None:
+        """Remember when something was written; where that was an event there is no need to."""
         self._db.execute("UPDATE ledger_info SET value = ? WHERE name = 'last_commit_at'", (now,))
 
     def plans_revision(self) -> int:
@@ -646,11 +659,13 @@ class Store:
                 ],
             )
         if changes.events:
-            self._insert(_EVENT, [self._event_row(holder, event) for holder, event in changes.events])
+            rows = [self._event_row(holder, event) for holder, event in changes.events]
+            _EVENTS.all(self._db, rows)
         if changes.counters:
             self._save_counters(changes.counters)
         if changes.rollups:
-            self._insert(_ROLLUP, sorted([self._rollup_row(*item) for item in changes.rollups.items()]))
+            cells = sorted([self._rollup_row(*item) for item in changes.rollups.items()])
+            _ROLLUPS.all(self._db, cells)
         if changes.dimensions:
             many(
                 "INSERT OR IGNORE INTO dimension (tenant, dimensions) VALUES (?, ?)",
@@ -705,16 +720,6 @@ class Store:
                 ],
             )
         return len(changes.events) + len(changes.counters) + len(changes.rollups) + 2 * len(changes.answers)
-
-    def _insert(self, form: "_Insert", rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows, most of them many with one statement."""
-        full = len(rows) - len(rows) % ROWS_A_STATEMENT
-        if full:
-            chunks = range(0, full, ROWS_A_STATEMENT)
-            self._db.executemany(
-                form.many, [[*chain.from_iterable(rows[at : at + ROWS_A_STATEMENT])] for at in chunks]
-            )
-        self._db.executemany(form.one, rows[full:])
 
     def _save_plans(self, changes: Changes) -> None:
         for plan, digest, at in changes.plan_versions:
@@ -787,7 +792,7 @@ class Store:
             (*self._place_made(one), _text_of(one.cells)) for one in counters if one.length is not None
         ]
         # In the order of the key, so that what lies on one page is written together.
-        self._insert(_COUNTER, sorted(periodic))
+        _COUNTERS.all(self._db, sorted(periodic))
         if rolling:
             self._db.executemany(
                 "INSERT OR REPLACE INTO rolling (tenant, window, holder, meter, cells) VALUES (?, ?, ?, ?, ?)",
@@ -839,9 +844,9 @@ class Store:
         self._insert_answers(rows, places)
 
     def _insert_answers(self, rows: list[tuple[Any, ...]], places: Mapping[int, int]) -> None:
-        self._insert(_ANSWER, rows)
+        _ANSWERS.all(self._db, rows)
         # The one table that is written at random: in its own order, so that a page is visited once.
-        self._insert(_KEY, sorted(places.items()))
+        _KEYS.all(self._db, sorted(places.items()))
 
     def _reservation_row(self, reservation: Reservation) -> tuple[Any, ...]:
         held = [

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -194,20 +193,28 @@ class Ledger:
     async def _transact(self, commands: Sequence[Command]) -> list[Outcome]:
         """One transaction. Should the lock be held too long by somebody else, the batch is given up, which
         is only done where it has certainly not begun."""
-        start = _Start()
-        doing = asyncio.ensure_future(self.engine.transact(commands, start.take))
-        done, _ = await asyncio.wait([doing], timeout=START_WITHIN_SECONDS)
-        if not done and start.take():
-            doing.add_done_callback(_forget)
-            raise LedgerUnavailable(f"the lock was not given within {START_WITHIN_SECONDS} s")
-        return await doing
+        start, writing = _Start(), asyncio.current_task()
+        assert writing is not None
+        given_up = False
+
+        def give_up() -> None:
+            nonlocal given_up
+            if start.take():
+                given_up = writing.cancel()
+
+        # A timer and no task of its own: whoever is alone waits for every turn of the loop.
+        timer = asyncio.get_running_loop().call_later(START_WITHIN_SECONDS, give_up)
+        try:
+            return await self.engine.transact(commands, start.take)
+        except asyncio.CancelledError:
+            if not given_up:
+                raise
+            writing.uncancel()
+            raise LedgerUnavailable(f"the lock was not given within {START_WITHIN_SECONDS} s") from None
+        finally:
+            timer.cancel()
 
 
 def _answer(entry: _Entry, outcomes: list[Outcome]) -> None:
     if not entry.answer.done():
         entry.answer.set_result(outcomes)
-
-
-def _forget(task: "asyncio.Future[list[Outcome]]") -> None:
-    with suppress(asyncio.CancelledError):
-        task.exception()
