@@ -10,14 +10,13 @@ import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import aiosqlite
 
-from subscription_mcp.domain.catalog import Catalog, places_counted
+from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.identifiers import RandomBits, uuid7s
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.domain.usage import Bounds
@@ -97,6 +96,8 @@ class SqliteEngine:
         self._data_version: int | None = None
         self._writer_book: PlanBook | None = None
         self._checker_book: PlanBook | None = None
+        self._checker_facts: Facts | None = None
+        self._checker_version: int | None = None
         self._watchers: list[Callable[[Touched], None]] = []
 
     async def open(self) -> None:
@@ -111,6 +112,7 @@ class SqliteEngine:
                 self._writer = await self._connect(opened)
                 await self._writer.run(self._prepare)
                 self._checker = await self._reader(opened)
+                self._checker_store = Store(self._checker._conn)
                 self._reporter = await self._reader(opened)
             except BaseException:
                 # A connection left open would keep its thread, and so the process, alive.
@@ -223,7 +225,7 @@ class SqliteEngine:
             raise
 
     def _load_facts(self, turn: Turn, saved: list[Changes], facts: Facts) -> None:
-        if turn.changes and self._store.adds_up(facts):
+        if self._store.adds_up(facts) and turn.changes:
             # What this batch has counted so far has to be among what is added up.
             self._save(turn, saved)
         self._store.load(facts)
@@ -284,14 +286,14 @@ class SqliteEngine:
             plan_heads=dict(book.heads),
             plan_versions=dict(book.versions),
             plans=dict(book.plans),
-            places=places_counted(catalog.meters, book.plans.values()),
+            places=book.places,
             counted_since=dict(book.counted_since),
             bounds=self._bounds,
         )
 
     def _plan_book(self, store: Store, book: PlanBook | None) -> PlanBook:
         if book is None or book.revision != store.plans_revision():
-            book = store.load_plans()
+            book = store.load_plans(self.catalog.meters)
             if book.offered:
                 self.catalog = self.catalog.with_plans(book.offered)
         return book
@@ -311,26 +313,36 @@ class SqliteEngine:
     # Reading
 
     async def rehearse(self, command: Command) -> tuple[Outcome, bool]:
-        return await self._checker.run(self._read, self._checker, partial(self._rehearse, command))
+        return await self._checker.run(self._snapshot, self._checker, partial(self._rehearse, command))
 
     async def refresh(self) -> None:
-        await self._checker.run(self._read, self._checker, self._refresh)
+        await self._checker.run(self._snapshot, self._checker, self._facts_to_check)
 
-    def _refresh(self, store: Store) -> None:
-        self._checker_book = self._plan_book(store, self._checker_book)
-
-    def _rehearse(self, command: Command, store: Store) -> tuple[Outcome, bool]:
-        changes = Changes()
-        now = max(self.now(), store.last_commit_at())
-        self._checker_book = self._plan_book(store, self._checker_book)
-        turn = Turn(
-            replace(self._facts_of(self._checker_book), now=now),
-            changes,
-            now,
-            uuid7s(now, self._random_bits),
-        )
-        (outcome,) = machine.run(turn, [command], store.load)
+    def _rehearse(self, command: Command, database: sqlite3.Connection) -> tuple[Outcome, bool]:
+        facts, changes, store = self._facts_to_check(database), Changes(), self._checker_store
+        facts.now = now = max(self.now(), store.last_commit_at())
+        try:
+            turn = Turn(facts, changes, now, uuid7s(now, self._random_bits))
+            (outcome,) = machine.run(turn, [command], store.load)
+        except BaseException:
+            self._checker_facts = None
+            raise
+        facts.answers.clear()
+        store.forget_places()
+        if changes or facts.size + store.size > CACHED_FACTS_MAX:
+            # What the facts say now has not happened.
+            self._checker_facts = None
         return outcome, bool(changes)
+
+    def _facts_to_check(self, database: sqlite3.Connection) -> Facts:
+        """What is remembered of the ledger as it is committed, for as long as nobody commits anything else."""
+        (version,) = database.execute("PRAGMA data_version").fetchone()
+        if version != self._checker_version or self._checker_facts is None:
+            if self._checker_store.size > CACHED_FACTS_MAX:
+                self._checker_store.forget()
+            self._checker_book = self._plan_book(self._checker_store, self._checker_book)
+            self._checker_facts, self._checker_version = self._facts_of(self._checker_book), version
+        return self._checker_facts
 
     async def query(self, question: Query) -> Any:
         # Every call waits for this one: it must not stand behind somebody's report.

@@ -13,7 +13,15 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 
 from subscription_mcp.domain.analytics import UsageRow
-from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan, places_of
+from subscription_mcp.domain.catalog import (
+    UNLIMITED,
+    Counted,
+    Maximum,
+    Meter,
+    Plan,
+    places_counted,
+    places_of,
+)
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.identifiers import AccountKind, uuid7_after
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
@@ -131,6 +139,7 @@ class PlanBook:
     heads: Mapping[str, PlanHead]
     versions: Mapping[tuple[str, str], int]
     offered: Mapping[str, Plan]
+    places: Mapping[str, tuple[Counted, ...]]
     counted_since: Mapping[CountedPlace, Instant]
 
 
@@ -296,7 +305,7 @@ class Store:
         ).fetchone()
         return cast(int, revision)
 
-    def load_plans(self) -> "PlanBook":
+    def load_plans(self, meters: Mapping[str, Meter]) -> "PlanBook":
         """Every version there is, the newest of each plan, and the current ones in the catalog's order."""
         plans: dict[tuple[str, int], Plan] = {}
         heads: dict[str, PlanHead] = {}
@@ -316,7 +325,8 @@ class Store:
         current = self._db.execute("SELECT plan, version FROM plan_current ORDER BY position").fetchall()
         offered = {plan: plans[(plan, version)] for plan, version in current}
         row = self._db.execute("SELECT name FROM ledger_catalog").fetchone()
-        return PlanBook(self.plans_revision(), row and row[0], plans, heads, versions, offered, since)
+        places = places_counted(meters, plans.values())
+        return PlanBook(self.plans_revision(), row and row[0], plans, heads, versions, offered, places, since)
 
     def load(self, facts: Facts) -> None:
         """Bring what `facts.missing` names; what does not exist becomes None, 0 or empty."""

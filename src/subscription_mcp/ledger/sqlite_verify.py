@@ -105,7 +105,7 @@ class _Recount:
             " JOIN word m ON m.id = c.meter",
             (Level.name,),
         )
-        book = Store(connection).load_plans()
+        book = Store(connection).load_plans({})
         limited = {
             version: frozenset(
                 (limit.meter, window.key, scope)
