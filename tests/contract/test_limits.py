@@ -9,6 +9,7 @@ import pytest
 from tests.builders import (
     Clock,
     a_catalog,
+    a_change,
     a_limit,
     a_limit_set,
     a_plan,
@@ -26,9 +27,10 @@ from tests.contract.test_engine import SqliteStore, one_plan, used
 
 from subscription_mcp.domain.catalog import Scope
 from subscription_mcp.domain.decisions import LimitState
+from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import MINUTE, SECOND, format_instant
 from subscription_mcp.domain.usage import Bounds
-from subscription_mcp.ledger.commands import Arrive, CheckUsage
+from subscription_mcp.ledger.commands import Arrive, CheckUsage, Command
 from subscription_mcp.ledger.writer import Ledger
 
 GROUP = {"group": "crew"}
@@ -566,3 +568,45 @@ async def test_a_minute_of_many_events_stays_one_small_row(store: SqliteStore) -
             1,
             1,
         )
+
+
+# What is remembered of an account
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        a_change("pro", of_crew("tom"), confirmation="handle-pro"),
+        a_limit_set(40, of_crew("tom")),
+        a_limit_set(45, a_subject(None, account="crew")),
+        a_limit_set(40, a_subject("sue")),
+        Arrive(a_subject("tom", group="band")),
+        Arrive(a_subject("sue", group="crew")),
+        a_publication(a_plan(a_limit(90), key="basic"), a_plan(a_limit(99, scope="account"), key="pro")),
+    ],
+    ids=["plan", "member's limit", "group's limit", "own limit", "leaves", "joins", "plans"],
+)
+async def test_what_is_remembered_is_forgotten_with_what_it_came_from(
+    store: SqliteStore, change: Command
+) -> None:
+    catalog = a_catalog(
+        a_plan(a_limit(50), a_limit(80, window="month", scope="account"), key="basic"),
+        a_plan(a_limit(500), a_limit(60, scope="account"), key="pro", monthly="9"),
+    )
+    everybody = [of_crew("tom"), of_crew("tina"), a_subject("sue"), a_subject("tom"), a_subject("ann")]
+    async with store.open(catalog=catalog) as ledger:
+        await ledger.submit_one(a_change("pro", of_crew("tom"), offer="handle-pro"))
+        await ledger.submit([a_record(who) for who in everybody] * 2)
+        await ledger.submit_one(change)
+        async with store.open(catalog=catalog, publish=False) as fresh:
+            for who in everybody:
+                check = await fresh.rehearse(CheckUsage(who, "message"))
+                known = await ledger.submit_one(a_record(who))
+                if isinstance(check, Refusal):
+                    assert isinstance(known, Refusal) and known.code == check.code
+                    continue
+                expected, found = decision_of(check), decision_of(known)
+                assert found.plan_held == expected.plan_held
+                assert [(s.limit, s.used) for s in found.limits] == [
+                    (s.limit, s.used + 1) for s in expected.limits
+                ]

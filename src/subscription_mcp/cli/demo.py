@@ -154,7 +154,7 @@ def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
         "subscription-mcp demo: tenants acme and globex, catalog bedrock-chat",
         "",
         f"  MCP        {base_url}/mcp",
-        f"  HTTP API   {base_url}/api/mcp/tools      plans {base_url}/api/plans",
+        f"  HTTP API   {base_url}/api/mcp/tools      plans {base_url}/api/plans, prices {base_url}/api/pricing",
         f"  health     {base_url}/readyz",
         "",
         f"Access tokens, valid for {TOKEN_DAYS} days:",
