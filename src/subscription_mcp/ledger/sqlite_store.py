@@ -16,6 +16,7 @@ from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan, places_of
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
+from subscription_mcp.domain.rolling import Cells, with_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
 from subscription_mcp.domain.windows import (
@@ -49,6 +50,7 @@ from subscription_mcp.ledger.machine.facts import (
     StoredAnswer,
     TenantSize,
 )
+from subscription_mcp.ledger.machine.plans import actor_digest
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.port import (
     AccountIds,
@@ -68,8 +70,15 @@ LONGEST_HOLD = DAY
 """For how long a reservation can be made."""
 SEEKS_MAX = 40_000
 """Quarters of an hour: 400 days and a little."""
+WORDS_SEEN_MAX = 10_000
+"""How many texts that begin like what somebody types are looked at, of which only some are accounts of the tenant."""
+ACCOUNT_IDS = (
+    "SELECT w.text FROM (SELECT id, text FROM word WHERE text >= ? AND text < ? || char(0x10FFFF)"
+    " ORDER BY text LIMIT ?) w WHERE EXISTS (SELECT 1 FROM subscription s WHERE s.tenant = ?"
+    " AND s.account_kind IN (0, 1) AND s.account = w.id) LIMIT ?"
+)
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
-_EXPIRING = frozenset({"open_sessions"})
+_EXPIRING = frozenset({"open_sessions", "pending_offers"})
 """Facts of which only what has not expired need be loaded."""
 # A change that was scheduled and is due has happened, also where nobody has touched the account since.
 _PLAN_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_plan ELSE s.plan END"
@@ -347,7 +356,7 @@ class Store:
         else:
             cells = self._cells_before(key, counter.length, since, now) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
-        if since is None or self._first_recorded(now) < since <= now < since + LONGEST_HOLD:
+        if since is None or self._first_recorded(now) <= since <= now < since + LONGEST_HOLD:
             counter.holds = self._holds_by_reservation(key, now)
         elif place is not None:
             # Those that have expired too: the next reservation clears them away.
@@ -403,7 +412,7 @@ class Store:
         """Whether something that counts in it may have been recorded before it was kept, perhaps as of later."""
         if since is None:
             return True
-        if since <= self._first_recorded(now):
+        if since < self._first_recorded(now):
             return False
         length = rolling_length(key.window_key)
         began = key.start if length is None else self.last_recorded_at() - length
@@ -424,7 +433,7 @@ class Store:
         start = max(key.start, self._first_recorded(now) - KEY_RETENTION)
         end = self._end_of(key, now)
         if end is None:
-            end = (self.last_recorded_at() if since is None else since) + FUTURE_TOLERANCE
+            end = (self.last_recorded_at() if since is None else since) + FUTURE_TOLERANCE + 1
         totals = self._usage_totals(UsageTotals(_whose(key), start, end, frozenset()))
         return sum(row.quantity for row in totals if row.meter == key.meter)
 
@@ -438,19 +447,20 @@ class Store:
                 anchor = Anchor(key.start, anchor.interval)
         return window.period_at(key.start, anchor).end
 
-    def _cells_before(
-        self, key: CounterKey, length: Instant, since: Instant | None, now: Instant
-    ) -> list[tuple[Instant, int]]:
+    def _cells_before(self, key: CounterKey, length: Instant, since: Instant | None, now: Instant) -> Cells:
         if not self._came_late(key, since, now):
             return []
         last = self.last_recorded_at()
-        question = UsageTotals(_whose(key), last - length, last + FUTURE_TOLERANCE, frozenset({"quarter"}))
-        return sorted(
-            # At the end of its quarter: given back a little late, never early.
-            (cast(Instant, row.quarter) + QUARTER, row.quantity)
-            for row in self._usage_totals(question)
-            if row.meter == key.meter
+        question = UsageTotals(
+            _whose(key), last - length, last + FUTURE_TOLERANCE + 1, frozenset({"quarter"})
         )
+        cells: Cells = []
+        for row in self._usage_totals(question):
+            if row.meter == key.meter:
+                # At the end of its quarter, or of all there is: given back a little late, never early.
+                at = min(cast(Instant, row.quarter) + QUARTER, last)
+                cells = with_use(cells, at, row.quantity, length, now)
+        return cells
 
     def _read_plans(self, key: tuple[str, int]) -> Plan:
         (definition,) = self._db.execute(
@@ -500,6 +510,15 @@ class Store:
             key[1],
         )
         return None if row is None else Offer(*row)
+
+    def _read_pending_offers(self, key: tuple[str, str], now: Instant) -> dict[bytes, Instant]:
+        first = actor_digest(key[1])
+        rows = self._db.execute(
+            "SELECT handle, expires_at FROM offer WHERE tenant = ? AND handle BETWEEN ? AND ?"
+            " AND used_at IS NULL AND expires_at > ?",
+            (self.word(key[0]), first, first + b"\xff" * 33, now),
+        )
+        return dict(rows.fetchall())
 
     def _read_reservations(self, key: tuple[str, str]) -> Reservation | None:
         row = self._one(
@@ -910,12 +929,14 @@ class Store:
                 ).fetchall()
 
             case AccountIds():
-                rows = self._db.execute(
-                    "SELECT DISTINCT w.text FROM subscription s JOIN word w ON w.id = s.account"
-                    " WHERE s.tenant = ? AND substr(w.text, 1, length(?)) = ? ORDER BY w.text LIMIT ?",
-                    (self.word(question.tenant), question.prefix, question.prefix, question.size),
-                )
-                return [row[0] for row in rows]
+                return self._account_ids(question)
+
+    def _account_ids(self, question: AccountIds) -> list[str]:
+        rows = self._db.execute(
+            ACCOUNT_IDS,
+            (question.prefix, question.prefix, WORDS_SEEN_MAX, self.word(question.tenant), question.size),
+        )
+        return [text for (text,) in rows]
 
     def _holders_of(self, whose: Whose) -> list[int] | None:
         """The holders asked about; None is every holder of the tenant."""
