@@ -374,6 +374,23 @@ def test_every_command_is_in_the_readme() -> None:
     assert not missing, f"README.md does not show these commands: {missing}"
 
 
+# --- Which systems the tests can be collected on -----------------------------------------------------------
+
+POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}
+
+
+def test_no_test_file_needs_a_posix_module_to_be_read() -> None:
+    offending = []
+    for path in repository_files():
+        if path.suffix != ".py" or path.relative_to(ROOT).parts[0] != "tests":
+            continue
+        tops = [node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for line, name in imports(ast.Module(list[ast.stmt](tops), []), "tests", is_package=False):
+            if name.split(".")[0] in POSIX_ONLY:
+                offending.append(f"{place(path, line)} imports {name}: ask `tests.platforms.posix` for it")
+    assert not offending, "\n".join(offending)
+
+
 # --- What the repository does not hold ---------------------------------------------------------------------
 
 # In pieces, so that this file does not hold what it forbids.

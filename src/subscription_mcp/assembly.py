@@ -69,7 +69,9 @@ def make_service(settings: Settings, catalog: Catalog, clock: Clock | None = Non
         catalog,
         clock=clock or clock_of(settings),
         random_bits=random.SystemRandom().getrandbits,
-        bounds=Bounds(settings.metering.users_max, settings.metering.dimensions_max),
+        bounds=Bounds(
+            settings.metering.users_max, settings.metering.dimensions_max, settings.metering.open_max
+        ),
     )
     ledger = Ledger(engine)
     operations = Operations.on(

@@ -182,6 +182,8 @@ class MeteringSettings(_Group):
     """Of one tenant: what keeps a service that mints users from filling the disk."""
     dimensions_max: Annotated[int, Field(ge=1)] = Bounds().dimensions
     """Of one tenant: different combinations of provider, model, tool and client its usage is told apart by."""
+    open_max: Annotated[int, Field(ge=1)] = Bounds().open
+    """Of one user: sessions; of one user, and of one group as a whole: reservations. Each decision looks at all."""
 
 
 class Settings(BaseSettings):

@@ -29,16 +29,18 @@ class Model(Accounts):
         whose = self.of(things, account, user, key)
         return sum(one.gains[key[0]] for one in whose if period(key[1], one.at, one.anchor)[0] == start)
 
-    def sliding(self, account, user, key, maximum, live, gain):
-        """The same for a window that slides: all of it that is not yet a length ago."""
+    def sliding(self, account, user, key, maximum, live, gain, at, anyway):
+        """The same for a window that slides: all of it that is not yet a length ago. What is said to lie in the
+        future was used when it was recorded."""
         length, now = LENGTHS[key[1]], self.now
-        uses = [one for one in self.of(self.events, account, user, key) if now < one.at + length]
+        uses = [one for one in self.of(self.events, account, user, key) if now < one.used_at + length]
         used = sum(one.gains[key[0]] for one in uses)
         holding = self.of(live, account, user, key)
         held = sum(one.gains[key[0]] for one in holding)
         excess = 0 if maximum is UNLIMITED else used + held + gain - maximum
         back, given = now + length, 0
-        gone = [(one.at + length, one.gains[key[0]]) for one in uses]
+        gone = [(one.used_at + length, one.gains[key[0]]) for one in uses]
+        gone += [(min(at, now) + length, gain)] if gain and (anyway or excess <= 0) else []
         gone += [(one.ends, one.gains[key[0]]) for one in holding if excess > 0]
         for until, quantity in sorted(gone):
             back, given = until, given + quantity
@@ -55,7 +57,17 @@ class Model(Accounts):
         return gains
 
     def standing(
-        self, account, user, held, at=None, anchor=None, besides=None, meters=None, whole=False, gains=None
+        self,
+        account,
+        user,
+        held,
+        at=None,
+        anchor=None,
+        besides=None,
+        meters=None,
+        whole=False,
+        gains=None,
+        anyway=False,
     ):
         """Every limit: maximum, used, held, start, end, refused."""
         at, anchor = at or self.now, held.anchor if anchor is None else anchor
@@ -67,7 +79,7 @@ class Model(Accounts):
             if key[1] in LENGTHS:
                 if self.now < at + LENGTHS[key[1]]:
                     gain = (gains or {}).get(key[0], 0)
-                    found[key] = self.sliding(account, user, key, maximum, live, gain)
+                    found[key] = self.sliding(account, user, key, maximum, live, gain, at, anyway)
             else:
                 start, end = period(key[1], at, anchor)
                 if anchor != held.anchor and key[1] == "billing_period":
@@ -79,7 +91,7 @@ class Model(Accounts):
 
     def judged(self, plan, limits, gains):
         for (meter, _, _), row in limits.items():
-            row[5] = row[0] is not UNLIMITED and gains[meter] >= 0 and row[1] + row[2] + gains[meter] > row[0]
+            row[5] = row[0] is not UNLIMITED and gains[meter] > 0 and row[1] + row[2] + gains[meter] > row[0]
         refused = [(key, row) for key, row in limits.items() if row[5]]
         too_fast = all(key[1] == "minute" and gains[key[0]] <= row[0] for key, row in refused)
         code = "ok" if not refused else "rate_limited" if too_fast else "quota_exceeded"
@@ -121,9 +133,9 @@ class Model(Accounts):
         account, user = self.home(command.subject), command.subject.user
         held = self.plan_held(account)
         gains = self.gained(account, user, command.event, command.quantity, command.attributes)
-        return self.judged(
-            held.plan, self.standing(account, user, held, at, meters=gains, gains=gains), gains
-        )
+        anyway = not getattr(command, "enforce", True)
+        limits = self.standing(account, user, held, at, meters=gains, gains=gains, anyway=anyway)
+        return self.judged(held.plan, limits, gains)
 
     def RecordUsage(self, command):
         return self.once(command, self.record)
@@ -153,6 +165,7 @@ class Model(Accounts):
         held = self.held_plans[account] = self.plan_held(account)
         told = (command.event, command.quantity, dict(command.attributes), held.plan.key, held.plan.version)
         answer["thing"] = Thing(account, command.subject.user, at, held.anchor, gains, told)
+        answer["thing"].used_at = min(at, self.now)
         things.append(answer["thing"])
         for key, row in answer["limits"].items():
             row[column] += gains[key[0]]
@@ -171,7 +184,9 @@ class Model(Accounts):
         held, late = self.plan_held(one.account), self.now >= one.ends
         granted = not gains or (not late and all(gain <= one.gains.get(m, 0) for m, gain in gains.items()))
         meters = gains or one.gains if granted else gains
-        limits = self.standing(one.account, one.user, held, one.at, one.anchor, one, meters, gains=gains)
+        limits = self.standing(
+            one.account, one.user, held, one.at, one.anchor, one, meters, gains=gains, anyway=True
+        )
         answer = self.judged(held.plan, limits, {m: 0 for m, *_ in limits} if granted else gains)
         if granted:
             answer["code"] = "ok"
@@ -181,6 +196,7 @@ class Model(Accounts):
         if quantity:
             told = (event, quantity, dict(attributes), held.plan.key, held.plan.version)
             answer["thing"] = Thing(one.account, one.user, one.at, one.anchor, gains, told)
+            answer["thing"].used_at = one.at
             self.events.append(answer["thing"])
         answer |= {"late": late, "thing": answer["thing"] or one}
         one.answer = (command.digest, answer)

@@ -33,6 +33,7 @@ class Thing:
     ends: int = 0
     answer: Any = None
     recorded_at: int = 0
+    used_at: int = 0
     id: str | None = None
 
 

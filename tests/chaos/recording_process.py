@@ -11,7 +11,6 @@ It answers with the process's number, or `dead`. What a process says goes to the
 """
 
 import asyncio
-import fcntl
 import itertools
 import json
 import os
@@ -65,6 +64,8 @@ def open_catalog() -> Catalog:
 
 
 async def calls(place: Path) -> None:
+    import fcntl  # POSIX only, like the nursery
+
     async with a_ledger(place, catalog=limited_catalog(), clock=SystemClock()) as ledger:
         say("open")
         with (place / "go").open() as go:

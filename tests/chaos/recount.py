@@ -133,8 +133,8 @@ def recount(path: Path, opened: sqlite3.Connection | None = None) -> int:
         mine = holders_summed if holder in group_as_a_whole.values() else {holder}
         used = sum(
             json.loads(gains).get(words[meter], 0)
-            for _, _, h, gains, at, _ in events
-            if h in mine and at > start
+            for _, _, h, gains, at, recorded_at in events
+            if h in mine and min(at, recorded_at) > start
         )
         assert sum(quantity for at, quantity in json.loads(packed) if at > start) == used
     assert keys == (answers, answers)

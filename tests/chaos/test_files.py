@@ -33,6 +33,7 @@ from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger import sqlite_schema
 from subscription_mcp.ledger.port import LedgerUnusable
+from subscription_mcp.ledger.sqlite_backup import back_up, restore
 
 CATALOG = a_catalog(a_plan(a_limit(UNLIMITED)))
 USERS = ("ann", "bob", "cleo")
@@ -151,6 +152,104 @@ async def test_a_file_truncated_under_a_running_ledger_is_never_answered_from(tm
         os.truncate(path, 4_096)
         assert code_of(await ledger.submit_one(a_record("user7"))) == "unavailable"
         assert code_of(await ledger.rehearse(a_record("user8"))) == "unavailable"
+
+
+# What the file says less than was answered
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def without_its_log(path: Path) -> None:
+    path.with_name("ledger.db-wal").unlink()
+
+
+def with_a_log_cut_short(path: Path) -> None:
+    os.truncate(path.with_name("ledger.db-wal"), 0)
+
+
+def an_older_file(path: Path) -> None:
+    shutil.copy(path.with_name("older.db"), path)
+    path.with_name("ledger.db-wal").unlink()
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def folder_of(path: Path) -> list[Path]:
+    return list(path.glob("ledger.db*"))
+
+
+async def as_a_process_that_dies_leaves_it(place: Path) -> Path:
+    """A ledger of three commits, of which the file itself has none."""
+    (place / "dead").mkdir()
+    clock = Clock()
+    async with a_ledger(place, catalog=CATALOG, clock=clock) as ledger:
+        back_up(place / "ledger.db", place / "dead" / "older.db")
+        for _ in range(2):
+            clock.advance(seconds=1)
+            await ledger.submit_one(a_record())
+        for path in folder_of(place):
+            shutil.copy(path, place / "dead" / path.name)
+    return place / "dead" / "ledger.db"
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (emptied, "is empty, and held a ledger that was last written at 2026-11-20T14:03:13Z"),
+        (without_its_log, "is empty, .* or its -wal was deleted"),
+        (with_a_log_cut_short, "is empty, .* or its -wal was deleted"),
+        (
+            an_older_file,
+            "ends at 2026-11-20T14:03:11Z: its -wal was deleted, or an older file was put in its place",
+        ),
+    ],
+)
+async def test_a_file_without_what_was_answered_stops_the_start_and_stays_as_it_is(
+    tmp_path: Path, harm: Callable[[Path], None], said: str
+) -> None:
+    path = await as_a_process_that_dies_leaves_it(tmp_path)
+    harm(path)
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(LedgerUnusable, match=said):
+            async with a_ledger(path.parent, catalog=CATALOG):
+                pass
+    assert path.read_bytes() == before
+    # What an operator puts in place is taken, and noted from then on.
+    restore(path, path.with_name("older.db"), path.with_name("aside"))
+    async with a_ledger(path.parent, catalog=CATALOG) as ledger:
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 1
+    emptied(path)
+    with pytest.raises(LedgerUnusable, match="is empty"):
+        async with a_ledger(path.parent, catalog=CATALOG):
+            pass
+
+
+async def test_what_is_left_without_its_log_can_be_gone_on_with_on_purpose(tmp_path: Path) -> None:
+    path = await as_a_process_that_dies_leaves_it(tmp_path)
+    shutil.copy(path.with_name("older.db"), path)
+    without_its_log(path)
+    restore(path, path, path.with_name("aside"))
+    async with a_ledger(path.parent, catalog=CATALOG) as ledger:
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 1
+
+
+async def test_a_process_that_died_closed_or_was_deleted_raises_no_alarm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = await as_a_process_that_dies_leaves_it(tmp_path)
+    for used in (3, 4):  # after a death, then after a close
+        async with a_ledger(path.parent, catalog=CATALOG) as ledger:
+            assert decision_of(await ledger.submit_one(a_record())).limits[0].used == used
+    assert not path.with_name("ledger.db-wal").exists()
+    gone(path)
+    async with a_ledger(path.parent, catalog=CATALOG) as ledger:
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 1
+    assert "its file is gone" in caplog.text
 
 
 def half(path: Path) -> None:

@@ -2,10 +2,10 @@
 is ever lost or counted twice."""
 
 import asyncio
-import fcntl
 import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import pytest
 from tests.builders import Clock, a_ledger, a_record, a_subject, code_of, view_of
 from tests.chaos.recording_process import (
     CALLS,
@@ -29,9 +30,12 @@ from tests.chaos.recording_process import (
 )
 from tests.chaos.recount import answers_of, recount
 from tests.chaos.telling import facts_of
+from tests.platforms import posix
 
 from subscription_mcp.ledger.commands import Arrive
+from subscription_mcp.ledger.port import LedgerUnusable
 
+fcntl = posix("fcntl")
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 16
 LOG_BYTES_MAX = 64 << 20
@@ -165,6 +169,31 @@ async def look_after_the_kills(place: Path, answered: dict[str, str], dice: rand
             views = [view_of(await ledger.rehearse(Arrive(user))) for user in users]
             assert (sum(view.sessions_active for view in views) > 0) == is_open
             assert (sum(view.limits[0].held for view in views) > 0) == is_open
+
+
+async def test_a_killed_process_leaves_a_ledger_that_opens_unless_its_log_is_deleted(tmp_path: Path) -> None:
+    place, whole, lost = (tmp_path / name for name in ("place", "whole", "lost"))
+    place.mkdir()
+    with a_nursery() as nursery:
+        number, pipe = nursery.start("endless", place, "one")
+        with pipe, closing(sqlite3.connect(place / "ledger.db", isolation_level=None)) as reader:
+            pipe.readline()
+            reader.execute("BEGIN")  # what comes now is not brought into the file while somebody reads
+            reader.execute("SELECT count(*) FROM event").fetchone()
+            for _ in range(200):
+                pipe.readline()
+            nursery.kill(number)
+            for copy in (whole, lost):
+                shutil.copytree(place, copy, ignore=lambda *_: ["one"])
+    # Closing folds the log in: all there is in the file, none of it in a log, and nothing missing.
+    assert not (place / "ledger.db-wal").exists()
+    for one in (whole, place):
+        async with a_ledger(one, catalog=open_catalog(), clock=SystemClock()) as ledger:
+            assert (await ledger.engine.verify()).differences == ()
+    (lost / "ledger.db-wal").unlink()
+    with pytest.raises(LedgerUnusable, match="its -wal was deleted"):
+        async with a_ledger(lost, catalog=open_catalog(), clock=SystemClock()):
+            pass
 
 
 def test_two_processes_that_write_and_checkpoint_all_the_time_both_get_their_turn(

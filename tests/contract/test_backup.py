@@ -9,13 +9,23 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.builders import Clock, a_ledger, a_record, code_of
+from tests.builders import Clock, a_change, a_ledger, a_record, buy, code_of
 
 from subscription_mcp.domain.instants import DAY
 from subscription_mcp.ledger import sqlite_backup
-from subscription_mcp.ledger.port import EventPage, LedgerUnusable, TransferRefused, Whose
-from subscription_mcp.ledger.sqlite_backup import back_up, restore
-from subscription_mcp.ledger.sqlite_schema import APPLICATION_ID
+from subscription_mcp.ledger.commands import Actor, RevokeTokens
+from subscription_mcp.ledger.port import (
+    AuditTrail,
+    EventPage,
+    LedgerUnusable,
+    RevocationsSince,
+    TransferRefused,
+    Verification,
+    Whose,
+)
+from subscription_mcp.ledger.sqlite_backup import Restored, back_up, restore
+from subscription_mcp.ledger.sqlite_schema import APPLICATION_ID, SCHEMA_WITH_REVOCATIONS, migrations
+from subscription_mcp.ledger.sqlite_verify import verify_copy
 from subscription_mcp.ledger.writer import Ledger
 
 
@@ -113,7 +123,7 @@ async def test_a_copy_takes_the_ledgers_place_which_is_kept(tmp_path: Path) -> N
     ledger = await a_ledger_of(tmp_path / "a", "bob")
     back_up(ledger, tmp_path / "copy.db")
     await a_ledger_of(tmp_path / "a", "eve")
-    assert restore(ledger, tmp_path / "copy.db", tmp_path / "a" / "aside.db")
+    assert restore(ledger, tmp_path / "copy.db", tmp_path / "a" / "aside.db").is_kept
     assert await users_in(tmp_path / "a") == {"bob"}
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / "aside.db").rename(tmp_path / "b" / "ledger.db")
@@ -122,7 +132,8 @@ async def test_a_copy_takes_the_ledgers_place_which_is_kept(tmp_path: Path) -> N
 
 async def test_a_copy_makes_a_ledger_where_there_is_none(tmp_path: Path) -> None:
     back_up(await a_ledger_of(tmp_path / "a", "bob"), tmp_path / "copy.db")
-    assert not restore(tmp_path / "new" / "ledger.db", tmp_path / "copy.db", tmp_path / "new" / "aside.db")
+    made = restore(tmp_path / "new" / "ledger.db", tmp_path / "copy.db", tmp_path / "new" / "aside.db")
+    assert made == Restored(False, 0, are_all_revocations=False)
     assert await users_in(tmp_path / "new") == {"bob"}
     assert "aside.db" not in names_in(tmp_path / "new")
 
@@ -169,7 +180,8 @@ async def test_a_damaged_ledger_is_replaced_and_kept_with_its_log(tmp_path: Path
     path.write_bytes(b"rubbish" * 1_000)
     wal = tmp_path / "a" / "ledger.db-wal"
     wal.write_bytes(b"a log")
-    assert restore(path, tmp_path / "copy.db", tmp_path / "a" / "aside.db")
+    done = restore(path, tmp_path / "copy.db", tmp_path / "a" / "aside.db")
+    assert done == Restored(True, 0, are_all_revocations=False)
     assert await users_in(tmp_path / "a") == {"bob"}
     assert (tmp_path / "a" / "aside.db").read_bytes() == b"rubbish" * 1_000
     assert (tmp_path / "a" / "aside.db-wal").read_bytes() == b"a log"
@@ -190,6 +202,153 @@ async def test_what_a_killed_process_left_in_the_log_is_kept_too(tmp_path: Path)
     (tmp_path / "c").mkdir()
     (tmp_path / "b" / "aside.db").rename(tmp_path / "c" / "ledger.db")
     assert await users_in(tmp_path / "c") == {"bob", "eve"}
+
+
+# What was revoked stays revoked, and what was confirmed is not confirmed again
+
+OPERATOR = Actor("olivia", "superadmin")
+
+
+async def revoke(place: Path, *tokens: str) -> None:
+    clock = Clock()
+    clock.advance(hours=1)
+    async with a_ledger(place, clock=clock) as ledger:
+        for token in tokens:
+            revoked = RevokeTokens(OPERATOR, clock.now, reason="lost", token_id=token, tenant="acme")
+            assert code_of(await ledger.submit_one(revoked)) == "ok"
+
+
+async def revoked_in(place: Path) -> list[str]:
+    """The tokens, each with an entry in the trail."""
+    async with a_ledger(place) as ledger:
+        assert (await ledger.engine.verify()).differences == ()
+        revoked = await ledger.query(RevocationsSince(0))
+        trail = await ledger.query(AuditTrail(Whose("acme"), "token.revoke", -1))
+        assert {one.id for one in trail} == {one.id for one in revoked}
+        return [one.token_id for one in revoked]
+
+
+async def test_what_was_revoked_since_the_copy_stays_revoked(tmp_path: Path) -> None:
+    path = await a_ledger_of(tmp_path / "a", "bob")
+    await revoke(tmp_path / "a", "before")
+    back_up(path, tmp_path / "copy.db")
+    await revoke(tmp_path / "a", "since", "also since")
+    done = restore(path, tmp_path / "copy.db", tmp_path / "a" / "aside.db")
+    assert done == Restored(True, 2, are_all_revocations=True)
+    assert await revoked_in(tmp_path / "a") == ["before", "since", "also since"]
+    again = restore(path, tmp_path / "copy.db", tmp_path / "a" / "aside2.db")
+    assert again.revocations_taken_over == 2
+    assert await revoked_in(tmp_path / "a") == ["before", "since", "also since"]
+
+
+async def test_what_was_revoked_since_is_taken_over_into_a_copy_of_an_older_schema(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        for number in range(1, SCHEMA_WITH_REVOCATIONS):
+            connection.executescript(migrations()[number])
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_WITH_REVOCATIONS - 1}")
+    path = await a_ledger_of(tmp_path / "a", "bob")
+    await revoke(tmp_path / "a", "since")
+    assert restore(path, copy, tmp_path / "a" / "aside.db").revocations_taken_over == 1
+    assert await revoked_in(tmp_path / "a") == ["since"]
+
+
+async def test_who_cannot_tell_what_was_revoked_says_so(tmp_path: Path) -> None:
+    path = await a_ledger_of(tmp_path / "a", "bob")
+    back_up(path, tmp_path / "copy.db")
+    await revoke(tmp_path / "a", "since")
+    for number, harm in enumerate((that_is_no_database, that_is_empty)):
+        harm(path)
+        done = restore(path, tmp_path / "copy.db", tmp_path / "a" / f"aside{number}.db")
+        assert done == Restored(True, 0, are_all_revocations=False)
+        assert await revoked_in(tmp_path / "a") == []
+    await revoke(tmp_path / "a", "since")
+    path.write_bytes((tmp_path / "copy.db").read_bytes())  # a whole ledger, and not the last that was here
+    done = restore(path, tmp_path / "copy.db", tmp_path / "a" / "aside.db")
+    assert done == Restored(True, 0, are_all_revocations=False)
+
+
+async def test_a_confirmation_handed_out_before_the_copy_is_no_good_after_it_is_put_back(
+    tmp_path: Path,
+) -> None:
+    async with a_ledger(tmp_path / "a") as ledger:
+        await ledger.submit_one(a_change("premium", offer="handle"))
+        back_up(tmp_path / "a" / "ledger.db", tmp_path / "copy.db")
+        assert code_of(await ledger.submit_one(a_change("premium", confirmation="handle"))) == "ok"
+    restore(tmp_path / "a" / "ledger.db", tmp_path / "copy.db", tmp_path / "a" / "aside.db")
+    async with a_ledger(tmp_path / "a") as ledger:
+        again = await ledger.submit_one(a_change("premium", confirmation="handle"))
+        assert code_of(again) == "invalid_request"
+        assert code_of(await buy(ledger, "premium")) == "ok"
+
+
+# Verified where it lies
+
+
+def verified(path: Path) -> Verification:
+    return verify_copy(path, Clock(), {"storage_mb"})
+
+
+@pytest.mark.parametrize("how", ["a copy", "a ledger that was closed", "a copy nobody may write"])
+async def test_a_copy_is_verified_without_touching_it_or_its_folder(tmp_path: Path, how: str) -> None:
+    path, copy = await a_ledger_of(tmp_path / "a", "bob", "eve"), tmp_path / "copies" / "copy.db"
+    copy.parent.mkdir()
+    async with a_ledger(tmp_path / "a") as ledger:
+        expected = await ledger.engine.verify()
+        back_up(path, copy)
+    if how == "a ledger that was closed":
+        copy.write_bytes(path.read_bytes())
+    before, stood = copy.read_bytes(), (copy.stat().st_mtime_ns, copy.parent.stat().st_mtime_ns)
+    if how == "a copy nobody may write":
+        copy.chmod(0o400)
+        copy.parent.chmod(0o500)
+    assert verified(copy) == expected
+    copy.parent.chmod(0o700)
+    assert (copy.read_bytes(), names_in(copy.parent)) == (before, {"copy.db"})
+    assert (copy.stat().st_mtime_ns, copy.parent.stat().st_mtime_ns) == stood
+
+
+async def test_what_is_wrong_in_a_copy_is_found(tmp_path: Path) -> None:
+    back_up(await a_ledger_of(tmp_path / "a", "bob"), tmp_path / "copy.db")
+    with closing(sqlite3.connect(tmp_path / "copy.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE counter SET used = 7")
+    assert "says 7; the events say 1." in verified(tmp_path / "copy.db").differences[0]
+    with_a_damaged_page(tmp_path / "copy.db")
+    assert "damaged" in verified(tmp_path / "copy.db").differences[0]
+
+
+def of_an_older_schema(copy: Path) -> None:
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+
+
+def with_a_log(copy: Path) -> None:
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("PRAGMA journal_mode = wal")
+    copy.with_name("copy.db-wal").write_bytes(b"a log")
+
+
+async def test_what_cannot_be_verified_is_left_as_it_is(tmp_path: Path) -> None:
+    path, copy = await a_ledger_of(tmp_path / "a", "bob"), tmp_path / "copies" / "copy.db"
+    copy.parent.mkdir()
+    for spoil, said in (
+        (of_an_older_schema, "has schema 2, .* `restore` it"),
+        (of_a_newer_schema, "has schema 9999, .* the version that made it"),
+        (that_is_another_programs, "is the database of another program"),
+        (that_is_empty, "holds no ledger"),
+        (that_is_no_database, "is damaged"),
+        (with_a_log, "a ledger with a log beside it"),
+        (that_is_not_there, "There is no file"),
+    ):
+        back_up(path, copy)
+        spoil(copy)
+        before = copy.read_bytes() if copy.exists() else None
+        names = names_in(copy.parent)
+        with pytest.raises(LedgerUnusable, match=said):
+            verified(copy)
+        assert names_in(copy.parent) == names
+        assert before is None or copy.read_bytes() == before
 
 
 def that_is_another_programs(copy: Path) -> None:

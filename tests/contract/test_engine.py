@@ -5,7 +5,6 @@ A new engine is one more entry in `STORES`, with a way to count its rows and to 
 
 import asyncio
 import random
-import resource
 import sqlite3
 import time
 from collections import Counter
@@ -42,6 +41,7 @@ from tests.builders import (
     three_plans,
     view_of,
 )
+from tests.platforms import posix
 
 from subscription_mcp.domain.catalog import TOTAL_MAX, UNLIMITED, Catalog
 from subscription_mcp.domain.errors import Refusal
@@ -73,6 +73,7 @@ from subscription_mcp.ledger.port import (
     UsageTotals,
     Whose,
 )
+from subscription_mcp.ledger.sqlite_store import ACCOUNT_IDS
 from subscription_mcp.ledger.writer import Ledger
 
 MESSAGES = ("messages", "day")
@@ -119,6 +120,7 @@ class SqliteStore:
     @contextmanager
     def disk_full(self) -> Iterator[None]:
         """No file may grow."""
+        resource = posix("resource")
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
         try:
@@ -324,6 +326,7 @@ async def test_an_answer_stands_although_the_checkpoint_after_it_failed(
         await ledger.submit([a_record(f"user{n}") for n in range(2_000)])
         await ledger.submit_one(a_record())  # the log is written from its beginning again
         size = store.path.stat().st_size
+        resource = posix("resource")
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
         try:
@@ -1309,6 +1312,18 @@ async def test_accounts_are_found_by_the_beginning_of_their_id(store: SqliteStor
         assert await ledger.query(AccountIds("acme", "", 2)) == ["a_c", "amy"]
         assert await ledger.query(AccountIds("acme", "a_", 10)) == ["a_c"]
         assert await ledger.query(AccountIds("initech", "", 10)) == []
+
+
+async def test_the_accounts_somebody_types_are_found_along_indexes(store: SqliteStore) -> None:
+    async with store.open():
+        pass
+    with closing(sqlite3.connect(store.path)) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {ACCOUNT_IDS}", ("a", "a", 1, 1, 1)).fetchall()
+    steps = [step for *_, step in plan if "USING" in step or (step.startswith("SCAN") and step != "SCAN w")]
+    assert steps == [
+        "SEARCH word USING COVERING INDEX sqlite_autoindex_word_1 (text>? AND text<?)",
+        "SEARCH s USING PRIMARY KEY (tenant=? AND account_kind=? AND account=?)",
+    ]
 
 
 async def test_who_watches_is_told_what_each_commit_touched(store: SqliteStore) -> None:

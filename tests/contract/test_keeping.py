@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Callable
@@ -39,7 +40,7 @@ from subscription_mcp.domain.instants import DAY, HOUR, MINUTE, SECOND
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger import sqlite_consistency, sqlite_prune, sqlite_store, sqlite_verify
 from subscription_mcp.ledger.commands import Arrive, Decided
-from subscription_mcp.ledger.port import TransferRefused
+from subscription_mcp.ledger.port import LedgerUnusable, TransferRefused
 from subscription_mcp.ledger.sqlite_transfer import STAYS, TABLES
 from subscription_mcp.ledger.writer import Ledger
 
@@ -280,7 +281,7 @@ async def test_a_window_kept_since_mid_history_is_proved_within_its_slack(tmp_pa
             ("2026-11-20T15:06:59Z", 7, 7),
             ("2026-11-20T15:07:00Z", 2, 7),
             ("2026-11-20T15:12:00Z", 0, 7),
-            ("2026-11-20T15:33:00Z", 0, 0),
+            ("2026-11-20T15:38:00Z", 0, 0),
         ):
             clock.set(text)
             for used in range(8):
@@ -478,6 +479,19 @@ async def test_an_export_imported_and_exported_again_is_the_same(tmp_path: Path)
     for table in TABLES.values():
         old, new = (Rows(tmp_path / name).count(table.name) for name in ("old", "new"))
         assert old == counts[table.name] <= new
+
+
+async def test_an_imported_ledger_that_is_emptied_is_missed(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path / "old", clock=clock) as ledger:
+        await ledger.submit_one(a_record())
+        exported = await export(ledger)
+    async with a_ledger(tmp_path / "new", clock=clock, publish=False) as ledger:
+        await ledger.engine.load(io.BytesIO(exported))
+    os.truncate(tmp_path / "new" / "ledger.db", 0)
+    with pytest.raises(LedgerUnusable, match="is empty, and held a ledger"):
+        async with a_ledger(tmp_path / "new", clock=clock, publish=False):
+            pass
 
 
 async def test_every_column_travels_or_is_made_anew(rows: Rows, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.builders import (
     Clock,
     a_catalog,
+    a_change,
     a_closing,
     a_limit,
     a_limit_set,
@@ -45,9 +46,11 @@ from tests.contract.test_engine import (
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog
 from subscription_mcp.domain.decisions import LimitState
+from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import DAY, SECOND, format_instant, parse_instant
+from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import quarter_of
-from subscription_mcp.ledger.commands import Arrive, CheckUsage, Decided, Outcome
+from subscription_mcp.ledger.commands import Arrive, ChangePlan, CheckUsage, Decided, Outcome
 from subscription_mcp.ledger.port import UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 
@@ -1031,3 +1034,68 @@ async def test_a_rehearsal_holds_and_opens_nothing(store: SqliteStore) -> None:
         assert store.rows() == rows
         assert await standing_at(ledger) == (0, 3)
         assert (await arrive(ledger)).sessions_active == 1
+
+
+# What keeps what is open from growing without end
+
+
+async def test_no_more_reservations_are_open_than_there_may_be(store: SqliteStore) -> None:
+    clock, catalog = Clock(), one_plan(a_limit(UNLIMITED))
+    async with store.open(catalog=catalog, clock=clock, bounds=Bounds(open=2)) as ledger:
+        held = await ledger.submit([a_reserve(ttl_seconds=60), a_reserve(ttl_seconds=90)])
+        assert [code_of(one) for one in held] == ["ok", "ok"]
+    async with store.open(catalog=catalog, clock=clock, bounds=Bounds(open=2)) as ledger:
+        refused = await ledger.submit_one(a_reserve())
+        assert isinstance(refused, Refusal)
+        assert (refused.code, refused.retryable, refused.retry_after_seconds) == ("rate_limited", True, 60)
+        assert [code_of(one) for one in await ledger.submit([a_reserve("ann"), a_record()])] == ["ok", "ok"]
+        await ledger.submit_one(a_settle(held[1], 1))
+        assert code_of(await ledger.submit_one(a_reserve(ttl_seconds=60))) == "ok"
+        assert code_of(await ledger.submit_one(a_reserve())) == "rate_limited"
+        clock.advance(seconds=60)
+        assert code_of(await ledger.submit_one(a_reserve())) == "ok"
+
+
+async def test_the_members_of_a_group_share_how_many_reservations_may_be_open(store: SqliteStore) -> None:
+    catalog = one_plan(a_limit(UNLIMITED, scope="account"))
+    async with store.open(catalog=catalog, bounds=Bounds(open=2)) as ledger:
+        crew = [a_subject(user, group="crew") for user in ("ann", "ben", "cat")]
+        outcomes = await ledger.submit([a_reserve(one) for one in crew])
+        assert [code_of(one) for one in outcomes] == ["ok", "ok", "rate_limited"]
+
+
+async def test_no_more_sessions_are_open_than_there_may_be_also_where_the_plan_has_no_number(
+    store: SqliteStore,
+) -> None:
+    plans = (a_plan(a_limit()), a_plan(a_limit(), key="better", monthly="9"))
+    async with store.open(catalog=a_catalog(*plans), bounds=Bounds(open=2)) as ledger:
+        outcomes = await ledger.submit([an_opening(), an_opening(), an_opening(), an_opening("ann")])
+        assert [code_of(one) for one in outcomes] == ["ok", "ok", "session_limit", "ok"]
+        refused = opened_of(outcomes[2]).decision
+        assert refused.message.startswith("Basic plan: 2 of 2 sessions open. The next one ends ")
+        assert [unlock.action for unlock in refused.unlocks] == ["wait"]
+        await ledger.submit_one(a_closing(outcomes[0]))
+        assert code_of(await ledger.submit_one(an_opening())) == "ok"
+
+
+async def test_no_more_confirmations_wait_for_one_caller_than_may(store: SqliteStore) -> None:
+    clock = Clock()
+
+    def asked(handle: str, actor: str = "bob", subject: str = "bob") -> ChangePlan:
+        return a_change("premium", subject, actor=actor, offer=handle)
+
+    async with store.open(clock=clock, bounds=Bounds(confirmations=2)) as ledger:
+        await ledger.submit([a_record("bob"), a_record("ann")])
+        outcomes = await ledger.submit([asked("h1"), asked("h2"), asked("h3"), asked("h4", "ann", "ann")])
+        assert [code_of(one) for one in outcomes] == ["ok", "ok", "rate_limited", "ok"]
+    async with store.open(clock=clock, bounds=Bounds(confirmations=2)) as ledger:
+        refused = await ledger.submit_one(asked("h5"))
+        assert isinstance(refused, Refusal)
+        assert (refused.code, refused.retry_after_seconds) == ("rate_limited", 600)
+        assert code_of(await ledger.submit_one(a_change("premium"))) == "ok"  # a preview waits for nobody
+        assert code_of(await ledger.submit_one(a_change("premium", confirmation="h3"))) == "invalid_request"
+        assert code_of(await ledger.submit_one(a_change("premium", confirmation="h2"))) == "ok"
+        assert code_of(await ledger.submit_one(a_change("basic", offer="h6"))) == "ok"
+        assert code_of(await ledger.submit_one(a_change("basic", offer="h7"))) == "rate_limited"
+        clock.advance(minutes=10)
+        assert code_of(await ledger.submit_one(a_change("basic", offer="h8"))) == "ok"

@@ -4,6 +4,7 @@ in mid-period, and what keeps a tenant from growing without end."""
 import json
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import pytest
 from tests.builders import (
@@ -163,6 +164,86 @@ async def test_an_event_reported_too_late_for_a_rolling_window_is_none_of_its_bu
             code_of(await ledger.submit_one(a_record(occurred_at=clock.now - 59 * MINUTE)))
             == "quota_exceeded"
         )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "back_after"),
+    [(0, 60), (-30, 30), (-59, 1), (1, 60), (300, 60)],
+    ids=["now", "late", "just in time", "a clock ahead", "as far ahead as may be"],
+)
+async def test_a_window_is_held_for_its_length_and_the_answer_says_until_when(
+    store: SqliteStore, seconds: int, back_after: int
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(1, window="minute")), clock=clock) as ledger:
+        accepted = await ledger.submit_one(a_record(occurred_at=clock.now + seconds * SECOND))
+        refused = await ledger.submit_one(a_record())
+        back = clock.now + back_after * SECOND
+        assert [decision_of(one).limits[0].resets_at for one in (accepted, refused)] == [back, back]
+        clock.now = back - 1
+        assert code_of(await ledger.submit_one(a_record())) == "rate_limited"
+        assert (await ledger.engine.verify()).differences == ()
+        clock.now = back
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_window_that_comes_late_is_held_by_what_came_before_for_its_length_at_most(
+    store: SqliteStore,
+) -> None:
+    clock = Clock("2026-11-20T14:01:00Z")
+    async with store.open(catalog=one_plan(a_limit(100)), clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=3))
+        await ledger.submit_one(a_record(quantity=2, occurred_at=clock.now + 5 * MINUTE))
+        clock.advance(seconds=30)
+        faster = a_plan(a_limit(6, window="minute"), key="faster", monthly="9")
+        await ledger.submit_one(a_publication(a_plan(a_limit(100)), faster))
+        await buy(ledger, "faster")
+        assert (await states(ledger))[("minute", "user")].used == 5
+        clock.advance(minutes=1)
+        assert (await states(ledger))[("minute", "user")].used == 0
+
+
+# What adds nothing
+
+
+@pytest.mark.parametrize(
+    ("used", "tokens", "code"),
+    [
+        (0, 0, "ok"),
+        (9, 1, "ok"),
+        (10, 0, "ok"),
+        (10, 1, "quota_exceeded"),
+        (11, 0, "ok"),
+        (11, 1, "quota_exceeded"),
+    ],
+)
+@pytest.mark.parametrize("command", [a_record, a_reserve])
+async def test_what_adds_nothing_is_never_refused(
+    store: SqliteStore, command: Any, used: int, tokens: int, code: str
+) -> None:
+    plan = a_plan(a_limit(10, meter="llm_tokens"))
+    async with store.open(catalog=one_plan(*plan.limits)) as ledger:
+        if used:
+            over = a_record(event="llm_call", attributes={"tokens": used}, enforce=False)
+            await ledger.submit_one(over)
+        outcome = await ledger.submit_one(command(event="llm_call", attributes={"tokens": tokens}))
+        check = CheckUsage(a_subject(), "llm_call", attributes={"tokens": 0})
+        assert (code_of(outcome), code_of(await ledger.rehearse(check))) == (code, "ok")
+
+
+async def test_a_larger_plan_helps_also_where_it_is_passed_by_what_the_event_adds_nothing_to(
+    store: SqliteStore,
+) -> None:
+    limits = [a_limit(10, meter="llm_tokens"), a_limit(1, meter="llm_calls")]
+    larger = a_plan(a_limit(5, meter="llm_tokens"), a_limit(9, meter="llm_calls"), key="larger", monthly="9")
+    async with store.open(catalog=a_catalog(a_plan(*limits), larger)) as ledger:
+        await ledger.submit_one(a_record(event="llm_call", attributes={"tokens": 8}))
+        await ledger.submit_one(a_limit_set(7, meter="llm_tokens"))
+        outcome = await ledger.submit_one(a_record(event="llm_call", attributes={"tokens": 0}))
+        decision = decision_of(outcome)
+        assert [state.meter for state in decision.limits if state.refused] == ["llm_calls"]
+        assert [unlock.plan for unlock in decision.unlocks] == ["larger", None]
 
 
 async def test_a_rolling_window_is_there_after_reopening_and_in_another_process(store: SqliteStore) -> None:
@@ -418,6 +499,30 @@ async def test_a_publication_in_the_middle_of_a_batch_finds_what_was_counted_bef
         assert totals(store)[("week", "user")] == 8
 
 
+@pytest.mark.parametrize("window", ["hour", "rolling:PT5H"])
+async def test_a_publication_right_after_the_first_event_of_all_finds_it(
+    store: SqliteStore, window: str
+) -> None:
+    later = a_publication(a_plan(a_limit(100), a_limit(9, window=window)))
+    async with store.open(catalog=one_plan(a_limit(100)), publish=False) as ledger:
+        first = a_publication(a_plan(a_limit(100)))
+        await ledger.submit([first, a_record("ann", quantity=5), later, a_record("ann")])
+        assert totals(store)[(window, "user")] == 6
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_publication_right_after_the_first_reservation_of_all_finds_what_is_held(
+    store: SqliteStore,
+) -> None:
+    basic, faster = a_plan(a_limit(100)), a_plan(a_limit(9, window="hour"), key="faster", monthly="9")
+    async with store.open(catalog=a_catalog(basic), publish=False) as ledger:
+        reserved = a_reserve(quantity=2)
+        await ledger.submit([a_publication(basic), reserved, a_publication(basic, faster), a_record()])
+        await buy(ledger, "faster")
+        state = (await states(ledger))[("hour", "user")]
+        assert (state.used, state.held) == (1, 2)
+
+
 async def test_a_cap_set_in_the_middle_of_a_batch_sees_what_was_counted_before_it(store: SqliteStore) -> None:
     ann = a_subject("ann", account="crew")
     async with store.open(catalog=one_plan(a_limit(100, scope="account"))) as ledger:
@@ -486,6 +591,19 @@ async def test_a_window_starts_with_what_was_reported_ahead_of_its_publication(s
         clock.advance(minutes=4)
         await ledger.submit_one(a_record(of_crew("ann")))
         assert totals(store)[("hour", "user")] == 6
+
+
+async def test_a_lifetime_that_comes_late_starts_with_what_was_reported_as_far_ahead_as_may_be(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(100)), clock=clock) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=5))
+        clock.advance(seconds=1)
+        await ledger.submit_one(a_record(of_crew("ann"), quantity=5, occurred_at=clock.now + 5 * MINUTE))
+        await ledger.submit_one(a_publication(a_plan(a_limit(100), a_limit(20, window="lifetime"))))
+        await ledger.submit_one(a_record(of_crew("ann")))
+        assert totals(store)[("lifetime", "user")] == 11
 
 
 async def test_a_billing_period_that_comes_late_starts_with_its_own_usage_only(store: SqliteStore) -> None:

@@ -2,10 +2,8 @@
 
 import asyncio
 import ctypes
-import fcntl
 import json
 import os
-import resource
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.harness import COMMAND, ERAS, STOP_WITHIN_SECONDS, TODAY, Place, audit, problem_of
+from tests.platforms import posix
 
 CANNOT_REACH = 5
 PR_CAPBSET_DROP = 24
@@ -74,7 +73,7 @@ def test_a_ledger_that_cannot_be_used_stops_the_start_with_a_sentence(tmp_path: 
 
 
 async def test_a_full_disk_is_unavailable_counts_nothing_and_heals(tmp_path: Path) -> None:
-    place = Place(tmp_path, clock=TODAY)
+    resource, place = posix("resource"), Place(tmp_path, clock=TODAY)
     with place.serving() as server:
         async with server.api(place.token("app", role="service")) as app:
             written = 0
@@ -161,7 +160,7 @@ async def test_a_plan_changed_in_one_process_holds_in_the_other_at_once(tmp_path
 
 async def test_a_lock_that_is_not_given_back_is_unavailable_within_seconds(tmp_path: Path) -> None:
     """The one slow test: the bounded wait for the lock is what it is about."""
-    place = Place(tmp_path, clock=TODAY)
+    fcntl, place = posix("fcntl"), Place(tmp_path, clock=TODAY)
     with place.serving() as server:
         async with server.api(place.token("app", role="service")) as app:
             assert (await app.call("record_usage", **MESSAGE)).status_code == 200

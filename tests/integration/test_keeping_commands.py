@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import resource
 import sqlite3
 import stat
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.harness import COMMAND, TODAY, Place
+from tests.platforms import posix
 
 PIPE_BYTES = 65_536
 OK, FAILED, CONFIGURATION, CANNOT_REACH = 0, 1, 2, 5
@@ -93,6 +93,56 @@ async def test_copies_and_exports_are_made_while_a_server_runs_and_put_back_when
     assert data(another, "verify")["events"] == 3
 
 
+async def test_a_copy_is_verified_where_it_lies_named_or_as_the_ledger(place: Place) -> None:
+    await record(place, "bella", "adam")
+    folder = place.folder / "copies"
+    folder.mkdir()
+    copy = folder / "copy.db"
+    assert place.run("backup", str(copy)).returncode == OK
+    whole = copy.read_bytes()
+    expected = data(place, "verify")
+    assert expected["events"] == 2
+    assert data(place, "verify", str(copy)) == expected
+    done = place.run("verify", "--json", DATABASE_URL=f"sqlite:///{copy}")
+    assert (done.returncode, json.loads(done.stdout)) == (OK, expected)
+    assert ([path.name for path in folder.iterdir()], copy.read_bytes()) == (["copy.db"], whole)
+    with closing(sqlite3.connect(copy, isolation_level=None)) as database:
+        database.execute("PRAGMA user_version = 3")
+    done = place.run("verify", str(copy))
+    assert (done.returncode, "has schema 3, and this version verifies" in done.stderr) == (CANNOT_REACH, True)
+    assert [path.name for path in folder.iterdir()] == ["copy.db"]
+
+
+async def test_a_token_revoked_since_the_copy_stays_revoked_when_it_is_put_back(place: Place) -> None:
+    await record(place, "bella")
+    copy, access_token = place.folder / "copy.db", place.token("bella")
+    assert place.run("backup", str(copy)).returncode == OK
+    assert place.run("token", "revoke", "--subject", "bella", "--tenant", "acme").returncode == OK
+    done = place.run("restore", str(copy), "--yes")
+    assert done.returncode == OK
+    assert "Still in force: 1 revocation of access tokens that the copy did not have" in done.stderr
+    with place.serving() as server:
+        async with server.api(access_token) as bella:
+            assert (await bella.call("get_tier_info")).status_code == 401
+    place.database.write_bytes(b"")
+    done = place.run("restore", str(copy), "--yes")
+    assert "revoked after the copy was made may be accepted again" in done.stderr
+
+
+async def test_an_emptied_ledger_stops_every_command_that_opens_it(place: Place) -> None:
+    await record(place, "bella")
+    place.database.write_bytes(b"")
+    for command in (
+        ("verify",),
+        ("limits", "list", "--user", "bella"),
+        ("migrate",),
+        ("serve", "--port", "0"),
+    ):
+        done = place.run(*command)
+        assert (done.returncode, "is empty, and held a ledger" in done.stderr) == (CANNOT_REACH, True), done
+    assert place.database.read_bytes() == b""
+
+
 async def test_nothing_is_replaced_without_being_asked_to(place: Place) -> None:
     await record(place, "bella")
     kept = place.folder / "kept"
@@ -139,6 +189,7 @@ def test_an_import_killed_in_the_middle_has_imported_nothing(place: Place, anoth
 
 
 async def test_a_full_disk_spoils_no_copy_and_no_ledger(place: Place) -> None:
+    resource = posix("resource")
     await record(place, "bella")
     copy = place.folder / "copy.db"
     assert place.run("backup", str(copy)).returncode == OK

@@ -22,11 +22,18 @@ replacing = click.option("--yes", is_flag=True, help="Replace a file that is the
 
 
 @click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, as_json: bool) -> None:
-    """Work out every counter and rollup again from the events and compare; servers may go on. Exit 1 where something differs."""
-    found = _on_the_open_ledger(settings_of(ctx), lambda ledger: ledger.engine.verify())
+def verify(ctx: click.Context, file: Path | None, as_json: bool) -> None:
+    """Work out every counter and rollup again from the events and compare; servers may go on. FILE is a copy, which is
+    only read. Exit 1 where something differs."""
+    settings = settings_of(ctx)
+    copy = file or _plain_copy(settings)
+    if copy is None:
+        found = _on_the_open_ledger(settings, lambda ledger: ledger.engine.verify())
+    else:
+        found = _verify_copy(settings, copy)
     if as_json:
         print_json({"ok": not found.differences, **asdict(found)})
     else:
@@ -66,11 +73,21 @@ def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
         raise click.UsageError(f"This replaces {ledger}, which is kept beside it. Add --yes to do it.")
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = ledger.with_name(f"{ledger.name}.replaced-{stamp}")
-    is_kept = sqlite_backup.restore(ledger, file, aside)
+    done = sqlite_backup.restore(ledger, file, aside)
     if as_json:
-        print_json({"ledger": str(ledger), "replaced": str(aside) if is_kept else None})
-    else:
-        tell(f"{ledger} is the copy {file} now.{f' What was there is {aside}.' if is_kept else ''}")
+        replaced = {"ledger": str(ledger), "replaced": str(aside) if done.is_kept else None}
+        revocations = {"taken_over": done.revocations_taken_over, "all": done.are_all_revocations}
+        print_json({**replaced, "revocations": revocations})
+        return
+    tell(f"{ledger} is the copy {file} now.{f' What was there is {aside}.' if done.is_kept else ''}")
+    if done.revocations_taken_over:
+        taken_over = counted(done.revocations_taken_over, "revocation")
+        tell(f"Still in force: {taken_over} of access tokens that the copy did not have.")
+    if not done.are_all_revocations:
+        tell(
+            "Access tokens revoked after the copy was made may be accepted again: there was no ledger to read them from, "
+            "or not all of it. Revoke them once more (`token revoke`)."
+        )
 
 
 @click.command("export")
@@ -119,6 +136,22 @@ def import_ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
         tell(f"{counted(sum(rows.values()), 'row')} imported.")
         _tell_verification(found)
     ctx.exit(1 if found.differences else 0)
+
+
+def _plain_copy(settings: Settings) -> Path | None:
+    """The ledger's file, where it is a copy that nobody has opened yet."""
+    from subscription_mcp.ledger.sqlite_schema import is_plain_copy
+
+    path = settings.database_path
+    return path if path.is_file() and is_plain_copy(path) else None
+
+
+def _verify_copy(settings: Settings, copy: Path) -> Verification:
+    from subscription_mcp.assembly import catalog_of, clock_of
+    from subscription_mcp.ledger.sqlite_verify import verify_copy
+
+    levels = {meter.name for meter in catalog_of(settings).meters.values() if meter.is_level}
+    return verify_copy(copy, clock_of(settings), levels)
 
 
 def _existing(settings: Settings) -> Path:

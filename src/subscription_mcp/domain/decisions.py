@@ -177,7 +177,8 @@ class Decision:
 @dataclass(slots=True)
 class Total:
     """A counter as it stands before the event. A rolling window counts only what was used within it, which
-    `cells` tell apart; an event reported so late that it lies before it is none of its business (`counts`)."""
+    `cells` tell apart, and ends when the event itself comes back; an event reported so late that it lies before it
+    is none of its business (`counts`)."""
 
     used: int
     held: int
@@ -193,9 +194,14 @@ LimitsOf = Callable[[Plan], Sequence[Limit]]
 
 
 def limit_states(
-    catalog: Catalog, limits: Sequence[Limit], totals: Totals, gains: Mapping[str, int] | None = None
+    catalog: Catalog,
+    limits: Sequence[Limit],
+    totals: Totals,
+    gains: Mapping[str, int] | None = None,
+    *,
+    anyway: bool = False,
 ) -> list[LimitState]:
-    """How the limits stand: all of them, or those of the meters an event moves."""
+    """How the limits stand: all of them, or those of the meters an event moves, which is counted `anyway`."""
     states = []
     for limit in limits:
         if gains is not None and limit.meter not in gains:
@@ -203,7 +209,7 @@ def limit_states(
         total = totals(limit)
         if total.counts:
             gain = gains[limit.meter] if gains is not None else 0
-            states.append(state_of(limit, unit_of(catalog, limit.meter), total, gain))
+            states.append(state_of(limit, unit_of(catalog, limit.meter), total, gain, anyway=anyway))
     return states
 
 
@@ -212,14 +218,16 @@ def unit_of(catalog: Catalog, meter: str) -> str:
     return known.unit if known is not None else UNKNOWN_UNIT
 
 
-def state_of(limit: Limit, unit: str, total: Total, gain: int) -> LimitState:
-    """How one limit stands before an event."""
+def state_of(limit: Limit, unit: str, total: Total, gain: int, *, anyway: bool = False) -> LimitState:
+    """How one limit stands before an event. One that fits, or is counted `anyway`, is among what comes back."""
     period = total.period
     if isinstance(limit.window, Rolling):
         now = period.start + limit.window.length
         excess = total.used + total.held + gain - limit.ceiling
-        holds = total.holds if excess > 0 else ()
-        period = Period(period.start, back_at(total.cells, limit.window.length, now, excess, holds))
+        others = list(total.holds) if excess > 0 else []
+        if gain and period.end is not None and (anyway or excess <= 0):
+            others.append((period.end, gain))
+        period = Period(period.start, back_at(total.cells, limit.window.length, now, excess, others))
     return LimitState(limit, unit, total.used, total.held, period, gain)
 
 
@@ -249,8 +257,8 @@ def decide(
     for state in states:
         end = state.period.end
         state.is_over = end is not None and end <= now
-        # A level that falls is never in the way.
-        if state.gain >= 0 and state.used + state.held + state.gain > state.limit.ceiling:
+        # What adds nothing is never in the way, also where a limit is passed already; nor is a level that falls.
+        if state.gain > 0 and state.used + state.held + state.gain > state.limit.ceiling:
             state.refused = any_refused = True
     if not any_refused:
         return Decision("ok", plan, event, quantity, states, now)
@@ -322,7 +330,7 @@ def next_plan_allowing(
         if all(
             _would_be(limit, totals, gains[limit.meter], fresh=fresh) <= limit.ceiling
             for limit in limits_of(candidate)
-            if limit.meter in gains
+            if gains.get(limit.meter, 0) > 0
         ):
             return candidate
     return None

@@ -1,8 +1,9 @@
 """Rolling windows: what was used when, as far back as it still counts. Pure folds over cells.
 
-A cell is an instant and a quantity. What was used at `t` counts until `t + length` and not a microsecond
-longer. So that a busy holder's cells stay few, beyond `CELLS_MAX` of them those of one sixtieth of the window
-become one, at its latest instant: given back a little late, never early.
+A cell is an instant and a quantity. What was used at `t` counts in `[t, t + length)`. Nothing is used later than
+it is reported: what a clock ahead of ours says lies in the future is used now. So that a busy holder's cells stay
+few, beyond `CELLS_MAX` of them those of one sixtieth of the window become one, at its latest instant: given back
+a little late, never early.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,11 @@ Cells = Sequence[tuple[Instant, int]]
 """Oldest first; no two of one instant."""
 
 
+def used_at(at: Instant, now: Instant) -> Instant:
+    """From when on something counts that is reported now as of `at`."""
+    return min(at, now)
+
+
 def used_within(cells: Cells, length: Instant, now: Instant) -> int:
     """What counts at an instant."""
     return sum(quantity for at, quantity in cells if now < at + length)
@@ -24,8 +30,9 @@ def used_within(cells: Cells, length: Instant, now: Instant) -> int:
 
 def with_use(cells: Cells, at: Instant, quantity: int, length: Instant, now: Instant) -> Cells:
     """The cells with one more use in them, without those that no longer count."""
-    if at + length <= now:
+    if at + length <= now or not quantity:
         return cells
+    at = used_at(at, now)
     kept = [cell for cell in cells if now < cell[0] + length]
     place = len(kept)
     while place and kept[place - 1][0] > at:
@@ -38,15 +45,15 @@ def with_use(cells: Cells, at: Instant, quantity: int, length: Instant, now: Ins
 
 
 def back_at(
-    cells: Cells, length: Instant, now: Instant, excess: int, holds: Iterable[tuple[Instant, int]] = ()
+    cells: Cells, length: Instant, now: Instant, excess: int, others: Iterable[tuple[Instant, int]] = ()
 ) -> Instant:
-    """When at least `excess` of what counts now has come back; all of it where that is less. `holds` are what is
-    held until when, which comes back without having been used. Something used now would come back a length from
-    now, which is the answer where nothing counts."""
+    """When the first of what counts now has come back, or as much as makes up an `excess`; all of it where that
+    is less. `others` come back, too, each at its own instant: what the event itself uses, and what is held. Something
+    used now would come back a length from now, which is the answer where nothing counts."""
+    used = [(at + length, quantity) for at, quantity in cells if now < at + length]
     given_back = 0
     back = now + length
-    used = [(at + length, quantity) for at, quantity in cells if now < at + length]
-    for at, quantity in sorted([*used, *holds]) if holds else used:
+    for at, quantity in sorted([*used, *others]):
         back = at
         given_back += quantity
         if given_back >= excess:

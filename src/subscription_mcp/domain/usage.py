@@ -14,10 +14,13 @@ _JOINERS = "\u200c\u200d"
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one tenant may make of things that stay: users, and different things to group usage by."""
+    """What one tenant may make of things that stay: users, and different things to group usage by; how many
+    reservations and sessions may be open at a time in one place, and confirmations wait for one caller."""
 
     users: int = 1_000_000
     dimensions: int = 10_000
+    open: int = 10_000
+    confirmations: int = 100
 
 
 def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:

@@ -188,20 +188,10 @@ class Lifetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """No stretch of time: how much there is now, of a meter that goes up and down."""
+class Level(Lifetime):
+    """How much there is now, of a meter that goes up and down: that has no end either."""
 
     name: ClassVar[str] = "level"
-    is_rolling: ClassVar[bool] = False
-    seconds: ClassVar[int | None] = None
-    timezone: str = "UTC"
-
-    @property
-    def key(self) -> str:
-        return self.name
-
-    def period_at(self, at: Instant, anchor: Anchor) -> Period:
-        return Period(0, None)
 
 
 CalendarWindow = Hour | Day | Week | Month | BillingPeriod | Lifetime | Level

@@ -1,5 +1,6 @@
 """The sentences people and models read. Every number in them comes from the value they describe."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ _PER = {
     "lifetime": "in all",
     "level": "at a time",
 }
+_WORD = re.compile("[a-z]{3,}")
 _UNITS_OF_TIME = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -66,9 +68,8 @@ def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Pla
     return f" {plan.title} has {limit.maximum:,} {per_window(limit.window)}."
 
 
-def session_sentence(plan: Plan, active: int) -> str:
-    """How many sessions are open."""
-    most = plan.sessions.max_concurrent
+def session_sentence(plan: Plan, active: int, most: Maximum) -> str:
+    """How many sessions are open, of how many."""
     if most is UNLIMITED:
         return f"{plan.title} plan: {counted(active, 'session')} open, no limit."
     return f"{plan.title} plan: {active:,} of {counted(most, 'session')} open."
@@ -126,8 +127,24 @@ def _length(window: Window) -> str:
 
 
 def counted(count: int, unit: str) -> str:
-    """A number with its unit: `1 message`, `50 messages`, `100 MB`."""
-    return f"{count:,} {unit if count == 1 or unit.isupper() else unit + 's'}"
+    """A number with its unit: `1 message`, `50 messages`, `2 queries`, `100 MB`."""
+    one, many = _one_and_many(unit)
+    return f"{count:,} {one if count == 1 else many}"
+
+
+@lru_cache(256)
+def _one_and_many(unit: str) -> tuple[str, str]:
+    """What one of a unit is called, and several, where it ends in an English word. Symbols (`GB`, `ms`, `%`) stay."""
+    word = unit.rpartition(" ")[2]
+    if not _WORD.fullmatch(word):
+        return unit, unit
+    if word.endswith(("ss", "x", "z", "ch", "sh")):
+        return unit, f"{unit}es"
+    if word.endswith("s"):  # a catalog may say `minutes`
+        return unit if word.endswith(("as", "is", "us")) else unit[:-1], unit
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return unit, f"{unit[:-1]}ies"
+    return unit, f"{unit}s"
 
 
 def maximum_text(maximum: Maximum) -> str:

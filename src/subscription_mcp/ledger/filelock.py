@@ -10,7 +10,7 @@ import os
 import sys
 from contextlib import closing
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from types import TracebackType
 
 if sys.platform == "win32":
@@ -28,6 +28,10 @@ if sys.platform == "win32":
     def _unlock(descriptor: int) -> None:
         os.lseek(descriptor, 0, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+    def _write_at(descriptor: int, data: bytes, place: int) -> None:
+        os.lseek(descriptor, place, os.SEEK_SET)
+        os.write(descriptor, data)
 
     USERS_MAX = 1024
 
@@ -54,6 +58,9 @@ else:
     def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
+    def _write_at(descriptor: int, data: bytes, place: int) -> None:
+        os.pwrite(descriptor, data, place)
+
     def _join(descriptor: int) -> bool:
         return _take(descriptor, fcntl.LOCK_SH)
 
@@ -68,20 +75,46 @@ else:
         return True
 
 
+NOTE_PLACE = 16
+NOTE_BYTES = 8
+"""Behind the byte that Windows locks, eight of a number."""
+
+
 class FileLock:
-    """An exclusive lock on a file beside the database. Not reentrant; `with` it."""
+    """An exclusive lock on a file beside the database, for the threads of this process and all others. Not
+    reentrant; `with` it. The file remembers a number from one holder to the next."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = _open(path)
+        # The system gives its lock to whoever has the descriptor, which every thread of ours has.
+        self._threads = Lock()
 
     def __enter__(self) -> None:
-        _lock(self._descriptor)
+        self._threads.acquire()
+        try:
+            _lock(self._descriptor)
+        except BaseException:
+            self._threads.release()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _unlock(self._descriptor)
+        try:
+            _unlock(self._descriptor)
+        finally:
+            self._threads.release()
+
+    def note(self, number: int) -> None:
+        """Leave a number to the next holder; only while the lock is held. It is not synced: what was noted may be
+        lost with the power, and is there when a process dies."""
+        _write_at(self._descriptor, number.to_bytes(NOTE_BYTES, "big"), NOTE_PLACE)
+
+    def noted(self) -> int:
+        """What was noted last; 0 where nothing was. Only while the lock is held."""
+        os.lseek(self._descriptor, NOTE_PLACE, os.SEEK_SET)
+        return int.from_bytes(os.read(self._descriptor, NOTE_BYTES), "big")
 
     def is_free_within(self, seconds: float) -> bool:
         """Whether the lock can be had in time. The wait is a thread's: the system's lock has no time-out, and
@@ -120,4 +153,5 @@ class Presence:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o600)

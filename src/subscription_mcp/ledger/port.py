@@ -108,7 +108,8 @@ class RevocationsSince:
 
 @dataclass(frozen=True, slots=True)
 class AccountIds:
-    """The accounts of a tenant whose id begins with `prefix`, in order of their ids, at most `size`."""
+    """The accounts of a tenant whose id begins with `prefix`, in order of their ids, at most `size`: to choose from
+    while somebody types, so of very many some may be left out."""
 
     tenant: str
     prefix: str

@@ -14,7 +14,7 @@ from subscription_mcp.domain.catalog import LEVEL, Scope
 from subscription_mcp.domain.instants import QUARTER, Instant
 from subscription_mcp.domain.rolling import CELLS_MERGED
 from subscription_mcp.domain.windows import Anchor, BillingPeriod, Interval, Window, window_of_key
-from subscription_mcp.ledger.machine.facts import NO_ANCHOR, CountedPlace
+from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, NO_ANCHOR, CountedPlace
 
 PlanVersion = tuple[str, int]
 
@@ -31,8 +31,8 @@ def latest_end(key: str, start: Instant) -> Instant | None:
 
 def slack_of(length: Instant, *, came_late: bool) -> Instant:
     """How much longer than its length a rolling window may count a use: cells are merged by one sixtieth, and
-    what was used before the window was kept is known by the quarter of an hour."""
-    return max(1, length // CELLS_MERGED) + (QUARTER if came_late else 0)
+    what was used before the window was kept is known by the quarter of an hour it was said to lie in."""
+    return max(1, length // CELLS_MERGED) + (QUARTER + FUTURE_TOLERANCE if came_late else 0)
 
 
 class Place(NamedTuple):

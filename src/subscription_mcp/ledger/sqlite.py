@@ -6,7 +6,6 @@ hop per batch. Two more connections read.
 
 import asyncio
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -34,8 +33,11 @@ from subscription_mcp.ledger.port import (
 )
 from subscription_mcp.ledger.sqlite_prune import Pruner
 from subscription_mcp.ledger.sqlite_schema import (
+    SCHEMA_WITH_REVOCATIONS,
     check_identity,
+    check_nothing_is_lost,
     lock_path,
+    log_path,
     migrate,
     opening_advice,
     prepare_file,
@@ -50,7 +52,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_ROWS = 20_000
 OPEN_WITHIN_SECONDS = 10
-SCHEMA_WITH_REVOCATIONS = 3
 CACHED_FACTS_MAX = 200_000
 POLL_SECONDS = 0.5  # not a quantity
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class SqliteEngine:
         self.catalog = catalog
         self._bounds = bounds or Bounds()
         self._path = path
-        self._paths = (str(path), f"{path}-wal")
+        self._paths = (path, log_path(path))
         self._connect_file = connect
         self._clock = clock
         self._random_bits = random_bits
@@ -103,7 +104,7 @@ class SqliteEngine:
     async def open(self) -> None:
         opened: list[_Connection] = []
         try:
-            prepare_file(self._path)
+            self._is_new = prepare_file(self._path)
             self._lock = FileLock(lock_path(self._path))
             self._presence = Presence(presence_path(self._path))
             try:
@@ -166,6 +167,14 @@ class SqliteEngine:
         with self._lock:
             connection = self._writer._conn
             check_identity(connection, self._path)
+            noted = self._lock.noted()
+            if self._is_new and noted:
+                log.warning(
+                    "a ledger was here, last written at %s, and its file is gone: this is a new one",
+                    format_instant(noted),
+                )
+                self._note(noted := 0)
+            check_nothing_is_lost(connection, self._path, noted)
             set_pragmas(connection)
             _, self._schema = migrate(connection)
         self._store = Store(connection)
@@ -204,6 +213,7 @@ class SqliteEngine:
                         self._store.note_commit(turn.now)
                     self._rows_since_checkpoint += self._pruner.prune(turn.now, len(commands))
                     connection.execute("COMMIT")
+                    self._note(turn.now)
                     self.catalog = self._facts.catalog
                     if self._watchers:
                         self._tell_watchers(_all_touched([changes.touched() for changes in saved]))
@@ -235,9 +245,14 @@ class SqliteEngine:
         saved.append(turn.changes)
         turn.changes = Changes()
 
+    def _note(self, committed_at: Instant) -> None:
+        """Leave word, outside of the database, of how far it goes."""
+        with suppress(OSError):  # what is noted less far is only noticed less well
+            self._lock.note(committed_at)
+
     def _files(self) -> list[tuple[int, int]]:
         """Which files stand where the database and its log do."""
-        found = [os.stat(path) for path in self._paths]
+        found = [path.stat() for path in self._paths]
         return [(one.st_dev, one.st_ino) for one in found]
 
     def _must_be_in_place(self) -> None:
@@ -403,6 +418,7 @@ class SqliteEngine:
                 connection.execute("BEGIN IMMEDIATE")
                 rows = load(connection, self._store, stream)
                 connection.execute("COMMIT")
+                self._note(self._store.last_commit_at())
                 self._checkpoint(connection)
                 self._renew_facts()
                 self._catch_up()

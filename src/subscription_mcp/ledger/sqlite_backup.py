@@ -10,23 +10,39 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.ledger.commands import AuditEntry, Revocation
 from subscription_mcp.ledger.filelock import FileLock, Presence
-from subscription_mcp.ledger.port import LedgerUnusable, TransferRefused
+from subscription_mcp.ledger.machine.facts import Changes
+from subscription_mcp.ledger.machine.revocations import REVOKED
+from subscription_mcp.ledger.port import (
+    AuditTrail,
+    LedgerUnusable,
+    RevocationsSince,
+    TransferRefused,
+    Whose,
+)
 from subscription_mcp.ledger.sqlite_schema import (
+    MAGIC,
+    SCHEMA_WITH_REVOCATIONS,
     check_identity,
+    committed_at,
     damage_of,
     lock_path,
+    log_path,
+    migrate,
     migrations,
     opening_advice,
     presence_path,
     schema_version,
 )
+from subscription_mcp.ledger.sqlite_store import Store
 
 PAGES_AT_ONCE = 1_024
 LOCK_WITHIN_SECONDS = 10
-MAGIC = b"SQLite format 3\0"
 UNTOUCHED = "Nothing was changed; try another copy."
 Undo = Callable[[], None]
 
@@ -34,7 +50,7 @@ Undo = Callable[[], None]
 def back_up(ledger: Path, target: Path) -> int:
     """Copy the ledger to `target`, replacing what is there; its size in bytes. Raises LedgerUnusable,
     TransferRefused."""
-    own = (ledger, lock_path(ledger), presence_path(ledger), _wal(ledger))
+    own = (ledger, lock_path(ledger), presence_path(ledger), log_path(ledger))
     if target.resolve() in [path.resolve() for path in own]:
         raise TransferRefused("That is a file of the ledger itself. Name another one for its copy.")
     with _present(ledger, alone=False) as lock, new_file(target) as copy:
@@ -56,20 +72,88 @@ def back_up(ledger: Path, target: Path) -> int:
     return target.stat().st_size
 
 
-def restore(ledger: Path, source: Path, aside: Path) -> bool:
-    """Put the copy `source` in the ledger's place and keep what was there as `aside`; whether there was
-    anything. Raises LedgerUnusable, TransferRefused; then everything is as it was."""
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Whether anything was replaced, how many revocations of access tokens were taken over from it, and whether
+    those are all there were since the copy: not where there was nothing to read, or not to its end."""
+
+    is_kept: bool
+    revocations_taken_over: int
+    are_all_revocations: bool
+
+
+def restore(ledger: Path, source: Path, aside: Path) -> Restored:
+    """Put the copy `source` in the ledger's place and keep what was there as `aside`. What was revoked stays revoked,
+    and no confirmation that was handed out before is good any more. Raises LedgerUnusable, TransferRefused; then
+    everything is as it was."""
     if not source.is_file():
         raise TransferRefused(f"There is no file {source}.")
     ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _present(ledger, alone=True), new_file(ledger, lambda: _keep(ledger, aside)) as copy:
-        try:
-            with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-                _copy(connection, copy)
-        except sqlite3.Error as error:
-            raise TransferRefused(f"{source} cannot be read as a ledger ({error}). {UNTOUCHED}") from error
-        check_copy(copy)
-    return aside.exists()
+    with _present(ledger, alone=True) as lock:
+        with new_file(ledger, lambda: _keep(ledger, aside)) as copy:
+            try:
+                with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                    _copy(connection, copy)
+            except sqlite3.Error as error:
+                said = f"{source} cannot be read as a ledger ({error}). {UNTOUCHED}"
+                raise TransferRefused(said) from error
+            check_copy(copy)
+            with lock:
+                revoked, are_all = _revoked_in(ledger, lock.noted())
+            try:
+                with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+                    taken_over = _bring_up(connection, revoked)
+            except sqlite3.Error as error:
+                raise TransferRefused(f"The copy cannot be written ({error}). {UNTOUCHED}") from error
+        with lock:  # what was noted is of the ledger that was replaced
+            lock.note(0)
+    return Restored(aside.exists(), taken_over, are_all)
+
+
+Revoked = list[tuple[Revocation, AuditEntry | None]]
+
+
+def _revoked_in(ledger: Path, noted: Instant) -> tuple[Revoked, bool]:
+    """What the ledger that is replaced says was revoked, and by whom; and whether that goes as far as was noted."""
+    if not ledger.exists() or not _is_database(ledger):
+        return [], False
+    try:
+        with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+            check_identity(connection, ledger)
+            schema = schema_version(connection)
+            if schema < SCHEMA_WITH_REVOCATIONS:
+                return [], schema > 0 and not noted
+            store = Store(connection)
+            trails: dict[Whose, dict[str, AuditEntry]] = {}
+            found: Revoked = []
+            for one in store.answer(RevocationsSince(0)):
+                whose = Whose(one.tenant or "", "personal", one.subject or "", "")
+                if whose not in trails:
+                    trail: list[AuditEntry] = store.answer(AuditTrail(whose, REVOKED, -1))
+                    trails[whose] = {entry.id: entry for entry in trail}
+                found.append((one, trails[whose].get(one.id)))
+            return found, committed_at(connection) >= noted
+    except (sqlite3.Error, LedgerUnusable):
+        return [], False
+
+
+def _bring_up(copy: sqlite3.Connection, revoked: Revoked) -> int:
+    """Make of a copy what may be put in place: with what was revoked since, without confirmations. How many
+    revocations it did not have."""
+    if revoked:
+        migrate(copy)
+    store = Store(copy)
+    copy.execute("BEGIN")
+    copy.execute("DELETE FROM offer")
+    known = {one.id for one in store.answer(RevocationsSince(0))} if revoked else set()
+    missing = [(one, entry) for one, entry in revoked if one.id not in known]
+    if missing:
+        changes = Changes(revocations=[one for one, _ in missing])
+        changes.audits = [entry for _, entry in missing if entry is not None]
+        store.save(changes)
+        store.note_commit(max(store.last_commit_at(), *(one.at for one, _ in missing)))
+    copy.execute("COMMIT")
+    return len(missing)
 
 
 def check_copy(path: Path) -> None:
@@ -160,17 +244,17 @@ def _keep(ledger: Path, aside: Path) -> Undo:
     if not ledger.exists():
         return _nothing
     _fold(ledger)
-    wal = _wal(ledger)
+    wal = log_path(ledger)
 
     def undo() -> None:
-        if _wal(aside).exists():
-            _wal(aside).replace(wal)
+        if log_path(aside).exists():
+            log_path(aside).replace(wal)
         aside.unlink()
 
     _second_name(ledger, aside)
     try:
         if wal.exists():  # SQLite would take it for the log of the file that is put in place
-            wal.replace(_wal(aside))
+            wal.replace(log_path(aside))
         ledger.with_name(f"{ledger.name}-shm").unlink(missing_ok=True)
     except OSError:
         undo()
@@ -178,12 +262,16 @@ def _keep(ledger: Path, aside: Path) -> Undo:
     return undo
 
 
+def _is_database(path: Path) -> bool:
+    """Whether SQLite may open it: the log beside anything else it would throw away."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def _fold(ledger: Path) -> None:
-    """Bring what a process that died left in the log into the file, where it is one. The log of anything else
-    SQLite would throw away."""
-    with ledger.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return
+    """Bring what a process that died left in the log into the file, where it is one."""
+    if not _is_database(ledger):
+        return
     with suppress(sqlite3.Error), closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -196,10 +284,6 @@ def _second_name(path: Path, name: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(path, name)
         name.chmod(0o600)
-
-
-def _wal(path: Path) -> Path:
-    return path.with_name(f"{path.name}-wal")
 
 
 def _sync(path: Path) -> None:

@@ -7,11 +7,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, cast
 
-from subscription_mcp.ledger.port import (
-    LedgerUnusable,
-)
+from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.ledger.port import LedgerUnusable
 
 APPLICATION_ID = 0x5355424D  # "SUBM"
+SCHEMA_WITH_REVOCATIONS = 3
+MAGIC = b"SQLite format 3\0"
+HEADER_BYTES = 100
+WRITE_VERSION, ROLLBACK_JOURNAL = 18, 1
+"""Where the header of a file says how it is written, and what it says of one without a write-ahead log."""
 PRAGMAS: dict[str, int | str] = {
     "journal_mode": "wal",
     "synchronous": 2,  # FULL: an answer leaves only after its commit is on the disk
@@ -32,20 +36,63 @@ def presence_path(path: Path) -> Path:
     return path.with_name(path.name + ".open")
 
 
-def prepare_file(path: Path) -> None:
-    """Make sure the database can be there, readable by its owner only."""
+def log_path(path: Path) -> Path:
+    """SQLite's write-ahead log."""
+    return path.with_name(path.name + "-wal")
+
+
+def is_plain_copy(path: Path) -> bool:
+    """Whether a file is a database nobody has opened as a ledger yet: it has no write-ahead log."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    return header.startswith(MAGIC) and header[WRITE_VERSION] == ROLLBACK_JOURNAL
+
+
+def prepare_file(path: Path) -> bool:
+    """Make sure the database can be there, readable by its owner only; whether there was none."""
     if path.is_dir():
         raise LedgerUnusable(
             f"The database path is a folder: {path}. Name a file in it, like {path / 'ledger.db'}."
         )
     if not path.parent.exists():
         path.parent.mkdir(parents=True, mode=0o700)
+    is_new = not path.exists()
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise LedgerUnusable(
             f"The database {path} cannot be written ({error.strerror}). Its folder and file must be writable."
         ) from error
+    return is_new
+
+
+def committed_at(connection: sqlite3.Connection) -> Instant:
+    """When something was last written, of whichever schema; 0 where that was not noted yet. Events say it
+    themselves."""
+    (at,) = connection.execute(
+        "SELECT max(coalesce(max(value), 0), coalesce((SELECT recorded_at FROM event ORDER BY seq DESC LIMIT 1), 0))"
+        " FROM ledger_info WHERE name = 'last_commit_at'"
+    ).fetchone()
+    return cast(Instant, at)
+
+
+def check_nothing_is_lost(connection: sqlite3.Connection, path: Path, noted: Instant) -> None:
+    """Refuse a file that ends before what was last committed in it, as the lock file has noted it: acknowledged
+    commits would be gone, and nobody told. 0 is nothing noted."""
+    if not noted:
+        return
+    written = f"was last written at {format_instant(noted)}"
+    if schema_version(connection) == 0:
+        raise LedgerUnusable(
+            f"{path} is empty, and held a ledger that {written}: it was emptied, or its -wal was deleted. Put back what "
+            "was there, or `restore` a backup; delete the file to begin a new ledger."
+        )
+    last = committed_at(connection)
+    if last < noted:
+        raise LedgerUnusable(
+            f"{path} {written} and ends at {format_instant(last)}: its -wal was deleted, or an older file was put in its "
+            f"place. Put back what was there, or `restore` a backup; `restore {path.name}` goes on with what is left."
+        )
 
 
 def check_identity(connection: sqlite3.Connection, path: Path) -> None:

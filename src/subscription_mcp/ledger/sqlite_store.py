@@ -25,6 +25,7 @@ from subscription_mcp.domain.catalog import (
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.identifiers import AccountKind, uuid7_after
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
+from subscription_mcp.domain.rolling import Cells, with_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
 from subscription_mcp.domain.windows import (
@@ -58,6 +59,7 @@ from subscription_mcp.ledger.machine.facts import (
     StoredAnswer,
     TenantSize,
 )
+from subscription_mcp.ledger.machine.plans import actor_digest
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.port import (
     AccountIds,
@@ -71,14 +73,22 @@ from subscription_mcp.ledger.port import (
     UsageTotals,
     Whose,
 )
+from subscription_mcp.ledger.sqlite_schema import committed_at
 
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
 LONGEST_HOLD = DAY
 """For how long a reservation can be made."""
 SEEKS_MAX = 40_000
 """Quarters of an hour: 400 days and a little."""
+WORDS_SEEN_MAX = 10_000
+"""How many texts that begin like what somebody types are looked at, of which only some are accounts of the tenant."""
+ACCOUNT_IDS = (
+    "SELECT w.text FROM (SELECT id, text FROM word WHERE text >= ? AND text < ? || char(0x10FFFF)"
+    " ORDER BY text LIMIT ?) w WHERE EXISTS (SELECT 1 FROM subscription s WHERE s.tenant = ?"
+    " AND s.account_kind IN (0, 1) AND s.account = w.id) LIMIT ?"
+)
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
-_EXPIRING = frozenset({"open_sessions"})
+_EXPIRING = frozenset({"open_sessions", "pending_offers"})
 """Facts of which only what has not expired need be loaded."""
 # A change that was scheduled and is due has happened, also where nobody has touched the account since.
 _PLAN_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_plan ELSE s.plan END"
@@ -282,9 +292,8 @@ class Store:
         return 0 if row is None else cast(Instant, row[0])
 
     def last_commit_at(self) -> Instant:
-        """When something was last written, by the clock of whoever did. Events say it themselves."""
-        (at,) = self._db.execute("SELECT value FROM ledger_info WHERE name = 'last_commit_at'").fetchone()
-        return max(cast(Instant, at), self.last_recorded_at())
+        """When something was last written, by the clock of whoever did."""
+        return committed_at(self._db)
 
     def last_entry_at(self) -> Instant:
         """The newest instant in what is kept; 0 where there is nothing."""
@@ -488,7 +497,7 @@ class Store:
         start = max(key.start, self._first_recorded(now) - KEY_RETENTION)
         end = self._end_of(key, now)
         if end is None:
-            end = (self.last_recorded_at() if since is None else since) + FUTURE_TOLERANCE
+            end = (self.last_recorded_at() if since is None else since) + FUTURE_TOLERANCE + 1
         totals = self._usage_totals(UsageTotals(_whose(key), start, end, frozenset()))
         return sum(row.quantity for row in totals if row.meter == key.meter)
 
@@ -502,19 +511,20 @@ class Store:
                 anchor = Anchor(key.start, anchor.interval)
         return window.period_at(key.start, anchor).end
 
-    def _cells_before(
-        self, key: CounterKey, length: Instant, since: Instant | None, now: Instant
-    ) -> list[tuple[Instant, int]]:
+    def _cells_before(self, key: CounterKey, length: Instant, since: Instant | None, now: Instant) -> Cells:
         if not self._came_late(key, since, now):
             return []
         last = self.last_recorded_at()
-        question = UsageTotals(_whose(key), last - length, last + FUTURE_TOLERANCE, frozenset({"quarter"}))
-        return sorted(
-            # At the end of its quarter: given back a little late, never early.
-            (cast(Instant, row.quarter) + QUARTER, row.quantity)
-            for row in self._usage_totals(question)
-            if row.meter == key.meter
+        question = UsageTotals(
+            _whose(key), last - length, last + FUTURE_TOLERANCE + 1, frozenset({"quarter"})
         )
+        cells: Cells = []
+        for row in self._usage_totals(question):
+            if row.meter == key.meter:
+                # At the end of its quarter, or of all there is: given back a little late, never early.
+                at = min(cast(Instant, row.quarter) + QUARTER, last)
+                cells = with_use(cells, at, row.quantity, length, now)
+        return cells
 
     def _read_plans(self, key: tuple[str, int]) -> Plan:
         (definition,) = self._db.execute(
@@ -564,6 +574,15 @@ class Store:
             key[1],
         )
         return None if row is None else Offer(*row)
+
+    def _read_pending_offers(self, key: tuple[str, str], now: Instant) -> dict[bytes, Instant]:
+        first = actor_digest(key[1])
+        rows = self._db.execute(
+            "SELECT handle, expires_at FROM offer WHERE tenant = ? AND handle BETWEEN ? AND ?"
+            " AND used_at IS NULL AND expires_at > ?",
+            (self.word(key[0]), first, first + b"\xff" * 33, now),
+        )
+        return dict(rows.fetchall())
 
     def _read_reservations(self, key: tuple[str, str]) -> Reservation | None:
         row = self._one(
@@ -968,12 +987,14 @@ class Store:
                 ).fetchall()
 
             case AccountIds():
-                rows = self._db.execute(
-                    "SELECT DISTINCT w.text FROM subscription s JOIN word w ON w.id = s.account"
-                    " WHERE s.tenant = ? AND substr(w.text, 1, length(?)) = ? ORDER BY w.text LIMIT ?",
-                    (self.word(question.tenant), question.prefix, question.prefix, question.size),
-                )
-                return [row[0] for row in rows]
+                return self._account_ids(question)
+
+    def _account_ids(self, question: AccountIds) -> list[str]:
+        rows = self._db.execute(
+            ACCOUNT_IDS,
+            (question.prefix, question.prefix, WORDS_SEEN_MAX, self.word(question.tenant), question.size),
+        )
+        return [text for (text,) in rows]
 
     def _holders_of(self, whose: Whose) -> list[int] | None:
         """The holders asked about; None is every holder of the tenant."""

@@ -6,14 +6,15 @@ then the cells and the stored rows are walked through side by side, in the order
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import closing
 from itertools import chain, groupby, islice
+from pathlib import Path
 from typing import Any, cast
 
 from subscription_mcp.domain.catalog import places_of
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
-from subscription_mcp.domain.rolling import used_within
+from subscription_mcp.domain.rolling import used_at, used_within
 from subscription_mcp.domain.windows import (
     Anchor,
     Interval,
@@ -27,7 +28,7 @@ from subscription_mcp.domain.windows import (
 from subscription_mcp.ledger.commands import UsageEvent
 from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, NO_ANCHOR
 from subscription_mcp.ledger.machine.usage import dimensions_of_event, folded
-from subscription_mcp.ledger.port import Verification
+from subscription_mcp.ledger.port import LedgerUnusable, Verification
 from subscription_mcp.ledger.recount import (
     AnchorHistory,
     Place,
@@ -39,7 +40,15 @@ from subscription_mcp.ledger.recount import (
 from subscription_mcp.ledger.retention import counter_is_over
 from subscription_mcp.ledger.sqlite_cells import Cells, Key, Sums, keyed, side_by_side
 from subscription_mcp.ledger.sqlite_consistency import Names, answers, dangling, holds, make_room, sizes
-from subscription_mcp.ledger.sqlite_schema import damage_of
+from subscription_mcp.ledger.sqlite_schema import (
+    check_identity,
+    damage_of,
+    is_plain_copy,
+    log_path,
+    migrations,
+    opening_advice,
+    schema_version,
+)
 from subscription_mcp.ledger.sqlite_store import Store
 from subscription_mcp.ledger.sqlite_transfer import row_counts
 from subscription_mcp.ledger.transfer import encode
@@ -77,6 +86,42 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
         )
     count = row_counts(connection)
     return Verification(events, count["counter"] + count["rolling"], count["rollup"], count["hold"], found)
+
+
+def verify_copy(path: Path, clock: Callable[[], Instant], levels: Set[str]) -> Verification:
+    """The same of a file that no server has open, which is only read: nothing in it or beside it is touched. Raises
+    LedgerUnusable."""
+    if not path.is_file():
+        raise LedgerUnusable(f"There is no file {path}.")
+    was_opened = not is_plain_copy(path)
+    if was_opened and log_path(path).exists():
+        raise LedgerUnusable(
+            f"{path} is a ledger with a log beside it, not a copy. Name it in DATABASE_URL to verify it."
+        )
+    # One that was opened before would get a log for the reader; without one nobody writes into it.
+    how = "immutable=1" if was_opened else "mode=ro"
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)) as connection:
+            check_identity(connection, path)
+            schema, newest = schema_version(connection), max(migrations())
+            if schema != newest:
+                raise LedgerUnusable(_schema_advice(path, schema, newest))
+            connection.execute("BEGIN")
+            now = max(clock(), Store(connection).last_commit_at())
+            return verify(connection, now, levels)
+    except sqlite3.Error as error:
+        raise LedgerUnusable(opening_advice(error, path)) from error
+
+
+def _schema_advice(path: Path, schema: int, newest: int) -> str:
+    if schema == 0:
+        return f"{path} holds no ledger."
+    if schema > newest:
+        return f"{path} has schema {schema}, this version knows up to {newest}. Verify it with the version that made it."
+    return (
+        f"{path} has schema {schema}, and this version verifies schema {newest}. Verify it with the version that made it, "
+        "or `restore` it: a ledger is brought up to date when it is opened."
+    )
 
 
 class _Recount:
@@ -163,7 +208,7 @@ class _Recount:
                 length = rolling_length(place.window_key)
                 if length is not None:
                     key = (who.tenant, 0, window, counted_for, meter)
-                    self._add_rolling(key, place, length, gain, occurred_at, is_kept)
+                    self._add_rolling(key, place, length, gain, used_at(occurred_at, recorded_at), is_kept)
                     continue
                 starts = self._starts(place, holder, plan_id, occurred_at, recorded_at)
                 is_certain = len(starts) == 1
@@ -173,13 +218,13 @@ class _Recount:
                     self._counters.add(key, least, most, is_kept if is_certain else 0)
 
     def _add_rolling(
-        self, key: Key, place: Place, length: Instant, gain: int, occurred_at: Instant, is_kept: int
+        self, key: Key, place: Place, length: Instant, gain: int, at: Instant, is_kept: int
     ) -> None:
         began = self._now - length
         slack = slack_of(length, came_late=place.since >= self._first_recorded_at)
-        if occurred_at > began:
+        if at > began:
             self._rolling.add(key, gain, gain, is_kept)
-        elif occurred_at > began - slack:
+        elif at > began - slack:
             self._rolling.add(key, 0, gain)
 
     def _starts(

@@ -7,11 +7,11 @@ from subscription_mcp.domain.catalog import TOTAL_MAX, Limit, Plan, Scope, place
 from subscription_mcp.domain.decisions import LimitState, Total, limit_states, sort_states, state_of, unit_of
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.rolling import with_use
+from subscription_mcp.domain.rolling import used_at, with_use
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Anchor, Level, Period, Rolling, Window, window_of_key
 from subscription_mcp.ledger.commands import refused
-from subscription_mcp.ledger.machine.facts import NO_ANCHOR, Counter, CounterKey, Facts, Turn
+from subscription_mcp.ledger.machine.facts import Counter, CounterKey, Facts, Turn
 
 _FOR_EVER = Period(0, None)
 _NOTHING = Total(0, 0, _FOR_EVER)
@@ -64,8 +64,10 @@ class Tally:
     """A limit, the unit of its meter, where it is counted, and the period that is."""
     counted: list[Counter]
 
-    def states(self, gains: Mapping[str, int], at: Instant, now: Instant) -> list[LimitState]:
-        """How the limits stand before something that happened at `at`."""
+    def states(
+        self, gains: Mapping[str, int], at: Instant, now: Instant, *, anyway: bool
+    ) -> list[LimitState]:
+        """How the limits stand before something that happened at `at`, and is counted `anyway`."""
         states = []
         for limit, unit, counter, period in self.checked:
             if counter.length is None:
@@ -74,7 +76,7 @@ class Tally:
                 continue
             total = total_of(counter, limit.window, period, at, now)
             if total.counts:
-                states.append(state_of(limit, unit, total, gains[limit.meter]))
+                states.append(state_of(limit, unit, total, gains[limit.meter], anyway=anyway))
         return states
 
     def level(self, meter: str) -> int:
@@ -92,7 +94,7 @@ def total_of(
     """A counter as a limit sees it for something that happened at `at`, leaving out one reservation's hold."""
     held = counter.held(now, besides=besides)
     if isinstance(window, Rolling):
-        period = window.period_at(now, NO_ANCHOR)
+        period = Period(now - window.length, used_at(at, now) + window.length)
         holds = [(one.expires_at, one.quantity) for id_, one in counter.holds.items() if id_ != besides]
         live = [(until, quantity) for until, quantity in holds if now < until]
         return Total(counter.used_at(now), held, period, counter.cells, at + window.length > now, live)

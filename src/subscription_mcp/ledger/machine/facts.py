@@ -197,6 +197,8 @@ class Facts:
     counters: dict[CounterKey, Counter] = field(default_factory=dict)
     answers: dict[AnswerKey, StoredAnswer | None] = field(default_factory=dict)
     offers: dict[tuple[str, bytes], Offer | None] = field(default_factory=dict)
+    pending_offers: dict[tuple[str, str], dict[bytes, Instant]] = field(default_factory=dict)
+    """The offers of a tenant's caller that may still be confirmed, and until when."""
     tenants: dict[str, TenantSize] = field(default_factory=dict)
     dimensions: dict[tuple[str, Dimensions], bool] = field(default_factory=dict)
     """Whether usage of a tenant was ever grouped by these."""
@@ -262,7 +264,15 @@ class Facts:
     def size(self) -> int:
         """How many facts are remembered."""
         tables = (self.members, self.subscriptions, self.overrides, self.counters, self.answers, self.periods)
-        others = (self.located, self.dimensions, self.reservations, self.sessions, self.open_sessions)
+        others = (
+            self.located,
+            self.offers,
+            self.pending_offers,
+            self.dimensions,
+            self.reservations,
+            self.sessions,
+            self.open_sessions,
+        )
         return sum(len(table) for table in (*tables, *others))
 
     def kept_since(self, key: CounterKey) -> Instant | None:

@@ -1,13 +1,14 @@
 """Changes of plan, and the plans of a catalog made current."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from hashlib import sha256
 
 from subscription_mcp.domain.catalog import Catalog, Plan, places_counted
-from subscription_mcp.domain.errors import FieldProblem
-from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.domain.instants import SECOND, Instant
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Change,
@@ -47,20 +48,28 @@ PUBLISHED = "plans.publish"
 """The action of a publication in the audit trail."""
 
 
-def handle_digest(handle: str) -> bytes:
-    """What is stored of a confirmation handle: enough to recognise it, not to use it."""
-    return sha256(handle.encode()).digest()
+def handle_digest(actor: str, handle: str) -> bytes:
+    """What is stored of a confirmation handle: enough to recognise it, not to use it. Those of one caller stand side
+    by side."""
+    return actor_digest(actor) + sha256(handle.encode()).digest()
+
+
+def actor_digest(actor: str) -> bytes:
+    """How what is stored of a caller's handles begins."""
+    return sha256(actor.encode()).digest()[:8]
 
 
 def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
     facts, now = turn.facts, turn.now
     located = locate(turn, command.subject)
+    tenant, actor = command.subject.tenant, command.actor.user
     offer_key = (
-        (command.subject.tenant, handle_digest(command.confirmation))
-        if command.confirmation is not None
-        else None
+        (tenant, handle_digest(actor, command.confirmation)) if command.confirmation is not None else None
     )
     offer: Offer | None = facts.read("offers", offer_key) if offer_key is not None else None
+    pending: dict[bytes, Instant] | None = (
+        facts.read("pending_offers", (tenant, actor)) if command.offer is not None else None
+    )
     if facts.missing or located is None:
         return None
     must_be_known(located, command.actor)
@@ -75,21 +84,21 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
     if not turn.may_write:
         return None
     if command.confirmation is None:
-        if command.offer is not None:
-            key = (command.subject.tenant, handle_digest(command.offer))
+        if command.offer is not None and pending is not None:
+            _must_have_room_to_wait(pending, now, facts.bounds.confirmations)
+            key = (tenant, handle_digest(actor, command.offer))
+            expires_at = now + CONFIRMATION_LIFETIME
             facts.offers[key] = turn.changes.offers[key] = Offer(
-                command.actor.user,
-                command.digest,
-                _terms(located, change, to_plan),
-                now + CONFIRMATION_LIFETIME,
+                actor, command.digest, _terms(located, change, to_plan), expires_at
             )
+            pending[key[1]] = expires_at
         return PlanChanged(change, before, after, False, command.offer, now)
     assert offer_key is not None
     if (
         offer is None
         or offer.used_at is not None
         or now >= offer.expires_at
-        or offer.actor != command.actor.user
+        or offer.actor != actor
         or offer.digest != command.digest
     ):
         raise refused(
@@ -109,10 +118,22 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
     # What was shown is what is charged, also where a proration has moved on by some seconds.
     change = replace(change, price_now=replace(change.price_now, micros=price_now))
     facts.offers[offer_key] = turn.changes.offers[offer_key] = replace(offer, used_at=now)
+    facts.pending_offers.get((tenant, actor), {}).pop(offer_key[1], None)
     make_known(turn, located, command.actor)
     action = "subscription.schedule" if change.is_scheduled else "subscription.change"
     save_subscription(turn, located.account, located.subscription, change.after, action, command.actor, None)
     return PlanChanged(change, before, after, True, None, now)
+
+
+def _must_have_room_to_wait(pending: Mapping[bytes, Instant], now: Instant, most: int) -> None:
+    ends = [expires_at for expires_at in pending.values() if now < expires_at]
+    if len(ends) >= most:
+        raise Refusal(
+            "rate_limited",
+            f"{most:,} changes of plan wait for your confirmation, the most there may be at a time. Confirm one, or ask "
+            "again when one has lapsed: each is good for 10 minutes.",
+            retry_after_seconds=-((now - min(ends)) // SECOND),
+        )
 
 
 def _terms(located: Located, change: Change, to_plan: Plan) -> str:

@@ -12,7 +12,7 @@ from subscription_mcp.domain.decisions import (
     say_as_recorded,
     sort_states,
 )
-from subscription_mcp.domain.errors import FieldProblem
+from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.instants import SECOND
 from subscription_mcp.ledger.commands import Actor, Decided, Reserve, Settle, refused
 from subscription_mcp.ledger.machine.accounts import (
@@ -71,6 +71,7 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
     if not decision.allowed:
         return Decided(decision)
     must_fit(turn, tally.counted, gains)
+    _must_have_room_to_hold(turn, tally.counted)
     make_known(turn, located, Actor(command.source, "service"))
     plan = located.plan
     assert plan is not None  # without one nothing is allowed
@@ -159,6 +160,22 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     return Decided(decision, late)
 
 
+def _must_have_room_to_hold(turn: Turn, counters: Sequence[Counter]) -> None:
+    """Refuse one more where there are so many that each decision would take long to look at all."""
+    now, most = turn.now, turn.facts.bounds.open
+    for counter in counters:
+        if len(counter.holds) < most:
+            continue
+        ends = [hold.expires_at for hold in counter.holds.values() if now < hold.expires_at]
+        if len(ends) >= most:
+            raise Refusal(
+                "rate_limited",
+                f"{most:,} reservations are open here, the most there may be at a time. Settle or release some, or wait "
+                "until they expire.",
+                retry_after_seconds=-((now - min(ends)) // SECOND),
+            )
+
+
 def _hold(turn: Turn, reservation: Reservation, counters: Sequence[Counter]) -> None:
     facts, changes = turn.facts, turn.changes
     for counter in counters:
@@ -236,7 +253,7 @@ def _decision_on(
     decision = decide(
         catalog=catalog,
         plan=plan,
-        states=limit_states(catalog, limits_of(plan), total, gains) if plan is not None else [],
+        states=limit_states(catalog, limits_of(plan), total, gains, anyway=True) if plan is not None else [],
         limits_of=limits_of,
         totals=total,
         event=reservation.event,
@@ -246,6 +263,6 @@ def _decision_on(
     )
     if plan is not None and within:
         meters = gains or {key.meter: 0 for key in reservation.held}
-        decision.limits = limit_states(catalog, located.limits, total, meters)
+        decision.limits = limit_states(catalog, located.limits, total, meters, anyway=True)
         sort_states(decision.limits)
     return decision

@@ -6,6 +6,9 @@ from subscription_mcp.ledger.commands import Revocation, RevokeTokens, TokensRev
 from subscription_mcp.ledger.machine.accounts import audit
 from subscription_mcp.ledger.machine.facts import Turn
 
+REVOKED = "token.revoke"
+"""The action of a revocation in the audit trail."""
+
 
 def revoke_tokens(turn: Turn, command: RevokeTokens) -> TokensRevoked | None:
     if not turn.may_write:
@@ -19,7 +22,7 @@ def revoke_tokens(turn: Turn, command: RevokeTokens) -> TokensRevoked | None:
         "issued_before": format_instant(command.issued_before),
     }
     said = {name: value for name, value in after.items() if value is not None}
-    entry = audit(turn, account, "", "token.revoke", command.actor, command.reason, None, said)
+    entry = audit(turn, account, "", REVOKED, command.actor, command.reason, None, said)
     turn.changes.revocations.append(
         Revocation(
             entry.id, command.tenant, command.subject, command.token_id, command.issued_before, turn.now

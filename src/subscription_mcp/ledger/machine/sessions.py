@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from subscription_mcp.domain.catalog import UNLIMITED, Limit, Plan, monthly_micros
+from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan, monthly_micros
 from subscription_mcp.domain.decisions import Decision, LimitState, Unlock
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import SECOND
@@ -52,7 +52,7 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
         decision = Decision("payment_required", None, EVENT, 1, [], now, offers)
         return SessionDecided(decision, None, len(sessions), 0)
     maximum = plan.sessions.max_concurrent
-    if not has_room(maximum, len(sessions)):
+    if not has_room(_most(turn, plan), len(sessions)):
         return SessionDecided(_refusal(turn, plan, sessions), None, len(sessions), maximum)
     make_known(turn, located, Actor(command.source, "service"))
     session = Session(
@@ -135,40 +135,46 @@ def _keep(turn: Turn, session: Session) -> None:
     facts.open_sessions.pop((session.account, ""), None)
 
 
+def _most(turn: Turn, plan: Plan) -> int:
+    """How many a plan lets be open, which is never without end: each is looked at when one more is opened."""
+    bound, maximum = turn.facts.bounds.open, plan.sessions.max_concurrent
+    return bound if maximum is UNLIMITED else min(maximum, bound)
+
+
 def _decision(turn: Turn, plan: Plan, active: int) -> Decision:
-    said = session_sentence(plan, active)
-    return Decision("ok", plan, EVENT, 1, [_state(plan, active)], turn.now, said=said)
+    maximum = plan.sessions.max_concurrent
+    said = session_sentence(plan, active, maximum)
+    return Decision("ok", plan, EVENT, 1, [_state(plan, active, maximum)], turn.now, said=said)
 
 
 def _refusal(turn: Turn, plan: Plan, sessions: list[Session]) -> Decision:
-    active = len(sessions)
-    state = _state(plan, active)
+    active, most = len(sessions), _most(turn, plan)
+    state = _state(plan, active, most)
     state.refused = True
     unlocks = []
     better = next(
         (
             candidate
             for candidate in turn.facts.catalog.plans_by_price
-            if monthly_micros(candidate) > monthly_micros(plan)
-            and has_room(candidate.sessions.max_concurrent, active)
+            if monthly_micros(candidate) > monthly_micros(plan) and has_room(_most(turn, candidate), active)
         ),
         None,
     )
-    message = session_sentence(plan, active)
+    message = session_sentence(plan, active, most)
     if sessions:
         ends = sessions[0].expires_at
         message += f" The next one ends {clock_time(ends, plan.timezone)}."
     if better is not None:
         unlocks.append(Unlock("upgrade_tier", plan=better.key))
-        most = better.sessions.max_concurrent
-        message += f" {better.title} has {'no limit' if most is UNLIMITED else f'{most:,}'}."
+        more = better.sessions.max_concurrent
+        message += f" {better.title} has {'no limit' if more is UNLIMITED else f'{more:,}'}."
     if sessions:
         unlocks.append(Unlock("wait", until=sessions[0].expires_at))
     return Decision("session_limit", plan, EVENT, 1, [state], turn.now, unlocks, message)
 
 
-def _state(plan: Plan, active: int) -> LimitState:
-    limit = Limit(METER, Level(plan.timezone), plan.sessions.max_concurrent)
+def _state(plan: Plan, active: int, most: Maximum) -> LimitState:
+    limit = Limit(METER, Level(plan.timezone), most)
     return LimitState(limit, EVENT, active, 0, Period(0, None))
 
 

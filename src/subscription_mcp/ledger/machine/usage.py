@@ -92,7 +92,8 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         return None
     if command.quantity < 0:
         gains = gains_in(tally, gains)
-    decision = decided(turn, located, tally, command.event, command.quantity, gains, at)
+    anyway = not command.enforce
+    decision = decided(turn, located, tally, command.event, command.quantity, gains, at, anyway=anyway)
     dimensions = dimensions_counted(
         turn, located.account.tenant, dimensions_of(command.event, located.plan, command.attributes)
     )
@@ -215,13 +216,15 @@ def decided(
     quantity: int,
     gains: Mapping[str, int],
     at: Instant,
+    *,
+    anyway: bool = False,
 ) -> Decision:
-    """The decision on something that happened, or would happen, at `at`."""
+    """The decision on something that happened, or would happen, at `at`; `anyway` it is counted."""
     now = turn.now
     return decide(
         catalog=turn.facts.catalog,
         plan=located.plan,
-        states=tally.states(gains, at, now),
+        states=tally.states(gains, at, now, anyway=anyway),
         limits_of=located.limits_of,
         totals=lambda limit: totals_of(turn, located, at).of(limit),
         event=event,
