@@ -7,7 +7,7 @@ from subscription_mcp.domain.catalog import TOTAL_MAX, Limit, Plan, Scope, place
 from subscription_mcp.domain.decisions import LimitState, Total, limit_states, sort_states, state_of, unit_of
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.rolling import used_at, with_use
+from subscription_mcp.domain.rolling import used_at
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Anchor, Level, Period, Rolling, Window, window_of_key
 from subscription_mcp.ledger.commands import refused
@@ -159,10 +159,10 @@ def count(turn: Turn, counters: Iterable[Counter], gains: Mapping[str, int], at:
     touched = turn.changes.counters
     for counter in counters:
         gain = gains[counter.meter]
-        if counter.length is None:
+        if counter.length is None:  # most are like this, and the call would cost as much again
             counter.used += gain
         else:
-            counter.cells = with_use(counter.cells, at, gain, counter.length, turn.now)
+            counter.add(gain, at, turn.now)
         touched.add(counter)
 
 

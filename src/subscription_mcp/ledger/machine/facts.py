@@ -14,7 +14,7 @@ from subscription_mcp.domain.catalog import (
     Scope,
 )
 from subscription_mcp.domain.instants import DAY, MINUTE, Instant
-from subscription_mcp.domain.rolling import Cells, used_within
+from subscription_mcp.domain.rolling import Cells, used_within, with_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
@@ -116,6 +116,13 @@ class Counter:
         return sum(
             hold.quantity for id_, hold in self.holds.items() if now < hold.expires_at and id_ != besides
         )
+
+    def add(self, gain: int, at: Instant, now: Instant) -> None:
+        """Count something that happened at `at`."""
+        if self.length is None:
+            self.used += gain
+        else:
+            self.cells = with_use(self.cells, at, gain, self.length, now)
 
 
 @dataclass(slots=True)
