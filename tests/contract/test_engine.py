@@ -62,7 +62,7 @@ from subscription_mcp.ledger.commands import (
     TokensRevoked,
 )
 from subscription_mcp.ledger.filelock import FileLock
-from subscription_mcp.ledger.port import (
+from subscription_mcp.ledger.queries import (
     AccountIds,
     AuditTrail,
     EventPage,

@@ -51,7 +51,7 @@ from subscription_mcp.domain.instants import DAY, SECOND, format_instant, parse_
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import quarter_of
 from subscription_mcp.ledger.commands import Arrive, ChangePlan, CheckUsage, Decided, Outcome
-from subscription_mcp.ledger.port import UsageTotals, Whose
+from subscription_mcp.ledger.queries import UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 
 GARBAGE = [

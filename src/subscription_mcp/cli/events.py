@@ -14,7 +14,8 @@ from subscription_mcp.cli.acting import target_options
 from subscription_mcp.cli.common import json_option, settings_of
 from subscription_mcp.domain.instants import DAY, MINUTE
 from subscription_mcp.ledger.commands import Arrive, Subject, UsageEvent
-from subscription_mcp.ledger.port import EventPage, LedgerUnusable, Whose
+from subscription_mcp.ledger.port import LedgerUnusable
+from subscription_mcp.ledger.queries import EventPage, Whose
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.settings import Settings
 from subscription_mcp.tools import documents, texts

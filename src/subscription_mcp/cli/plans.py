@@ -7,7 +7,7 @@ import click
 from subscription_mcp.cli.acting import on_the_ledger
 from subscription_mcp.cli.common import json_option, print_json, settings_of
 from subscription_mcp.domain.wording import counted
-from subscription_mcp.ledger.port import PlanHolders
+from subscription_mcp.ledger.queries import PlanHolders
 from subscription_mcp.tools import documents, texts
 
 if TYPE_CHECKING:

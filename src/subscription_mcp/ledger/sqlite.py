@@ -23,14 +23,8 @@ from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome, Revocation
 from subscription_mcp.ledger.filelock import FileLock, Presence
 from subscription_mcp.ledger.machine.facts import Changes, Facts, Turn
-from subscription_mcp.ledger.port import (
-    LedgerUnavailable,
-    LedgerUnusable,
-    Query,
-    RevocationsSince,
-    Touched,
-    Verification,
-)
+from subscription_mcp.ledger.port import LedgerUnavailable, LedgerUnusable, Touched, Verification
+from subscription_mcp.ledger.queries import Query, RevocationsSince
 from subscription_mcp.ledger.sqlite_prune import Pruner
 from subscription_mcp.ledger.sqlite_schema import (
     SCHEMA_WITH_REVOCATIONS,

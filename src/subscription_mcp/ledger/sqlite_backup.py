@@ -18,13 +18,8 @@ from subscription_mcp.ledger.commands import AuditEntry, Revocation
 from subscription_mcp.ledger.filelock import FileLock, Presence
 from subscription_mcp.ledger.machine.facts import Changes
 from subscription_mcp.ledger.machine.revocations import REVOKED
-from subscription_mcp.ledger.port import (
-    AuditTrail,
-    LedgerUnusable,
-    RevocationsSince,
-    TransferRefused,
-    Whose,
-)
+from subscription_mcp.ledger.port import LedgerUnusable, TransferRefused
+from subscription_mcp.ledger.queries import AuditTrail, RevocationsSince, Whose
 from subscription_mcp.ledger.sqlite_schema import (
     MAGIC,
     SCHEMA_WITH_REVOCATIONS,

@@ -61,7 +61,7 @@ from subscription_mcp.ledger.machine.facts import (
 )
 from subscription_mcp.ledger.machine.plans import actor_digest
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
-from subscription_mcp.ledger.port import (
+from subscription_mcp.ledger.queries import (
     AccountIds,
     AuditTrail,
     EventPage,

@@ -14,7 +14,8 @@ from typing import Any
 from subscription_mcp.domain.errors import Refusal, internal, unavailable
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger.commands import AccountView, Arrive, Command, Outcome
-from subscription_mcp.ledger.port import Engine, LedgerUnavailable, Query
+from subscription_mcp.ledger.port import Engine, LedgerUnavailable
+from subscription_mcp.ledger.queries import Query
 
 log = logging.getLogger(__name__)
 

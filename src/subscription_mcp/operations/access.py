@@ -13,7 +13,7 @@ from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.domain.identifiers import is_id
 from subscription_mcp.ledger.commands import AccountView, Actor, Arrive, Subject
-from subscription_mcp.ledger.port import AccountIds, Whose
+from subscription_mcp.ledger.queries import AccountIds, Whose
 from subscription_mcp.ledger.writer import Ledger
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from subscription_mcp.domain.catalog import Maximum
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger.commands import AccountView, Arrive, AuditEntry, LimitsChanged, SetLimit
-from subscription_mcp.ledger.port import AuditTrail
+from subscription_mcp.ledger.queries import AuditTrail
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Target, whose_of
 

@@ -25,7 +25,7 @@ from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.windows import Period
 from subscription_mcp.ledger.commands import AccountView, Arrive, UsageEvent
-from subscription_mcp.ledger.port import EventPage, PlanCount, TenantSummary, UsageTotals, Whose
+from subscription_mcp.ledger.queries import EventPage, PlanCount, TenantSummary, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target, whose_of
 
