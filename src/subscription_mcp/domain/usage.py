@@ -21,9 +21,9 @@ class Bounds:
 
 
 def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
-    """What each meter the event concerns gains, by meter name."""
+    """What each meter the event concerns gains, by meter name; nothing where the catalog has no such event any more."""
     gains: dict[str, int] = {}
-    for meter in catalog.meters_of_event[event]:
+    for meter in catalog.meters_of_event.get(event, ()):
         gain = meter.gain(event, quantity, attributes)
         if gain is not None:
             gains[meter.name] = gain

@@ -10,9 +10,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
-from subscription_mcp.domain.identifiers import uuid7
 from subscription_mcp.domain.instants import MINUTE, Instant
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION
 from subscription_mcp.ledger.retention import (
@@ -25,7 +23,7 @@ from subscription_mcp.ledger.retention import (
     rolling_is_over,
     session_is_over,
 )
-from subscription_mcp.ledger.sqlite_store import hash_of_key
+from subscription_mcp.ledger.sqlite_store import hash_of_key, ids_from
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +149,7 @@ class _Sweep:
             " WHERE tenant = ? AND id > ? AND id < ? ORDER BY id LIMIT ?",
             tenant,
             (b"",),
-            _ids_from(self._now - KEY_RETENTION),
+            ids_from(self._now - KEY_RETENTION),
         ):
             for id_, holder, held, reserved_at, expires_at in rows:
                 if reservation_is_over(reserved_at, expires_at, self._now):
@@ -179,7 +177,7 @@ class _Sweep:
             " ORDER BY id LIMIT ?",
             tenant,
             (b"",),
-            _ids_from(self._now - SESSION_RETENTION),
+            ids_from(self._now - SESSION_RETENTION),
         ):
             for id_, expires_at, closed_at in rows:
                 if session_is_over(expires_at, closed_at, self._now):
@@ -227,8 +225,3 @@ class _Sweep:
         while rows := self._db.execute(statement, (tenant, *place, *bounds, ROWS_A_BATCH)).fetchall():
             yield rows
             place = rows[-1][: len(place)]
-
-
-def _ids_from(at: Instant) -> bytes:
-    """The least id that can have been made after an instant: ids begin with their time."""
-    return UUID(uuid7(at + 1000, lambda bits: 0)).bytes

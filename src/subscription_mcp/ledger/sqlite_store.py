@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -12,12 +12,13 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 
 from subscription_mcp.domain.analytics import UsageRow
-from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Plan, places_of
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Maximum, Plan, places_of
 from subscription_mcp.domain.catalog_file import plan_from_definition
-from subscription_mcp.domain.identifiers import AccountKind
+from subscription_mcp.domain.identifiers import AccountKind, uuid7
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
+from subscription_mcp.domain.usage import gains_of
 from subscription_mcp.domain.windows import (
     Anchor,
     BillingPeriod,
@@ -284,7 +285,7 @@ class Store:
             if table in _EXPIRING:
                 read = partial(read, now=facts.now)
             if table == "counters":
-                read = partial(read, kept_since=facts.kept_since, now=facts.now)
+                read = partial(read, facts=facts)
             for key in keys:
                 known[key] = read(key)
 
@@ -321,10 +322,8 @@ class Store:
             for meter, window, scope, maximum, expires_at in rows
         }
 
-    def _read_counters(
-        self, key: CounterKey, kept_since: Callable[[CounterKey], Instant | None], now: Instant
-    ) -> Counter:
-        since = kept_since(key)
+    def _read_counters(self, key: CounterKey, facts: Facts) -> Counter:
+        since, now = facts.kept_since(key), facts.now
         counter = Counter(key, length=rolling_length(key.window_key), kept=since is not None)
         place = counter.place = self._place(key)
         row = None
@@ -347,8 +346,9 @@ class Store:
         else:
             cells = self._cells_before(key, counter.length, since, now) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
-        if since is None or self._first_recorded(now) < since <= now < since + LONGEST_HOLD:
-            counter.holds = self._holds_by_reservation(key, now)
+        first_published = min(facts.counted_since.values(), default=now)
+        if since is None or first_published < since <= now < since + LONGEST_HOLD:
+            counter.holds = self._holds_by_reservation(key, now, facts.catalog)
         elif place is not None:
             # Those that have expired too: the next reservation clears them away.
             rows = self._db.execute(
@@ -361,23 +361,25 @@ class Store:
             }
         return counter
 
-    def _holds_by_reservation(self, key: CounterKey, now: Instant) -> dict[str, Hold]:
-        """What live reservations hold of a total that was not kept when they were made, from what they hold of
-        those that were."""
+    def _holds_by_reservation(self, key: CounterKey, now: Instant, catalog: Catalog) -> dict[str, Hold]:
+        """What live reservations hold of a total that was not kept when they were made. They may hold nothing of
+        any other: their meter may not have been limited at all."""
         period = Period(0, None)
         if rolling_length(key.window_key) is None:
             period = Period(key.start, self._end_of(key, now))
         rows = self._db.execute(
-            "SELECT h.reservation, max(h.quantity), h.expires_at, r.reserved_at FROM hold h"
-            " JOIN reservation r ON r.tenant = h.tenant AND r.id = h.reservation"
-            f" WHERE h.tenant = ? AND h.meter = ?{_among(self._holders_of(_whose(key)), 'r.holder')} GROUP BY h.reservation",
-            (self.word(key.tenant), self.word(key.meter)),
-        )
-        return {
-            str(UUID(bytes=id_)): Hold(quantity, expires_at)
-            for id_, quantity, expires_at, reserved_at in rows
-            if period.holds(reserved_at)
-        }
+            "SELECT r.id, r.event, r.quantity, r.attributes, r.expires_at, r.reserved_at FROM reservation r"
+            " WHERE r.tenant = ? AND r.id > ? AND r.expires_at > ? AND r.answer IS NULL"
+            f"{_among(self._holders_of(_whose(key)), 'r.holder')}",
+            (self.word(key.tenant), ids_from(now - LONGEST_HOLD - QUARTER), now),
+        ).fetchall()
+        holds = {}
+        for id_, event, quantity, attributes, expires_at, reserved_at in rows:
+            given = json.loads(attributes) if attributes else {}
+            held = gains_of(catalog, self.text(event), quantity, given).get(key.meter)
+            if held and period.holds(reserved_at):
+                holds[str(UUID(bytes=id_))] = Hold(held, expires_at)
+        return holds
 
     def _read_tenants(self, tenant: str) -> TenantSize:
         row = self._one("SELECT users, dimensions FROM tenant_size WHERE tenant = ?", self.word(tenant))
@@ -403,7 +405,7 @@ class Store:
         """Whether something that counts in it may have been recorded before it was kept, perhaps as of later."""
         if since is None:
             return True
-        if since <= self._first_recorded(now):
+        if since < self._first_recorded(now):
             return False
         length = rolling_length(key.window_key)
         began = key.start if length is None else self.last_recorded_at() - length
@@ -1111,6 +1113,11 @@ def _whose(key: CounterKey) -> Whose:
 
 def _id_bytes(id_: str) -> bytes:
     return bytes.fromhex(id_.replace("-", ""))
+
+
+def ids_from(at: Instant) -> bytes:
+    """The least id that can have been made after an instant: ids begin with their time."""
+    return UUID(uuid7(at + 1000, lambda bits: 0)).bytes
 
 
 def _text_of(value: object) -> str:
