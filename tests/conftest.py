@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # so that `tests.builders` is found from wherever pytest was started
     sys.path.insert(0, str(ROOT))
 
+pytest.register_assert_rewrite("tests.chaos")  # so that its parts, too, say what differs
+
 EFFORTS = ("short", "middle", "long")
 
 

@@ -1,203 +1,150 @@
-"""The ledger the long way round: lists of what happened, added up again for every question. No counters, no
-rollups, no cache, and none of the product's rules: it shares with the product only the shapes of commands and
-plans. Each command has a method of its name; what it returns is what `telling.facts_of` makes of an outcome."""
+"""The ledger the long way round: what happened is kept in lists, and every question looks through them again. No
+counters, no cache, none of the product's rules. Whose an event is and which limits it meets, `model_accounts.py` says.
+Each command has a method of its name. Its answer is what `telling.facts_of` makes of the ledger's; `thing` is the
+event, reservation or session it made or found."""
 
-from tests.chaos.model_accounts import SECOND, Accounts, Thing
-from tests.chaos.periods import LENGTHS, gains_of, period
+from types import SimpleNamespace as Thing
+
+from tests.chaos.periods import SECOND, SLIDING, back_at, gains_of, period
 
 from subscription_mcp.domain.catalog import UNLIMITED
 
-DAY = 86_400 * SECOND
+DAYS_35 = 35 * 86_400 * SECOND
+USED, HELD, REFUSED = 1, 2, 5
+"""Of a limit as it stands: maximum, used, held, start, end, refused."""
 
 
-class Model(Accounts):
-    def __init__(self):
-        super().__init__()
-        self.keys, self.events, self.reservations = {}, [], []
+def total(things, meter):
+    return sum(one.gains[meter] for one in things)
+
+
+class Model:
+    def __init__(self, accounts):
+        self.accounts, accounts.standing = accounts, self.standing
+        self.events, self.reservations, self.answers = [], [], []
+
+    def at(self, now):
+        self.now = self.accounts.now = now
+        return self
 
     def apply(self, command, now):
-        """What the command comes to, as `facts_of` shows an outcome; `thing` is what it made or found."""
-        self.now = now
-        return getattr(self, type(command).__name__)(command)
+        """What a command comes to. The first answer to a request with a key stays the answer for 35 days."""
+        self.at(now)
+        name, key = type(command).__name__, getattr(command, "idempotency_key", None)
+        key = key and (command.subject.tenant, command.source, key)
+        for known, digest, at, answer in self.answers:
+            if known == key and now < at + DAYS_35:
+                return answer | {"replayed": True} if digest == command.digest else {"code": "conflict"}
+        answer = (getattr(self, name, None) or getattr(self.accounts, name))(command)
+        if key and answer.get("thing"):
+            self.answers.append((key, command.digest, now, answer))
+        return answer
 
-    def of(self, things, account, user, key):
-        pool = account[1] == "group" and key[2] == "account"
-        mine = [one for one in things if one.account == account and (pool or one.user == user)]
-        return [one for one in mine if key[0] in one.gains]
+    def gained(self, things, account, user, meter):
+        """What a meter gained something from: of a user, or of everybody in the account."""
+        mine = [one for one in things if one.account == account and user in (None, one.user)]
+        return [one for one in mine if meter in one.gains]
 
-    def sum_of(self, things, account, user, key, start):
-        whose = self.of(things, account, user, key)
-        return sum(one.gains[key[0]] for one in whose if period(key[1], one.at, one.anchor)[0] == start)
-
-    def sliding(self, account, user, key, maximum, live, gain, at, anyway):
-        """The same for a window that slides: all of it that is not yet a length ago. What is said to lie in the
-        future was used when it was recorded."""
-        length, now = LENGTHS[key[1]], self.now
-        uses = [one for one in self.of(self.events, account, user, key) if now < one.used_at + length]
-        used = sum(one.gains[key[0]] for one in uses)
-        holding = self.of(live, account, user, key)
-        held = sum(one.gains[key[0]] for one in holding)
-        excess = 0 if maximum is UNLIMITED else used + held + gain - maximum
-        back, given = now + length, 0
-        gone = [(one.used_at + length, one.gains[key[0]]) for one in uses]
-        gone += [(min(at, now) + length, gain)] if gain and (anyway or excess <= 0) else []
-        gone += [(one.ends, one.gains[key[0]]) for one in holding if excess > 0]
-        for until, quantity in sorted(gone):
-            back, given = until, given + quantity
-            if given >= excess:
-                break
-        return [maximum, used, held, now - length, back, False]
-
-    def gained(self, account, user, event, quantity, attributes):
-        """What the meters gain; a level is lowered to nothing and no further."""
-        gains = gains_of(event, quantity, attributes)
-        if quantity < 0:
-            level = self.sum_of(self.events, account, user, ("storage_mb", "level", "user"), 0)
-            gains = {meter: max(gain, -level) for meter, gain in gains.items()}
-        return gains
-
-    def standing(
-        self,
-        account,
-        user,
-        held,
-        at=None,
-        anchor=None,
-        besides=None,
-        meters=None,
-        whole=False,
-        gains=None,
-        anyway=False,
-    ):
-        """Every limit: maximum, used, held, start, end, refused."""
-        at, anchor = at or self.now, held.anchor if anchor is None else anchor
-        live = [r for r in self.reservations if r.answer is None and self.now < r.ends and r is not besides]
-        found = {}
-        for key, maximum in self.limits(account, user, held.plan).items():
-            if (meters is not None and key[0] not in meters) or (whole and key[2] == "user"):
+    def standing(self, account, user, held, gains=None, at=None, settled=None, anyway=False):
+        """All limits, or those of the meters that gain something, in the windows that hold `at`; of a reservation
+        that is `settled`, in those it was made in. `anyway` it is counted, also beyond a limit."""
+        rows, at, rhythm = {}, at or self.now, (settled or held).rhythm
+        live = [r for r in self.reservations if not r.answer and self.now < r.ends and r is not settled]
+        for (meter, window, scope), maximum in self.accounts.limits(account, user, held.plan).items():
+            if (scope == "user" and not user) or (gains is not None and meter not in gains):
                 continue
-            if key[1] in LENGTHS:
-                if self.now < at + LENGTHS[key[1]]:
-                    gain = (gains or {}).get(key[0], 0)
-                    found[key] = self.sliding(account, user, key, maximum, live, gain, at, anyway)
-            else:
-                start, end = period(key[1], at, anchor)
-                if anchor != held.anchor and key[1] == "billing_period":
+            who = None if scope == "account" else user
+            used, kept = (self.gained(things, account, who, meter) for things in (self.events, live))
+            gain, zone, length = gains[meter] if gains else 0, held.plan.timezone, SLIDING.get(window)
+            if length is None:
+                start, end = period(window, zone, at, rhythm)
+                used = [one for one in used if period(window, zone, one.at, one.rhythm)[0] == start]
+                kept = [one for one in kept if period(window, zone, one.at, one.rhythm)[0] == start]
+                if rhythm != held.rhythm and window == "billing_period":
                     # Another plan has cut it short since: its end is told from its own start.
-                    end = period(key[1], start, start)[1]
-                sums = (self.sum_of(things, account, user, key, start) for things in (self.events, live))
-                found[key] = [maximum, *sums, start, end, False]
-        return found
+                    end = period(window, zone, start, (start, held.months))[1]
+            elif self.now < at + length:
+                start, used = self.now - length, [one for one in used if self.now < one.used_at + length]
+            else:
+                continue  # it happened before anything that counts
+            sums = total(used, meter), total(kept, meter)
+            over = maximum is not UNLIMITED and sum(sums) + gain > maximum
+            if length is not None:
+                coming = [(one.used_at + length, one.gains[meter]) for one in used]
+                coming += [(one.ends, one.gains[meter]) for one in kept if over]
+                own = [(min(at, self.now) + length, gain)] if anyway or not over else []
+                room = (maximum if own else maximum - gain) if over else sum(sums) + gain
+                end = back_at(coming + own, room) or self.now + length
+            refused = over and gain > 0
+            rows[meter, window, scope] = [maximum, *sums, start, end, refused]
+        return rows
 
-    def judged(self, plan, limits, gains):
-        for (meter, _, _), row in limits.items():
-            row[5] = row[0] is not UNLIMITED and gains[meter] > 0 and row[1] + row[2] + gains[meter] > row[0]
-        refused = [(key, row) for key, row in limits.items() if row[5]]
-        too_fast = all(key[1] == "minute" and gains[key[0]] <= row[0] for key, row in refused)
+    def decided(self, plan, limits, gains, late=False):
+        refused = [(key, row) for key, row in limits.items() if row[REFUSED]]
+        too_fast = all(window == "minute" and gains[meter] <= row[0] for (meter, window, _), row in refused)
         code = "ok" if not refused else "rate_limited" if too_fast else "quota_exceeded"
-        return {
-            "code": code,
-            "plan": plan.key,
-            "limits": limits,
-            "replayed": False,
-            "late": False,
-            "thing": None,
-        }
+        told = {"code": code, "plan": plan.key, "limits": limits}
+        return told | {"replayed": False, "late": late, "thing": None}
 
-    def view(self, subject, now=None, account=None):
-        self.now, account, user = now or self.now, account or self.home(subject), subject.user or ""
-        if subject.user is None and account not in self.held_plans:
-            return {"code": "not_found"}
-        held = self.plan_held(account)
-        limits = self.standing(account, user, held, whole=not user)
-        seats = self.members(account) if account[1] == "group" else None
-        active = len(self.open_ones(account, user))
-        return {"code": "ok", "plan": held.plan.key, "version": held.plan.version, "limits": limits} | {
-            "seats": seats,
-            "active": active,
-        }
+    def CheckUsage(self, command):
+        return self.decide(command, self.now)[0]
 
-    # Usage
-
-    def once(self, command, do):
-        key = (command.subject.tenant, command.source, command.idempotency_key)
-        digest, at, answer = self.keys.get(key, (b"", 0, None))
-        if command.idempotency_key is None or answer is None or self.now - at >= 35 * DAY:
-            answer = do(command)
-            if command.idempotency_key and answer.get("thing"):
-                self.keys[key] = (command.digest, self.now, answer)
-            return answer
-        return answer | {"replayed": True} if digest == command.digest else {"code": "conflict"}
-
-    def CheckUsage(self, command, at=None):
-        account, user = self.home(command.subject), command.subject.user
-        held = self.plan_held(account)
-        gains = self.gained(account, user, command.event, command.quantity, command.attributes)
+    def decide(self, command, at):
+        """The decision, and what happens where it is taken."""
+        account, user = self.accounts.home(command.subject), command.subject.user
+        held = self.accounts.plan_held(account)
+        gains = gains_of(command.event, command.quantity, command.attributes)
+        if command.quantity < 0:  # a level is lowered to nothing and no further
+            ((meter, gain),) = gains.items()
+            gains = {meter: max(gain, -total(self.gained(self.events, account, user, meter), meter))}
         anyway = not getattr(command, "enforce", True)
-        limits = self.standing(account, user, held, at, meters=gains, gains=gains, anyway=anyway)
-        return self.judged(held.plan, limits, gains)
+        answer = self.decided(held.plan, self.standing(account, user, held, gains, at, None, anyway), gains)
+        told = {"told": (command.event, command.quantity, dict(command.attributes)), "gains": gains}
+        told |= {"at": at, "used_at": min(at, self.now)}  # nothing is used later than it is reported
+        whose = {"account": account, "user": user, "plan": held.plan, "rhythm": held.rhythm}
+        return answer, Thing(**whose, **told, answer=None, id=None)
+
+    def keep(self, things, thing, answer, column):
+        self.accounts.know(thing.account)
+        things.append(thing)
+        for (meter, *_), row in answer["limits"].items():
+            row[column] += thing.gains[meter]
+        return answer | {"thing": thing}
 
     def RecordUsage(self, command):
-        return self.once(command, self.record)
-
-    def record(self, command):
         at = command.occurred_at or self.now
-        if not self.now - 35 * DAY <= at <= self.now + 300 * SECOND:
+        if not self.now - DAYS_35 <= at <= self.now + 300 * SECOND:
             return {"code": "invalid_request"}
-        answer = self.CheckUsage(command, at)
-        if answer["code"] == "ok" or not command.enforce:
-            self.add(command, answer, self.events, 1, at)
-        return answer
+        answer, event = self.decide(command, at)
+        if answer["code"] != "ok" and command.enforce:
+            return answer
+        return self.keep(self.events, event, answer, USED)
 
     def Reserve(self, command):
-        return self.once(command, self.reserve)
-
-    def reserve(self, command):
-        answer = self.CheckUsage(command)
-        if answer["code"] == "ok":
-            self.add(command, answer, self.reservations, 2, self.now)
-            answer["thing"].ends = self.now + command.ttl_seconds * SECOND
-        return answer
-
-    def add(self, command, answer, things, column, at):
-        account, user = self.home(command.subject), command.subject.user
-        gains = self.gained(account, user, command.event, command.quantity, command.attributes)
-        held = self.held_plans[account] = self.plan_held(account)
-        told = (command.event, command.quantity, dict(command.attributes), held.plan.key, held.plan.version)
-        answer["thing"] = Thing(account, command.subject.user, at, held.anchor, gains, told)
-        answer["thing"].used_at = min(at, self.now)
-        things.append(answer["thing"])
-        for key, row in answer["limits"].items():
-            row[column] += gains[key[0]]
+        answer, one = self.decide(command, self.now)
+        one.ends = self.now + command.ttl_seconds * SECOND
+        return self.keep(self.reservations, one, answer, HELD) if answer["code"] == "ok" else answer
 
     def Settle(self, command):
-        one = self.find(self.reservations, command.reservation_id)
-        if one is None or self.now - one.at > 35 * DAY:
+        one = next((one for one in self.reservations if one.id == command.reservation_id), None)
+        if one is None or self.now - one.at > DAYS_35:
             return {"code": "not_found"}
-        if one.answer is not None:
+        if one.answer:
             digest, answer = one.answer
             return answer | {"replayed": True} if digest == command.digest else {"code": "conflict"}
-        event, quantity, attributes, *_ = one.told
+        event, quantity, attributes = one.told
         quantity = quantity if command.quantity is None else command.quantity
-        attributes = attributes if command.attributes is None else command.attributes
-        gains = gains_of(event, quantity, attributes) if quantity else {}
-        held, late = self.plan_held(one.account), self.now >= one.ends
-        granted = not gains or (not late and all(gain <= one.gains.get(m, 0) for m, gain in gains.items()))
-        meters = gains or one.gains if granted else gains
-        limits = self.standing(
-            one.account, one.user, held, one.at, one.anchor, one, meters, gains=gains, anyway=True
-        )
-        answer = self.judged(held.plan, limits, {m: 0 for m, *_ in limits} if granted else gains)
-        if granted:
-            answer["code"] = "ok"
-        for (meter, _, _), row in limits.items():
-            row[1] += gains.get(meter, 0)
-            row[5] = row[5] and not granted
+        attributes = attributes if command.attributes is None else dict(command.attributes)
+        gains = gains_of(event, quantity, attributes) if quantity else dict.fromkeys(one.gains, 0)
+        held, late = self.accounts.plan_held(one.account), self.now >= one.ends
+        limits = self.standing(one.account, one.user, held, gains, one.at, one, True)
+        is_less = all(gain <= one.gains.get(meter, 0) for meter, gain in gains.items())
+        if not quantity or (is_less and not late):
+            for row in limits.values():  # what was granted is granted
+                row[REFUSED] = False
+        answer = self.decided(held.plan, limits, gains, late) | {"thing": one}
         if quantity:
-            told = (event, quantity, dict(attributes), held.plan.key, held.plan.version)
-            answer["thing"] = Thing(one.account, one.user, one.at, one.anchor, gains, told)
-            answer["thing"].used_at = one.at
-            self.events.append(answer["thing"])
-        answer |= {"late": late, "thing": answer["thing"] or one}
+            told = {"told": (event, quantity, attributes), "gains": gains, "plan": held.plan, "id": None}
+            answer = self.keep(self.events, Thing(**vars(one) | told), answer, USED)
         one.answer = (command.digest, answer)
         return answer

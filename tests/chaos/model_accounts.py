@@ -1,192 +1,137 @@
-"""What an account may and holds, for the reference model: its plan, its limits, its group, its sessions."""
+"""Who is in which group, holds which plan and has which limits, the long way round. What they have used of these
+`model.py` adds up: it is what `standing` asks."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-from tests.chaos.periods import period
+from tests.chaos.periods import SECOND, billing_period
 
-from subscription_mcp.domain.catalog import UNLIMITED, Plan
-
-SECOND = 10**6
+from subscription_mcp.domain.catalog import Plan
 
 
 @dataclass
 class Held:
-    """A subscription: the plan, where its billing periods count from, and the plan that follows."""
+    """A plan as it is held: where its billing periods count from, and for how many months each lasts."""
 
     plan: Plan
     anchor: int
-    next: Plan | None = None
+    months: int = 1
+    next: "Held | None" = None
     next_at: int = 0
 
+    @property
+    def rhythm(self):
+        return self.anchor, self.months
 
-@dataclass
-class Thing:
-    """An event, a reservation or a session. `id` is what the ledger called it, once that was heard."""
+    @property
+    def kind(self):
+        return self.plan.key, self.months
 
-    account: tuple
-    user: str
-    at: int
-    anchor: int = 0
-    gains: Any = None
-    told: Any = None
-    ends: int = 0
-    answer: Any = None
-    recorded_at: int = 0
-    used_at: int = 0
-    id: str | None = None
+    @property
+    def price(self):
+        """For one billing period; None where the plan is not sold for that long."""
+        monthly, yearly = self.plan.price.monthly.micros, self.plan.price.yearly
+        return monthly if self.months == 1 or not monthly else yearly and yearly.micros
 
 
 class Accounts:
     def __init__(self):
         self.now, self.plans, self.versions = 0, {}, []
-        self.held_plans, self.groups, self.caps, self.offers = {}, {}, {}, {}
-        self.sessions = []
-
-    # Whose, under which plan and limits
+        self.held, self.groups, self.caps, self.offers = {}, {}, {}, {}
 
     def home(self, subject):
-        group = self.groups.get((subject.tenant, subject.user))
-        whole = subject.account if subject.user is None else group
-        return (subject.tenant, "group", whole) if whole else (subject.tenant, "personal", subject.user)
+        group = self.groups.get((subject.tenant, subject.user)) if subject.user else subject.account
+        return (subject.tenant, "group", group) if group else (subject.tenant, "personal", subject.user)
 
     def members(self, account):
         return sum((tenant, "group", group) == account for (tenant, _), group in self.groups.items())
 
     def plan_held(self, account):
-        held = self.held_plans.get(account) or Held(self.plans["basic"], self.now)
-        return Held(held.next, held.anchor) if held.next and self.now >= held.next_at else held
+        held = self.held.get(account) or Held(self.plans["basic"], self.now)
+        return held.next if held.next and self.now >= held.next_at else held
+
+    def know(self, account):
+        """First sight: it holds a plan from now on."""
+        self.held[account] = self.plan_held(account)
 
     def limits(self, account, user, plan):
-        caps = {}
-        for holder in ("", user):
-            caps |= self.caps.get((account, holder), {}) if holder == user or account[1] == "group" else {}
-        caps = {key: maximum for key, (maximum, until) in caps.items() if until is None or self.now < until}
-        keys = {(one.meter, one.window.name, one.scope): one.maximum for one in plan.limits}
-        pools = {(meter, window) for meter, window, _ in keys}
-        return keys | {key: maximum for key, maximum in caps.items() if key[:2] in pools}
+        """The plan's limits; what was set by hand takes their place, the user's own before the group's."""
+        limits = {(one.meter, one.window.name, one.scope): one.maximum for one in plan.limits}
+        pools = {key[:2] for key in limits}
+        for holder in ("", user) if account[1] == "group" else (user,):
+            for key, (maximum, until) in self.caps.get((account, holder), {}).items():
+                if key[:2] in pools and (until is None or self.now < until):
+                    limits[key] = maximum
+        return limits
 
-    def find(self, things, id_):
-        return next((one for one in things if one.id == id_), None)
-
-    # Sessions
-
-    def open_ones(self, account, user):
-        open_ = [one for one in self.sessions if one.answer is None and self.now < one.ends]
-        return [one for one in open_ if one.account == account and (not user or one.user == user)]
-
-    def end_of(self, plan, opened_at, ttl_seconds):
-        most = plan.sessions.max_duration_seconds
-        if most is UNLIMITED:
-            return self.now + (ttl_seconds or 86_400) * SECOND
-        return min(opened_at + most * SECOND, self.now + (ttl_seconds or most) * SECOND)
-
-    def seated(self, code, plan, active, ends=None, thing=None):
-        most = plan.sessions.max_concurrent
-        told = {"code": code, "plan": plan.key, "active": active, "max": most}
-        return told | {"ends": ends, "replayed": False, "thing": thing}
-
-    def OpenSession(self, command):
-        return self.once(command, self.open)
-
-    def open(self, command):
-        account, user = self.home(command.subject), command.subject.user
-        held, active = self.plan_held(account), len(self.open_ones(account, user))
-        most = held.plan.sessions.max_concurrent
-        if most is not UNLIMITED and active >= most:
-            return self.seated("session_limit", held.plan, active)
-        self.held_plans[account] = held
-        ends = self.end_of(held.plan, self.now, command.ttl_seconds)
-        self.sessions.append(Thing(account, user, self.now, ends=ends))
-        return self.seated("ok", held.plan, active + 1, ends, self.sessions[-1])
-
-    def RenewSession(self, command):
-        one = self.find(self.sessions, command.session_id)
-        if one is None or one.answer is not None or self.now >= one.ends:
+    def view(self, subject, account=None):
+        account, user = account or self.home(subject), subject.user or ""
+        if not user and account not in self.held:
             return {"code": "not_found"}
-        plan = self.plan_held(one.account).plan
-        ends = self.end_of(plan, one.at, command.ttl_seconds)
-        if ends <= self.now:
-            return {"code": "not_found"}
-        one.ends = ends
-        return self.seated("ok", plan, len(self.open_ones(one.account, one.user)), ends, one)
-
-    def CloseSession(self, command):
-        one = self.find(self.sessions, command.session_id)
-        if one is None:
-            return {"code": "not_found"}
-        if one.answer is None and self.now < one.ends:
-            one.answer = self.now
-        return {"code": "ok", "seconds": (min(one.ends, one.answer or self.now) - one.at) // SECOND}
-
-    # Plans, limits, groups
+        held, seats = self.plan_held(account), self.members(account) if account[1] == "group" else None
+        told = {"code": "ok", "plan": held.plan.key, "version": held.plan.version, "seats": seats}
+        return told | {"limits": self.standing(account, user, held)}
 
     def Arrive(self, command):
         subject = command.subject
         account = (subject.tenant, "group", subject.group) if subject.group else self.home(subject)
-        held = self.plan_held(account)
         if subject.group and self.groups.get((subject.tenant, subject.user)) != subject.group:
-            seats = held.plan.seats_max
-            if seats not in (None, UNLIMITED) and self.members(account) >= seats:
+            seats = self.plan_held(account).plan.seats_max
+            if seats and self.members(account) >= seats:
                 return {"code": "conflict"}
             self.groups[(subject.tenant, subject.user)] = subject.group
-        if subject.user is not None:
-            self.held_plans[account] = held
-        return self.view(subject, account=account)
+        self.know(account)
+        return self.view(subject, account)
 
     def SetLimit(self, command):
         account, user = self.home(command.subject), command.subject.user or ""
-        if account not in self.held_plans:
+        if account not in self.held:
             return {"code": "not_found"}
-        held = self.plan_held(account)
-        place = (command.meter, command.window)
+        held, place = self.plan_held(account), (command.meter, command.window)
         scopes = [one.scope for one in held.plan.limits if (one.meter, one.window.name) == place]
         if not scopes:
             return {"code": "invalid_request"}
         own = "user" if user else "account"
-        scope = own if own in scopes or (user and account[1] == "group") else scopes[0]
+        key = (*place, own if own in scopes or (user and account[1] == "group") else scopes[0])
         caps = self.caps.setdefault((account, user), {})
-        if command.maximum is None and (*place, scope) not in caps:
+        if command.maximum is None and not caps.pop(key, None):
             return {"code": "not_found"}
-        if command.maximum is not None and command.expires_at is not None and command.expires_at <= self.now:
-            return {"code": "invalid_request"}
-        caps[(*place, scope)] = (command.maximum, command.expires_at)
-        if command.maximum is None:
-            del caps[(*place, scope)]
-        self.held_plans[account] = held
-        return {"code": "ok", "limits": self.standing(account, user, held, whole=not user)}
+        if command.maximum is not None:
+            if command.expires_at and command.expires_at <= self.now:
+                return {"code": "invalid_request"}
+            caps[key] = (command.maximum, command.expires_at)
+        return {"code": "ok", "limits": self.standing(account, user, held)}
 
     def ChangePlan(self, command):
         account, user = self.home(command.subject), command.subject.user or ""
-        if account not in self.held_plans and command.actor.user != user:
+        if account not in self.held and command.actor.user != user:
             return {"code": "not_found"}
-        held, plan, at = self.plan_held(account), self.plans[command.plan], self.now
-        if plan.key in ((held.next.key,) if held.next else (held.plan.key,)):
-            return {"code": "conflict"}
-        was, becomes = (one.price.monthly.micros for one in (held.plan, plan))
-        if plan.key == held.plan.key:
-            after = Held(held.plan, held.anchor)
-        elif was == 0:
-            after = Held(plan, self.now)
-        elif becomes >= was:
-            after = Held(plan, held.anchor)
-        else:
-            at = period("billing_period", self.now, held.anchor)[1]
-            after = replace(held, next=plan, next_at=at)
-        if command.confirmation is None:
-            self.offers[command.offer] = self.now + 600 * SECOND
-        elif self.now >= self.offers.pop(command.confirmation, 0):
+        held, at = self.plan_held(account), self.now
+        wanted = Held(self.plans[command.plan], self.now, 12 if command.interval == "yearly" else 1)
+        if wanted.price is None:
             return {"code": "invalid_request"}
+        if wanted.kind == (held.next or held).kind:
+            return {"code": "conflict"}
+        after = wanted
+        if wanted.kind == held.kind:  # what was to follow is taken back
+            after = replace(held, next=None, next_at=0)
+        elif held.price:
+            is_less = wanted.plan.price.monthly.micros < held.plan.price.monthly.micros
+            if is_less or wanted.months < held.months:  # it waits for the end of what is paid for
+                at = billing_period(self.now, *held.rhythm)[1]
+                after = replace(held, next=replace(wanted, anchor=held.anchor), next_at=at)
+            elif wanted.months == held.months:  # from paid to paid the period goes on
+                after = replace(wanted, anchor=held.anchor)
+        terms = (held.kind, held.plan.version, wanted.kind, wanted.plan.version, after.next_at)
+        if command.confirmation is None:
+            self.offers[command.offer] = (self.now + 600 * SECOND, terms)
         else:
-            self.held_plans[account] = after
-        limits = self.standing(account, user, Held(plan, after.anchor), whole=not user)
-        return {
-            "code": "ok",
-            "plan": plan.key,
-            "at": at,
-            "scheduled": after.next is not None,
-            "limits": limits,
-        }
+            until, agreed = self.offers.get(command.confirmation, (0, None))
+            if self.now >= until or agreed != terms:
+                return {"code": "invalid_request" if self.now >= until else "conflict"}
+            del self.offers[command.confirmation]
+            self.held[account] = after
+        told = {"code": "ok", "plan": wanted.plan.key, "at": at, "scheduled": after.next is not None}
+        return told | {"limits": self.standing(account, user, replace(after, plan=wanted.plan))}
 
     def PublishPlans(self, command):
         self.plans = {}

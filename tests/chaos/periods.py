@@ -1,49 +1,78 @@
-"""Windows and meters the long way round, for the reference model: a window added to the product is one more
-line in `PERIODS` or `LENGTHS`, a meter one in `gains_of`."""
+"""Windows and meters in the most naive way, for the reference model and `recount`: hours are in one window where a
+calendar calls them by one name. A window added to the product is one more line in `NAMES` or `SLIDING`, a meter one in
+`gains_of`."""
 
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from itertools import count
+from functools import cache
+from zoneinfo import ZoneInfo
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-PERIODS = {
-    "hour": lambda at, _: (top := at.replace(minute=0, second=0, microsecond=0), top + timedelta(hours=1)),
-    "day": lambda at, _: (top := at.replace(hour=0, minute=0, second=0, microsecond=0), top + timedelta(1)),
-    "month": lambda at, _: months_around(at, datetime(2000, 1, 1, tzinfo=UTC)),
-    "billing_period": lambda at, anchor: months_around(at, anchor),
-    "lifetime": lambda at, _: (EPOCH, None),
-    "level": lambda at, _: (EPOCH, None),
-}
-LENGTHS = {"minute": 60 * 10**6, "rolling:PT2H": 7_200 * 10**6}
-"""Windows that slide, and how far they look back, in microseconds."""
+SECOND = 10**6
+EPOCH, HOUR, DAY = datetime(1970, 1, 1, tzinfo=UTC), timedelta(hours=1), timedelta(days=1)
+NAMES = {"hour": "%Y-%m-%d %H", "day": "%Y-%m-%d", "week": "%G-%V", "month": "%Y-%m"}
+"""`%G-%V` is the ISO week."""
+SLIDING = {"minute": 60 * SECOND, "rolling:PT2H": 7_200 * SECOND}
+"""Windows that slide, and how far they look back."""
 
 
-def months_around(at, anchor):
-    """Step by step from the anchor: the last step that is not past, and the next one."""
-    steps = (
-        (months_after(anchor, n), months_after(anchor, n + 1)) for n in count(0, -1 if at < anchor else 1)
-    )
-    return next((start, end) for start, end in steps if start <= at < end)
+def period(window, zone, at, rhythm=()):
+    """The start and the end of the window an instant is in; `rhythm` is where billing periods count from, and for
+    how many months each lasts."""
+    if window in ("lifetime", "level"):
+        return 0, None
+    if window == "billing_period":
+        return billing_period(at, *rhythm)
+    return hours_of_one_name(window, "UTC" if window == "hour" else zone, at // (3_600 * SECOND))
 
 
-def months_after(anchor, months):
-    year, month = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
-    first = anchor.replace(year=year, month=month + 1, day=1)
-    # Back from the day that may lie in the month after: the 31st is then the 28th in February.
-    days = (first + timedelta(day - 1) for day in range(anchor.day, 0, -1))
-    return next(day for day in days if day.month == first.month)
+@cache
+def hours_of_one_name(window, zone, hour):
+    def name(moment):
+        return moment.astimezone(ZoneInfo(zone)).strftime(NAMES[window])
+
+    start = end = EPOCH + hour * HOUR
+    wanted = name(start)
+    while name(start - HOUR) == wanted:
+        start -= HOUR
+    while name(end) == wanted:
+        end += HOUR
+    return instant(start), instant(end)
 
 
-@lru_cache(maxsize=100_000)
-def period(window, at, anchor):
-    found = PERIODS[window](*(EPOCH + timedelta(microseconds=one) for one in (at, anchor)))
-    return tuple(None if one is None else (one - EPOCH) // timedelta(microseconds=1) for one in found)
+@cache
+def billing_period(at, anchor, months):
+    first, now = (EPOCH + timedelta(microseconds=one) for one in (anchor, at))
+
+    def begins(day):
+        months_since = (day.year - first.year) * 12 + day.month - first.month
+        # The 31st is the 28th in February.
+        return months_since % months == 0 and (
+            day.day == first.day or (day.day < first.day and (day + DAY).day == 1)
+        )
+
+    start = first + (now - first) // DAY * DAY
+    end = start + DAY
+    while not begins(start):
+        start -= DAY
+    while not begins(end):
+        end += DAY
+    return instant(start), instant(end)
+
+
+def instant(moment):
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def back_at(coming, room):
+    """Of what comes back, instants and quantities: when no more than `room` is still to come, or else the last."""
+    coming = [one for one in coming if one[1]]
+    for at in sorted(at for at, _ in coming):
+        if sum(quantity for other, quantity in coming if at < other) <= room:
+            return at
+    return max((at for at, _ in coming), default=None)
 
 
 def gains_of(event, quantity, attributes):
-    if event == "storage":
-        return {"storage_mb": quantity}
     if event != "llm_call":
-        return {f"{event}s": quantity}
+        return {"storage_mb" if event == "storage" else f"{event}s": quantity}
     gains = {"llm_calls": 1, "llm_tokens": attributes.get("tokens", 0)}
     return gains | ({"gemini_calls": 1} if attributes.get("provider") in ("gemini", "google") else {})

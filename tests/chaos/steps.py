@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.builders import a_change, a_limit_set, a_record, a_reserve, a_settle, a_subject, an_opening
-from tests.chaos.world import GROUPS, PLANS, TENANTS, USERS, World
+from tests.chaos.world import GROUPS, LATE, PLANS, TENANTS, USERS, World
 
 from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.ledger.commands import Arrive, CloseSession, Command, RenewSession, Subject
@@ -16,6 +16,7 @@ EVENTS = (
     ("llm_call", {"tokens": 7}),
     ("llm_call", {"provider": "google"}),
     ("tool_call", {"tool": "search"}),
+    ("tool_call", {}),
     ("storage", {}),
 )
 FALLING = (3, 8)
@@ -29,7 +30,8 @@ KEYS = (None, None, None, "k1", "k2", "k3")
 ANY = tuple(range(12))
 """Which of the things there are, counted from the newest, over and over."""
 HOURS = 3_600
-TIMES = (1, 60, 1_799, 1_800, 2 * HOURS, 26 * HOURS, 15 * 24 * HOURS, 36 * 24 * HOURS)
+DAYS = 24 * HOURS
+TIMES = (1, 60, 1_799, 1_800, 2 * HOURS, 26 * HOURS, 15 * DAYS, 35 * DAYS, 36 * DAYS)
 
 COMMANDS: dict[str, Choices] = {
     "record": WHO
@@ -46,38 +48,54 @@ COMMANDS: dict[str, Choices] = {
             -20,
             -HOURS,
             -30 * HOURS,
-            -34 * 24 * HOURS,
-            -36 * 24 * HOURS,
+            -34 * DAYS,
+            -35 * DAYS,
+            -36 * DAYS,
             200,
             400,
         ),
     },
-    "reserve": WHO | {"event": EVENTS, "quantity": (1, 3, 6), "key": KEYS, "ttl": (1, 120, 2 * HOURS)},
+    "reserve": WHO
+    | {"event": EVENTS, "quantity": (1, 3, 6), "key": KEYS, "ttl": (1, 120, 2 * HOURS, 20 * HOURS)},
     "settle": {"which": ANY, "quantity": (None, 0, 1, 4, 9), "other": (False, False, True)},
     "open": WHO | {"ttl": (None, 60, 3 * HOURS), "key": KEYS},
     "renew": {"which": ANY, "ttl": (None, 60, 3 * HOURS)},
     "close": {"which": ANY},
-    "change": {"tenant": TENANT, "who": ANYBODY, "plan": PLANS},
+    "change": {
+        "tenant": TENANT,
+        "who": ANYBODY,
+        "plan": PLANS,
+        "interval": (None, "monthly", "monthly", "yearly"),
+    },
     "limit": {
         "tenant": TENANT,
         "who": ANYBODY,
-        "place": (("messages", "day"), ("messages", "billing_period"), ("gemini_calls", "month")),
+        "place": (
+            ("messages", "day"),
+            ("messages", "week"),
+            ("messages", "billing_period"),
+            ("gemini_calls", "month"),
+            ("tool_calls", "week"),
+        ),
         "maximum": (None, 0, 4, 33, UNLIMITED),
         "lasts": (None, None, 600, -5),
     },
-    "publish": {"basic_messages": (12, 12, 6, 20)},
-    "join": WHO | {"group": (*GROUPS, *GROUPS[:1] * 2)},
+    "publish": {"basic_messages": (12, 12, 6, 20), "late": (0, *range(len(LATE)))},
+    "join": {"tenant": TENANT, "user": USERS, "group": (*GROUPS, *GROUPS[:1] * 2)},
 }
 AROUND: dict[str, Choices] = {
     "again": {"which": ANY},
-    "clock": {"seconds": (*TIMES, *TIMES, -1, -40, -3 * HOURS, -30 * HOURS)},
+    "clock": {"seconds": (*TIMES, *TIMES, 200 * DAYS, 410 * DAYS, -1, -40, -3 * HOURS, -30 * HOURS)},
     "restart": {},
     "fault": {"kind": ("error", "stop before", "stop after"), "at": tuple(range(40))},
 }
+DELIVERIES = ("at once", "at once", "at once", "later", "later", "newest first", "twice", "all but the first")
+"""What becomes of the requests under way; those that are left arrive with the next ones."""
 WEIGHTS = {"record": 16, "reserve": 8, "settle": 8, "open": 4, "clock": 8, "again": 4, "fault": 8} | {
     "change": 6,
+    "publish": 2,
     "limit": 5,
-    "join": 3,
+    "join": 4,
 }
 
 
@@ -86,20 +104,19 @@ class Story:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.batch: list[Command] = []
+        self.under_way: list[Command] = []
         self.sent: list[list[Command]] = []
         self.fault: Any = None
         self.handles = 0
 
     async def step(
-        self, kind: str, drawn: dict[str, Any], *, ledger: int, hold_back: bool, split: bool
+        self, kind: str, drawn: dict[str, Any], *, ledger: int, delivery: str, split: bool
     ) -> None:
-        """One step; with `hold_back` a command waits for the next one, so that they share a batch."""
         world, ledger = self.world, ledger % len(self.world.ledgers)
         if kind in COMMANDS:
-            self.batch += getattr(self, kind)(**drawn)
+            self.under_way += getattr(self, kind)(**drawn)
         elif kind == "again" and self.sent:
-            self.batch += self.sent[-1 - drawn["which"] % len(self.sent)]
+            self.under_way += self.sent[-1 - drawn["which"] % len(self.sent)]
         elif kind == "clock":
             world.clock.advance(seconds=drawn["seconds"])
         elif kind == "fault":
@@ -107,13 +124,25 @@ class Story:
         elif kind == "restart":
             await world.ledgers[ledger].close()
             await world.start(ledger)
-        if self.batch and not hold_back:
-            batch, fault = self.batch, self.fault
-            self.batch, self.fault = [], None
+        if delivery == "later":
+            return
+        batch = self.delivered(delivery)
+        if batch:
+            fault, self.fault = self.fault, None
             self.sent.append(batch)
             await world.do(ledger, batch, fault, split=split)
-        if not self.batch:
-            await world.look(world.dice.randrange(len(world.ledgers)))
+        await world.look(world.dice.randrange(len(world.ledgers)))
+
+    def delivered(self, delivery: str) -> list[Command]:
+        """What arrives of the requests under way, and in which order."""
+        commands, self.under_way = self.under_way, []
+        if delivery == "newest first":
+            return commands[::-1]
+        if delivery == "twice":
+            self.under_way = list(commands)
+        if delivery == "all but the first":
+            self.under_way, commands = commands[:1], commands[1:]
+        return commands
 
     def record(self, tenant, user, event, quantity, key, enforce, ahead):
         name, attributes = event
@@ -140,17 +169,17 @@ class Story:
         return [an_opening(a_subject(user, tenant), ttl_seconds=ttl, key=key)]
 
     def renew(self, which, ttl):
-        one = self.pick(self.world.model.sessions, which)
+        one = self.pick(self.world.model.accounts.sessions, which)
         return [RenewSession(one.account[0], one.id, None, ttl)] if one else []
 
     def close(self, which):
-        one = self.pick(self.world.model.sessions, which)
+        one = self.pick(self.world.model.accounts.sessions, which)
         return [CloseSession(one.account[0], one.id)] if one else []
 
-    def change(self, tenant, who, plan):
+    def change(self, tenant, who, plan, interval):
         self.handles += 1
         subject, actor, handle = self.subject(tenant, who), who, f"handle-{self.handles}"
-        fields = {"actor": actor}
+        fields = {"actor": actor, "interval": interval}
         return [
             a_change(plan, subject, offer=handle, **fields),
             a_change(plan, subject, confirmation=handle, **fields),
@@ -161,8 +190,8 @@ class Story:
         meter, window = place
         return [a_limit_set(maximum, self.subject(tenant, who), meter=meter, window=window, expires_at=until)]
 
-    def publish(self, basic_messages):
-        return [self.world.publication(basic_messages)]
+    def publish(self, basic_messages, late):
+        return [self.world.publication(basic_messages, late)]
 
     def join(self, tenant, user, group):
         return [Arrive(a_subject(user, tenant, group=group))]

@@ -458,6 +458,18 @@ async def test_a_cap_set_in_the_middle_of_a_batch_sees_what_the_batch_did_before
         assert [code_of(one) for one in outcomes] == ["ok", "ok", "ok", "quota_exceeded", "ok"]
 
 
+async def test_a_cap_that_has_expired_does_not_cover_that_of_the_group(store: SqliteStore) -> None:
+    ann, clock = a_subject("ann", account="crew"), Clock()
+    async with store.open(catalog=one_plan(a_limit(100)), clock=clock) as ledger:
+        await ledger.submit_one(a_record(of_crew("ann")))
+        await ledger.submit_one(a_limit_set(8, a_subject(None, account="crew")))
+        await ledger.submit_one(a_limit_set(20, ann, expires_at=clock.now + MINUTE))
+        assert (await states(ledger, of_crew("ann")))[("day", "user")].maximum == 20
+        clock.advance(minutes=1)
+        assert (await states(ledger, of_crew("ann")))[("day", "user")].maximum == 8
+        assert code_of(await ledger.submit_one(a_record(of_crew("ann"), quantity=8))) == "quota_exceeded"
+
+
 async def test_a_cap_becomes_a_total_that_is_kept_when_a_plan_comes_to_limit_it(store: SqliteStore) -> None:
     async with store.open(catalog=one_plan(a_limit(100, scope="account"))) as ledger:
         await ledger.submit_one(a_record(of_crew("ann"), quantity=7))
@@ -521,6 +533,47 @@ async def test_a_publication_right_after_the_first_reservation_of_all_finds_what
         await buy(ledger, "faster")
         state = (await states(ledger))[("hour", "user")]
         assert (state.used, state.held) == (1, 2)
+
+
+async def test_a_limit_published_in_one_transaction_with_the_first_event_of_all_finds_it(
+    store: SqliteStore,
+) -> None:
+    edited = a_plan(a_limit(100), a_limit(20, window="week"))
+    async with store.open(catalog=one_plan(a_limit(100))) as ledger:
+        await ledger.submit([a_record(quantity=5), a_publication(edited)])
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        with closing(sqlite3.connect(store.path)) as connection:
+            statement = "SELECT c.used FROM counter c JOIN word w ON w.id = c.window WHERE w.text = 'week'"
+            assert connection.execute(statement).fetchall() == [(6,)]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_limit_of_what_nothing_limited_finds_what_was_held_before_it(
+    store: SqliteStore, restarts: bool
+) -> None:
+    """Nothing was recorded yet, and the reservations hold nothing of any other limit."""
+    first = (a_plan(a_limit(5)), a_plan(a_limit(50), key="pro", monthly="9.00"))
+    limited = a_plan(a_limit(50), a_limit(8, meter="tool_calls"), key="pro", monthly="9.00")
+    two_more = a_record(event="tool_call", quantity=2)
+    clock = Clock()
+    async with store.open(catalog=a_catalog(*first), clock=clock) as ledger:
+        held = await ledger.submit_one(a_reserve(event="tool_call", quantity=6, ttl_seconds=600))
+        released = await ledger.submit_one(a_reserve(event="tool_call", ttl_seconds=600))
+        clock.advance(seconds=1)
+        await ledger.submit_one(a_publication(first[0], limited))
+        await buy(ledger, "pro")
+        if not restarts:
+            assert code_of(await ledger.submit_one(two_more)) == "quota_exceeded"
+    async with store.open(catalog=a_catalog(first[0], limited), clock=clock) as ledger:
+        assert code_of(await ledger.submit_one(two_more)) == "quota_exceeded"
+        (state,) = decision_of(await ledger.submit_one(a_settle(released, 0))).limits
+        assert (state.used, state.held) == (0, 6)
+        assert code_of(await ledger.submit_one(two_more)) == "ok"
+        # What happened anyway takes nothing away from what was granted.
+        await ledger.submit_one(a_record(event="tool_call", quantity=7, enforce=False))
+        settled = decision_of(await ledger.submit_one(a_settle(held, 6)))
+        (state,) = settled.limits
+        assert (settled.code, state.used, state.held) == ("ok", 15, 0)
 
 
 async def test_a_cap_set_in_the_middle_of_a_batch_sees_what_was_counted_before_it(store: SqliteStore) -> None:

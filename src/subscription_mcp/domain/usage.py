@@ -24,13 +24,13 @@ class Bounds:
 
 
 def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
-    """What each meter the event concerns gains, by meter name."""
+    """What each meter the event concerns gains, by meter name; nothing where the catalog has no such event any more."""
     names = catalog.meters_of_quantity.get(event)
     if names is not None:  # most events, and looked up for each of them
         return dict.fromkeys(names, quantity)
     return {
         meter.name: gain
-        for meter in catalog.meters_of_event[event]
+        for meter in catalog.meters_of_event.get(event, ())
         if (gain := meter.gain(event, quantity, attributes)) is not None
     }
 

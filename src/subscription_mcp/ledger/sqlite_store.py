@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -15,6 +15,7 @@ from pydantic_core import from_json, to_json
 from subscription_mcp.domain.analytics import UsageRow
 from subscription_mcp.domain.catalog import (
     UNLIMITED,
+    Catalog,
     Counted,
     Maximum,
     Meter,
@@ -28,6 +29,7 @@ from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells, with_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
+from subscription_mcp.domain.usage import gains_of
 from subscription_mcp.domain.windows import (
     Anchor,
     BillingPeriod,
@@ -349,7 +351,7 @@ class Store:
             if table in _EXPIRING:
                 read = partial(read, now=facts.now)
             if table == "counters":
-                read = partial(read, kept_since=facts.kept_since, now=facts.now)
+                read = partial(read, facts=facts)
             for key in keys:
                 known[key] = read(key)
 
@@ -386,10 +388,8 @@ class Store:
             for meter, window, scope, maximum, expires_at in rows
         }
 
-    def _read_counters(
-        self, key: CounterKey, kept_since: Callable[[CounterKey], Instant | None], now: Instant
-    ) -> Counter:
-        since = kept_since(key)
+    def _read_counters(self, key: CounterKey, facts: Facts) -> Counter:
+        since, now = facts.kept_since(key), facts.now
         counter = Counter(key, length=rolling_length(key.window_key), kept=since is not None)
         place = counter.place = self._place(key)
         row = None
@@ -412,9 +412,7 @@ class Store:
         else:
             cells = self._cells_before(key, counter.length, since, now) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
-        if since is None or self._may_be_held_elsewhere(key, since, now):
-            counter.holds = self._holds_by_reservation(key, now)
-        elif place is not None:
+        if place is not None:
             # Those that have expired too: the next reservation clears them away.
             rows = self._db.execute(
                 "SELECT reservation, quantity, expires_at FROM hold WHERE tenant = ? AND start = ? AND window = ?"
@@ -424,32 +422,36 @@ class Store:
             counter.holds = {
                 str(UUID(bytes=id_)): Hold(quantity, expires_at) for id_, quantity, expires_at in rows
             }
+        if since is None or self._may_be_held_elsewhere(key, since, now):
+            counter.holds |= self._holds_by_reservation(key, now, facts.catalog)
         return counter
 
     def _may_be_held_elsewhere(self, key: CounterKey, since: Instant, now: Instant) -> bool:
-        """Whether a live reservation may be older than the total, so that it holds only of others."""
+        """Whether a live reservation may be older than the total, so that it holds nothing of it yet."""
         if not since <= now < since + LONGEST_HOLD:
             return False
         (first,) = self._one("SELECT min(id) FROM reservation WHERE tenant = ?", self.word(key.tenant))
         return first is not None and first < uuid7_after(since)
 
-    def _holds_by_reservation(self, key: CounterKey, now: Instant) -> dict[str, Hold]:
-        """What live reservations hold of a total that was not kept when they were made, from what they hold of
-        those that were."""
+    def _holds_by_reservation(self, key: CounterKey, now: Instant, catalog: Catalog) -> dict[str, Hold]:
+        """What live reservations hold of a total that was not kept when they were made. They may hold nothing of
+        any other: their meter may not have been limited at all."""
         period = Period(0, None)
         if rolling_length(key.window_key) is None:
             period = Period(key.start, self._end_of(key, now))
         rows = self._db.execute(
-            "SELECT h.reservation, max(h.quantity), h.expires_at, r.reserved_at FROM hold h"
-            " JOIN reservation r ON r.tenant = h.tenant AND r.id = h.reservation"
-            f" WHERE h.tenant = ? AND h.meter = ?{_among(self._holders_of(_whose(key)), 'r.holder')} GROUP BY h.reservation",
-            (self.word(key.tenant), self.word(key.meter)),
-        )
-        return {
-            str(UUID(bytes=id_)): Hold(quantity, expires_at)
-            for id_, quantity, expires_at, reserved_at in rows
-            if period.holds(reserved_at)
-        }
+            "SELECT r.id, r.event, r.quantity, r.attributes, r.expires_at, r.reserved_at FROM reservation r"
+            " WHERE r.tenant = ? AND r.id > ? AND r.expires_at > ? AND r.answer IS NULL"
+            f"{_among(self._holders_of(_whose(key)), 'r.holder')}",
+            (self.word(key.tenant), uuid7_after(now - LONGEST_HOLD - QUARTER), now),
+        ).fetchall()
+        holds = {}
+        for id_, event, quantity, attributes, expires_at, reserved_at in rows:
+            given = json.loads(attributes) if attributes else {}
+            held = gains_of(catalog, self.text(event), quantity, given).get(key.meter)
+            if held and period.holds(reserved_at):
+                holds[str(UUID(bytes=id_))] = Hold(held, expires_at)
+        return holds
 
     def _read_tenants(self, tenant: str) -> TenantSize:
         row = self._one("SELECT users, dimensions FROM tenant_size WHERE tenant = ?", self.word(tenant))

@@ -144,7 +144,7 @@ def _located(
             raise refused(
                 "conflict", f"All {seats_max} seats of this group are taken. Ask its administrator for one."
             )
-    limits_of = limits_of_overrides(overrides, turn.now)
+    limits_of = limits_of_overrides(overrides)
     return Located(standing, account, stored, subscription, plan, limits_of, joins, leaves, seats_used)
 
 
@@ -266,8 +266,8 @@ def _as_issued(
 def overrides_of(
     facts: Facts, account: AccountKey, user: str | None, instead: Mapping[HolderKey, Any] | None = None
 ) -> dict[OverrideKey, Override] | None:
-    """The overrides that apply: the account's, then the user's own over them. `instead` stands in for a
-    holder's overrides, to see what a change would make of them."""
+    """The overrides that apply: the account's, then the user's own over them; one that has expired covers none.
+    `instead` stands in for a holder's overrides, to see what a change would make of them."""
     holders = [""] if account.account_kind == "group" else []
     if user:
         holders.append(user)
@@ -277,21 +277,18 @@ def overrides_of(
         found = instead[key] if instead is not None and key in instead else facts.read("overrides", key)
         if found is None:
             return None
-        merged.update(found)
+        merged |= {k: o for k, o in found.items() if o.expires_at is None or facts.now < o.expires_at}
     return merged
 
 
-def limits_of_overrides(
-    overrides: Mapping[OverrideKey, Override], now: Instant
-) -> Callable[[Plan], tuple[Limit, ...]]:
+def limits_of_overrides(overrides: Mapping[OverrideKey, Override]) -> Callable[[Plan], tuple[Limit, ...]]:
     """A plan's limits with the overrides in them, and caps of a user inside a pool the plan only limits as a
     whole. An override stays through a change of plan: somebody meant it."""
-    live = {k: o for k, o in overrides.items() if o.expires_at is None or now < o.expires_at}
-    if not live:
+    if not overrides:
         return lambda plan: plan.limits
 
     def limits_of(plan: Plan) -> tuple[Limit, ...]:
-        caps = dict(live)
+        caps = dict(overrides)
         limits = []
         for limit in plan.limits:
             override = caps.pop(limit.key, None)

@@ -67,7 +67,7 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
     elif previous is None:
         raise refused("not_found", "There is no override to clear: the plan's own limit applies.")
     overrides = overrides_of(facts, located.account, standing.user, {holder: held})
-    after = view_of(turn, replace(located, limits_of=limits_of_overrides(overrides or {}, turn.now)))
+    after = view_of(turn, replace(located, limits_of=limits_of_overrides(overrides or {})))
     must_have_room(turn, located)
     if not turn.may_write:
         return None

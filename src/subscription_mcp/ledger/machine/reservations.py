@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from subscription_mcp.domain.catalog import QUANTITY_MAX, UNLIMITED, Limit, Plan
+from subscription_mcp.domain.catalog import QUANTITY_MAX, UNLIMITED, Catalog, Limit, Plan
 from subscription_mcp.domain.decisions import (
     Decision,
     Total,
@@ -14,6 +14,7 @@ from subscription_mcp.domain.decisions import (
 )
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.instants import SECOND
+from subscription_mcp.domain.usage import gains_of
 from subscription_mcp.ledger.commands import Actor, Decided, Reserve, Settle, refused
 from subscription_mcp.ledger.machine.accounts import (
     Located,
@@ -123,15 +124,14 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
         return None
     attributes = reservation.attributes if command.attributes is None else command.attributes
     gains = gains_or_refuse(facts.catalog, reservation.event, quantity, attributes) if quantity else {}
+    granted = _granted(facts.catalog, reservation)
     totals = totals_of(turn, located, reservation.reserved_at)
-    tally = tally_of(totals, located.limits, {key.meter for key in reservation.held} | gains.keys())
+    tally = tally_of(totals, located.limits, granted.keys() | gains.keys())
     if tally is None:
         return None
     counters = _counters_of(turn, tally, reservation, gains)
     holding = [facts.counter(key) for key in reservation.held]
-    within = not gains or (
-        not late and all(gains[meter] <= _held_of_meter(reservation, meter) for meter in gains)
-    )
+    within = not gains or (not late and all(gains[meter] <= granted.get(meter, 0) for meter in gains))
     decision = _decision_on(turn, located, totals, reservation, quantity, gains, within=within)
     dimensions = dimensions_counted(
         turn, reservation.account.tenant, dimensions_of(reservation.event, located.plan, attributes)
@@ -212,8 +212,10 @@ def _counters_of(
     return [counter for counter in found if counter is not None and counter.key.meter in gains]
 
 
-def _held_of_meter(reservation: Reservation, meter: str) -> int:
-    return max((quantity for key, quantity in reservation.held.items() if key.meter == meter), default=0)
+def _granted(catalog: Catalog, reservation: Reservation) -> dict[str, int]:
+    """What each meter may gain by a reservation; where nothing limited one yet, nothing is held of it."""
+    held = {key.meter: quantity for key, quantity in reservation.held.items()}
+    return held | gains_of(catalog, reservation.event, reservation.quantity, reservation.attributes)
 
 
 def _decision_on(
@@ -262,7 +264,7 @@ def _decision_on(
         now=now,
     )
     if plan is not None and within:
-        meters = gains or {key.meter: 0 for key in reservation.held}
+        meters = gains or dict.fromkeys(_granted(catalog, reservation), 0)
         decision.limits = limit_states(catalog, located.limits, total, meters, anyway=True)
         sort_states(decision.limits)
     return decision
