@@ -163,7 +163,7 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
 
     from subscription_mcp.auth.identity import identify_by_request
     from subscription_mcp.server.mcp import build_server
-    from subscription_mcp.web.api import api_routes
+    from subscription_mcp.web.api import ToolCalls, api_routes
     from subscription_mcp.web.app import build_app, resource_metadata
     from subscription_mcp.web.eras import Eras
     from subscription_mcp.web.guard import MCP_PATH
@@ -180,13 +180,16 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
         for json_response in (False, True)
     )
     scopes = settings.auth.scopes
+    tool_calls = ToolCalls(service.toolbox)
     return build_app(
         api=api_routes(
             service.toolbox,
+            tool_calls,
             verifier.keys_health,
             resource_metadata(base_url, settings.issuer, scopes),
             base_url,
         ),
+        tool_calls=tool_calls,
         mcp=Eras(modern=single, legacy=streaming),
         verifier=verifier,
         base_url=base_url,

@@ -158,6 +158,15 @@ REQUESTS = {
         400,
     ),
     "unknown coding": (lambda: head(CALL, "Transfer-Encoding: gzip, chunked"), 400),
+    "another coding in chunks": (
+        lambda: head(CALL, "Transfer-Encoding: gzip", "Transfer-Encoding: chunked"),
+        400,
+    ),
+    "a line folded": (lambda: head("/healthz", "X-Long: a\r\n b", method="GET"), 400),
+    "a space before the colon": (lambda: head("/healthz", "Content-Length : 0", method="GET"), 400),
+    "lines without a return": (lambda: head("/healthz", method="GET").replace(b"\r", b""), 400),
+    "an address as target": (lambda: head("http://127.0.0.1/healthz", method="GET"), 400),
+    "a tunnel": (lambda: head("127.0.0.1:80", method="CONNECT"), 400),
     "headers of 20 KB": (lambda: head("/healthz", "X-Big: " + "x" * 20_000, method="GET"), 431),
     "path of 20 KB": (lambda: head("/" + "x" * 20_000, method="GET"), 431),
     "5 MB announced": (lambda: head(CALL, "Content-Length: 5000000"), 413),
@@ -180,6 +189,91 @@ async def test_headers_without_end_are_refused_while_they_come(server: Server) -
     for number in range(17):
         await wire.send(f"X-{number}: {'x' * 1_000}\r\n".encode())
     await wire.refused(431)
+    wire.close()
+
+
+@pytest.mark.parametrize(
+    "start", [b"1;ignored=", b"1\r\n{\r\n0\r\nX-Trailer: "], ids=["extension", "trailer"]
+)
+async def test_what_is_no_part_of_a_body_does_not_go_on_for_ever(server: Server, start: bytes) -> None:
+    wire = await Wire.to(server)
+    await wire.send(head(CALL, authorized(server), JSON, "Transfer-Encoding: chunked") + start)
+
+    async def go_on() -> None:
+        while True:
+            await wire.send(b"x" * 1_000)
+            await asyncio.sleep(0.05)
+
+    going_on = asyncio.create_task(go_on())
+    await wire.refused(431)
+    going_on.cancel()
+    wire.close()
+
+
+async def test_a_trailer_is_no_header(server: Server) -> None:
+    body = json.dumps(call(CALL)).encode()
+    chunks = b"%x\r\n%b\r\n0\r\n%b\r\n\r\n" % (len(body), body, authorized(server).encode())
+    wire = await Wire.to(server)
+    await wire.send(head(CALL, JSON, "Transfer-Encoding: chunked") + chunks)
+    assert (await wire.answer())[0] == 401
+    await wire.send(head(CALL, authorized(server), JSON, "Transfer-Encoding: chunked") + chunks)
+    assert (await wire.answer())[0] == 200
+    wire.close()
+
+
+async def test_an_offer_of_another_protocol_is_declined_and_the_request_answered(server: Server) -> None:
+    """As Java's client makes with its first request of all, body included."""
+    body = json.dumps(call(CALL)).encode()
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAB")
+    request = head(CALL, authorized(server), JSON, *offer, f"Content-Length: {len(body)}") + body
+    for cut in (len(request), len(request) - len(body), len(request) - 1):
+        wire = await Wire.to(server)
+        await wire.send(request[:cut])
+        await wire.send(request[cut:] + head("/healthz", method="GET"))
+        status, _, document = await wire.answer()
+        assert (status, document["result"]["code"]) == (200, "ok")
+        assert (await wire.answer())[2] == {"status": "ok"}
+        wire.close()
+
+
+async def test_space_around_a_value_is_no_part_of_it(server: Server) -> None:
+    wire = await Wire.to(server)
+    await wire.send(head("/healthz", method="GET", host="Host: \t127.0.0.1 \t"))
+    assert (await wire.answer())[0] == 200
+    wire.close()
+
+
+async def test_a_head_alone_is_sent_without_waiting_for_more(server: Server) -> None:
+    wire = await Wire.to(server)
+    await wire.send(head("/healthz", method="HEAD"))
+    async with asyncio.timeout(GIVE_UP_SECONDS):
+        assert (await wire.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    await wire.send(head("/healthz", method="GET"))  # and the connection goes on
+    assert (await wire.answer())[0] == 200
+    wire.close()
+
+
+async def test_requests_sent_ahead_are_answered_in_their_order(server: Server) -> None:
+    body = json.dumps(call(CALL)).encode()
+    asked = head(CALL, authorized(server), JSON, f"Content-Length: {len(body)}") + body
+    wire = await Wire.to(server)
+    await wire.send(
+        asked + head("/healthz", method="GET") + asked + head(CALL, JSON, "Content-Length: 2") + b"{}"
+    )
+    assert [(await wire.answer())[0] for _ in range(4)] == [200, 200, 200, 401]
+    wire.close()
+
+
+async def test_who_is_answered_is_not_answered_for_what_follows(server: Server) -> None:
+    """What comes after a whole request may be nonsense; the answer that is under way is still to the request."""
+    body = json.dumps(call(CALL)).encode()
+    wire = await Wire.to(server)
+    await wire.send(
+        head(CALL, authorized(server), JSON, f"Content-Length: {len(body)}") + body + b"\x16\x03 x"
+    )
+    status, headers, document = await wire.answer()
+    assert (status, headers["connection"], document["result"]["code"]) == (200, "close", "ok")
+    assert await wire.ended() == b""
     wire.close()
 
 
@@ -269,9 +363,10 @@ async def test_who_does_not_read_is_let_go(impatient: Server) -> None:
 
 
 async def test_a_slow_client_disturbs_nobody(impatient: Server) -> None:
+    request = head(CALL, authorized(impatient), JSON, "Content-Length: 1000")
     wires = [await Wire.to(impatient) for _ in range(50)]
     for wire in wires:
-        await wire.send(head(CALL, authorized(impatient), JSON, "Content-Length: 1000"))
+        await wire.send(request)
     async with impatient.api(impatient.place.token("bella")) as bella:
         assert (await bella.call("get_tier_info")).status_code == 200
     for wire in wires:

@@ -16,7 +16,7 @@ from subscription_mcp.assembly import catalog_of, make_service
 from subscription_mcp.auth.jwks import KeysHealth
 from subscription_mcp.domain.errors import HTTP_STATUS
 from subscription_mcp.tools.toolbox import TOOLS
-from subscription_mcp.web.api import api_routes
+from subscription_mcp.web.api import ToolCalls, api_routes
 from subscription_mcp.web.guard import PUBLIC_PATHS
 
 TOOL_ROUTE = "/api/mcp/tools/{tool_name}"
@@ -63,7 +63,7 @@ def test_every_route_is_in_the_document_and_nothing_else(place: Place, document:
     service = make_service(settings, catalog_of(settings))
     served = {
         route.path: set(route.methods or ()) - {"HEAD"}
-        for route in api_routes(service.toolbox, healthy, {}, "")
+        for route in api_routes(service.toolbox, ToolCalls(service.toolbox), healthy, {}, "")
     }
     assert served.pop(TOOL_ROUTE) == {"POST"}
     served |= {TOOL_ROUTE.format(tool_name=tool.name): {"POST"} for tool in TOOLS}

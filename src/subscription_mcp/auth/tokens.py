@@ -126,9 +126,9 @@ class TokenVerifier:
         else."""
         now = time.time() if now_seconds is None else now_seconds
         try:
-            self._refuse_what_is_no_token(access_token)
             verified = self._verified.get(access_token)
             if verified is None or not verified.holds(now, self._known_key):
+                self._refuse_what_is_no_token(access_token)
                 verified = self._judged(access_token, now)
                 self._verified.add(access_token, verified)
             return verified.principal

@@ -36,7 +36,7 @@ class VerifiedTokens:
         self._kept: dict[bytes, Verified] = {}
 
     def get(self, access_token: str) -> Verified | None:
-        return self._kept.get(_digest(access_token))
+        return self._kept.get(_digest(access_token)) if isinstance(access_token, str) else None
 
     def add(self, access_token: str, verified: Verified) -> None:
         if len(self._kept) >= KEPT_MAX:

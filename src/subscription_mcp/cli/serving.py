@@ -97,7 +97,6 @@ def http_server(
     import uvicorn
 
     from subscription_mcp.web.connection import Connection
-    from subscription_mcp.web.reading import HEADER_BYTES_MAX
 
     class Server(uvicorn.Server):
         """Ends on a signal, and lets what is around it end too: the original raises the signal again, which
@@ -125,10 +124,10 @@ def http_server(
     config = uvicorn.Config(
         app,
         http=Connection,
-        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nobody asks where a request came from
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

@@ -6,9 +6,11 @@ Whatever lies beyond it is `forbidden`, the same whether or not it exists.
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from subscription_mcp.auth.permissions import Reach, reach
-from subscription_mcp.auth.principal import Principal
+from subscription_mcp.auth.principal import Principal, Role
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.domain.identifiers import is_id
@@ -21,8 +23,7 @@ log = logging.getLogger(__name__)
 OPERATOR_ROLES = ("superadmin", "tenant_admin", "service")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Whom a call is about, as named: nothing means me, an account alone the whole account, a tenant alone
     the whole tenant."""
 
@@ -44,10 +45,7 @@ class Caller:
     @property
     def roles(self) -> frozenset[str]:
         """The roles that count at this moment: those only a token gives, and what the ledger says."""
-        roles: set[str] = {"member", *(role for role in OPERATOR_ROLES if role in self.principal.roles)}
-        if self.view is not None and self.view.standing.role is not None:
-            roles.add(self.view.standing.role)
-        return frozenset(roles)
+        return _roles(self.principal.roles, self.view.standing.role if self.view is not None else None)
 
     @property
     def own_account(self) -> str | None:
@@ -224,13 +222,7 @@ class Access:
 
     def _acting_role(self, operation: str, caller: Caller, reached: Reach) -> str:
         """The role that gives the reach, for the audit trail."""
-        for role in (*OPERATOR_ROLES, "admin", "holder"):
-            if (
-                role in caller.roles
-                and reach(operation, frozenset({role}), members_may_record=False) == reached
-            ):
-                return role
-        return "member"
+        return _acting_role(operation, caller.roles, reached)
 
     async def _narrowed_to_own_account(self, caller: Caller, subject: Subject) -> Subject:
         """An admin reaches the members of its own group and nobody else, whatever ids they share."""
@@ -256,6 +248,22 @@ class Access:
                 tier,
                 "the plan stays as it is" if self.tier_decides else "the default plan applies",
             )
+
+
+@lru_cache(maxsize=1024)
+def _roles(in_token: frozenset[Role], in_ledger: str | None) -> frozenset[str]:
+    roles: set[str] = {"member", *(role for role in OPERATOR_ROLES if role in in_token)}
+    if in_ledger is not None:
+        roles.add(in_ledger)
+    return frozenset(roles)
+
+
+@lru_cache(maxsize=4096)
+def _acting_role(operation: str, roles: frozenset[str], reached: Reach) -> str:
+    for role in (*OPERATOR_ROLES, "admin", "holder"):
+        if role in roles and reach(operation, frozenset({role}), members_may_record=False) == reached:
+            return role
+    return "member"
 
 
 def whose_of(view: AccountView) -> Whose:

@@ -22,7 +22,7 @@ from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import ME, Access, Caller, Target
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UsageReport:
     """One event as a caller reports it."""
 

@@ -100,8 +100,9 @@ async def settle_usage(do: Operations, caller: Caller, given: wire.SettleUsageAr
     quantity = 0 if given.release else given.quantity
     settled = await do.metering.settle(caller, Settlement(given.reservation_id, quantity, given.attributes))
     decision = settled.decision
+    document = {**decision.as_dict(), "late": settled.late}
     late = " It came after the reservation had expired." if settled.late else ""
-    return Answer(f"{decision.message}{late}", {**decision.as_dict(), "late": settled.late}, decision)
+    return Answer(f"{document['message']}{late}", document, decision)
 
 
 async def open_session(do: Operations, caller: Caller, given: wire.OpenSessionArguments) -> Answer:
@@ -236,7 +237,8 @@ def _report_or_refusal(event: dict[str, Any]) -> UsageReport | Refusal:
 
 
 def _decided(decision: Decision) -> Answer:
-    return Answer(decision.message, decision.as_dict(), decision)
+    document = decision.as_dict()
+    return Answer(document["message"], document, decision)
 
 
 def _status_of(changed: PlanChanged) -> str:

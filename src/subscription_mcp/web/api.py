@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from subscription_mcp.auth.identity import principal_of_request
 from subscription_mcp.auth.jwks import KeysHealth
@@ -24,11 +25,15 @@ from subscription_mcp.web.problems import (
     problem,
     rate_limit_headers,
     refused_decision,
+    send_json,
 )
-from subscription_mcp.web.reading import check_is_json, strict_json
+from subscription_mcp.web.reading import check_is_json, strict_json, whole_body
+
+TOOLS_PATH = "/api/mcp/tools"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+ENVELOPE_MEMBERS = frozenset({"tenant_id", "arguments"})
 KEYS_MESSAGES: dict[KeysHealth, str | None] = {
     "ok": None,
     "degraded": "The keys of the identity provider cannot be fetched. The last good ones are used, for up to an hour.",
@@ -36,8 +41,44 @@ KEYS_MESSAGES: dict[KeysHealth, str | None] = {
 }
 
 
+class ToolCalls:
+    """`POST /api/mcp/tools/{tool_name}`. Raises HttpFault and Refusal, for the guard to answer: most requests come
+    here, and what Starlette makes of each is not needed."""
+
+    def __init__(self, toolbox: Toolbox) -> None:
+        self._toolbox = toolbox
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = tool_named(scope["path"])
+        check_is_json(scope["headers"])
+        tenant, arguments = _envelope(strict_json(await whole_body(receive)))
+        try:
+            answer = await self._toolbox.call(principal_of_request(), name, arguments, tenant=tenant)
+        except UnknownTool:
+            raise not_found("tool") from None
+        decision = answer.decision
+        # What already happened is recorded and answered 200, also where it was over a limit.
+        if (
+            decision is not None
+            and not decision.allowed
+            and decision.event_id is None
+            and name not in ADVISORY_TOOLS
+        ):
+            await refused_decision(decision)(scope, receive, send)
+            return
+        headers = rate_limit_headers(decision) if decision is not None else {}
+        await send_json(send, {"result": answer.document, "text": answer.text}, headers)
+
+
+def tool_named(path: str) -> str:
+    """The tool a path is about; no text where it is about none."""
+    name = path[len(TOOLS_PATH) + 1 :]
+    return name if "/" not in name and path.startswith(f"{TOOLS_PATH}/") else ""
+
+
 def api_routes(
     toolbox: Toolbox,
+    tool_calls: ToolCalls,
     keys_health: Callable[[], Awaitable[KeysHealth]],
     resource_metadata: dict[str, Any],
     base_url: str,
@@ -47,22 +88,6 @@ def api_routes(
     async def tools(request: Request) -> Response:
         listed = await toolbox.listed(principal_of_request())
         return JsonResponse({"tools": [_tool(tool) for tool in listed]})
-
-    async def call_tool(request: Request) -> Response:
-        name = request.path_params["tool_name"]
-        tenant, arguments = await _envelope(request)
-        try:
-            answer = await toolbox.call(principal_of_request(), name, arguments, tenant=tenant)
-        except UnknownTool:
-            raise not_found("tool") from None
-        decision = answer.decision
-        if decision is None:
-            return JsonResponse({"result": answer.document, "text": answer.text})
-        # What already happened is recorded and answered 200, also where it was over a limit.
-        if not decision.allowed and decision.event_id is None and name not in ADVISORY_TOOLS:
-            return refused_decision(decision)
-        document = {"result": answer.document, "text": answer.text}
-        return JsonResponse(document, headers=rate_limit_headers(decision))
 
     async def subscription(request: Request) -> Response:
         tenant = request.path_params["tenant_id"]
@@ -104,8 +129,8 @@ def api_routes(
         return JsonResponse(described())
 
     return [
-        Route("/api/mcp/tools/{tool_name}", _answering(call_tool), methods=["POST"]),
-        Route("/api/mcp/tools", _answering(tools), methods=["GET"]),
+        Route(f"{TOOLS_PATH}/{{tool_name}}", tool_calls, methods=["POST"]),
+        Route(TOOLS_PATH, _answering(tools), methods=["GET"]),
         Route("/api/tenants/{tenant_id}/subscription", _answering(subscription), methods=["GET"]),
         Route("/api/plans", _answering(plans), methods=["GET"]),
         Route("/api/pricing", _answering(pricing), methods=["GET"]),
@@ -151,16 +176,14 @@ def _answering(endpoint: Endpoint) -> Endpoint:
     return answer
 
 
-async def _envelope(request: Request) -> tuple[str | None, dict[str, Any]]:
+def _envelope(body: Any) -> tuple[str | None, dict[str, Any]]:
     """`{"tenant_id"?: …, "arguments": {…}}`, strictly."""
-    check_is_json(request.headers)
-    body = strict_json(await request.body())
     if not isinstance(body, dict):
         raise HttpFault(400, 'The body must be a JSON object: {"arguments": {…}}.')
     problems = (
-        [FieldProblem("body", "takes only tenant_id and arguments")]
-        if set(body) - {"tenant_id", "arguments"}
-        else []
+        []
+        if ENVELOPE_MEMBERS.issuperset(body)
+        else [FieldProblem("body", "takes only tenant_id and arguments")]
     )
     tenant, arguments = body.get("tenant_id"), body.get("arguments", {})
     if "tenant_id" in body and not (isinstance(tenant, str) and is_id(tenant)):

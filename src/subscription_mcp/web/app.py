@@ -7,10 +7,10 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from subscription_mcp.auth.tokens import TokenVerifier
-from subscription_mcp.web.api import on_defect, on_http_exception
+from subscription_mcp.web.api import ToolCalls, on_defect, on_http_exception, tool_named
 from subscription_mcp.web.eras import Eras
 from subscription_mcp.web.guard import MCP_PATH, Guard
 
@@ -20,6 +20,7 @@ METADATA_PATH = "/.well-known/oauth-protected-resource/mcp"
 def build_app(
     *,
     api: list[Route],
+    tool_calls: ToolCalls,
     mcp: Eras,
     verifier: TokenVerifier,
     base_url: str,
@@ -35,13 +36,24 @@ def build_app(
             yield
 
     app = Starlette(
-        routes=[Route(MCP_PATH, mcp), *api],  # looked through in order: what is called most comes first
+        routes=[Route(MCP_PATH, mcp), *api],
         lifespan=running,
         exception_handlers={HTTPException: on_http_exception, Exception: on_defect},
     )
     app.router.redirect_slashes = False
+
+    async def straight(scope: Scope, receive: Receive, send: Send) -> None:
+        """What is called most is found at once; the layers and routes of Starlette cost as much as the rest of it."""
+        to: ASGIApp = app
+        if scope["type"] == "http":
+            if scope["path"] == MCP_PATH:
+                to = mcp
+            elif scope["method"] == "POST" and tool_named(scope["path"]):
+                to = tool_calls
+        await to(scope, receive, send)
+
     metadata_url = f"{base_url}{METADATA_PATH}"
-    return Guard(app, verifier, public_url=public_url, metadata_url=metadata_url, scopes=scopes)
+    return Guard(straight, verifier, public_url=public_url, metadata_url=metadata_url, scopes=scopes)
 
 
 def resource_metadata(base_url: str, issuer: str, scopes: Sequence[str] = ()) -> dict[str, Any]:

@@ -4,13 +4,13 @@ One place, so that `/mcp` and `/api` judge a request alike. Paths that need no t
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import anyio
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from starlette.authentication import AuthCredentials
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,8 +46,10 @@ LENGTH_DIGITS_MAX = 16
 ONCE = frozenset({b"host", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"})
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
-ReadHeaders = Mapping[bytes, list[str]]
-"""Every value of every header by its lower-case name."""
+ReadHeaders = Mapping[bytes, str]
+"""Every header by its lower-case name; one that came more than once as the list it then is, with commas."""
+
+NO_CREDENTIALS = AuthCredentials([])
 
 
 class Guard:
@@ -112,29 +114,31 @@ class Guard:
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _checked_headers(scope)
-        if not self._is_own_host(headers.get(b"host", [])):
+        host, origin = headers.get(b"host"), headers.get(b"origin")
+        if host is None:
+            raise HttpFault(400, "Send a Host header.")
+        if not self._is_own_host(host):
             raise HttpFault(421, "This server does not answer for that Host. Set PUBLIC_URL to name it.")
-        if any(not self._is_own_origin(origin) for origin in headers.get(b"origin", [])):
+        if origin is not None and not self._is_own_origin(origin):
             raise HttpFault(403, "Requests from that Origin are not answered.")
         path = scope["path"]
         if path in PUBLIC_PATHS:
             await self._app(scope, receive, send)
             return
-        principal = await self._verifier.admit(_bearer(headers.get(b"authorization", [])))
-        if _has_body(headers):
-            if path == MCP_PATH:
-                check_is_json(Headers(scope=scope))
+        principal = await self._verifier.admit(_bearer(headers.get(b"authorization")))
+        is_mcp = path == MCP_PATH
+        if is_mcp and _has_body(headers):
+            check_is_json(scope["headers"])
             body = await whole_body(receive)
-            if path == MCP_PATH:
-                strict_json(body)
+            strict_json(body)
             receive = given_again(body, receive)
         user = authenticated(principal)
-        scope["user"], scope["auth"] = user, AuthCredentials([])
+        scope["user"], scope["auth"] = user, NO_CREDENTIALS
         token = auth_context_var.set(user)
-        if path == MCP_PATH:
+        if is_mcp:
             send = answering_requests_only(scope, receive, send)
         try:
-            if path == MCP_PATH and scope["method"] == "GET":
+            if is_mcp and scope["method"] == "GET":
                 await self._listen(principal, scope, receive, send)
             else:
                 await self._app(scope, receive, send)
@@ -154,15 +158,13 @@ class Guard:
             raise Refusal("unauthenticated", "The access token was revoked.")
 
     def _challenge(self, scope: Scope) -> str:
-        presented = bool(Headers(scope=scope).getlist("authorization"))
+        presented = any(name == b"authorization" for name, _ in scope["headers"])
         error = 'error="invalid_token", ' if presented else ""
         return f'Bearer {error}resource_metadata="{self._metadata_url}"{self._scope}'
 
-    def _is_own_host(self, hosts: Iterable[str]) -> bool:
-        named = [host.lower() for host in hosts]
-        if len(named) != 1:
-            return False
-        return named[0] in self._hosts or _without_port(named[0]) in LOCAL_HOSTS
+    def _is_own_host(self, host: str) -> bool:
+        host = host.lower()
+        return host in self._hosts or _without_port(host) in LOCAL_HOSTS
 
     def _is_own_origin(self, origin: str) -> bool:
         origin = origin.lower()
@@ -175,21 +177,23 @@ class Guard:
 def _checked_headers(scope: Scope) -> ReadHeaders:
     """The headers, within the bounds and without the contradictions that mean the same on every path. Raises
     HttpFault."""
-    headers: dict[bytes, list[str]] = {}
+    headers: dict[bytes, str] = {}
     size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
     for name, value in scope["headers"]:
         size += len(name) + len(value) + HEADER_EXTRA_BYTES
         if name in headers:
             if name in ONCE:
                 raise HttpFault(400, f"Send {name.decode()} once.")
-            headers[name].append(value.decode("latin-1"))
+            headers[name] += f", {value.decode('latin-1')}"
         else:
-            headers[name] = [value.decode("latin-1")]
+            headers[name] = value.decode("latin-1")
     if size > HEADER_BYTES_MAX:
         raise HttpFault(431, f"Request line and headers are larger than {HEADER_BYTES_MAX} bytes.")
-    if b"content-length" in headers:
-        (length,) = headers[b"content-length"]
-        if b"transfer-encoding" in headers:
+    coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
+    if coding is not None and coding.lower() != "chunked":
+        raise HttpFault(400, "Send the body as it is, or in chunks: no other Transfer-Encoding is taken.")
+    if length is not None:
+        if coding is not None:
             raise HttpFault(400, "Send either Content-Length or Transfer-Encoding.")
         if not (length.isascii() and length.isdigit()):
             raise HttpFault(400, "Content-Length must be a number.")
@@ -199,9 +203,10 @@ def _checked_headers(scope: Scope) -> ReadHeaders:
 
 
 def _has_body(headers: ReadHeaders) -> bool:
-    return b"transfer-encoding" in headers or headers.get(b"content-length", ["0"])[0].strip("0") != ""
+    return b"transfer-encoding" in headers or headers.get(b"content-length", "0").strip("0") != ""
 
 
+@lru_cache(maxsize=64)
 def _without_port(host: str) -> str | None:
     """The host without a numeric port; None where what follows the colon is no port."""
     name, colon, port = host.rpartition(":")
@@ -210,12 +215,12 @@ def _without_port(host: str) -> str | None:
     return name if port.isascii() and port.isdigit() and int(port[:6]) <= 65_535 else None
 
 
-def _bearer(values: list[str]) -> str:
+def _bearer(header: str | None) -> str:
     """The access token of the one Authorization header. Raises Refusal `unauthenticated`."""
-    if not values:
+    if header is None:
         raise Refusal("unauthenticated", "Send an access token: Authorization: Bearer <token>.")
-    scheme, _, access_token = values[0].partition(" ")
-    if len(values) > 1 or "," in values[0] or scheme.lower() != "bearer" or not access_token.strip():
+    scheme, _, access_token = header.partition(" ")
+    if "," in header or scheme.lower() != "bearer" or not access_token.strip():
         raise Refusal(
             "unauthenticated", "Send exactly one Authorization header: Bearer and the access token."
         )

@@ -50,8 +50,10 @@ def answering_requests_only(scope: Scope, receive: Receive, send: Send) -> Send:
 
 
 def _is_json_fault(message: Message) -> bool:
+    if message["status"] < 400:
+        return False
     kind = Headers(raw=message["headers"]).get("content-type", "")
-    return bool(message["status"] >= 400 and kind.partition(";")[0].strip() == "application/json")
+    return kind.partition(";")[0].strip() == "application/json"
 
 
 def _answers_no_request(body: bytes) -> bool:

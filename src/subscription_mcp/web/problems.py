@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic_core import to_json
 from starlette.responses import Response
+from starlette.types import Send
 
-from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.domain.decisions import Decision, LimitState
 from subscription_mcp.domain.errors import HTTP_STATUS, Refusal
 from subscription_mcp.domain.instants import SECOND
@@ -33,6 +33,18 @@ class JsonResponse(Response):
         self, document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(to_json(document), status, {"cache-control": "no-store", **(headers or {})})
+
+
+async def send_json(send: Send, document: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    """The same with 200, without a response being made first."""
+    body = to_json(document)
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    raw += (*_OF_EVERY_DOCUMENT, (b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": 200, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+_OF_EVERY_DOCUMENT = ((b"cache-control", b"no-store"), (b"content-type", b"application/json"))
 
 
 class ProblemResponse(JsonResponse):
@@ -73,22 +85,23 @@ def refused_decision(decision: Decision) -> ProblemResponse:
 def rate_limit_headers(decision: Decision) -> dict[str, str]:
     """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers), one item per meter and
     window; where user and account are both limited, the one with less left."""
-    tightest: dict[str, LimitState] = {}
+    tightest: dict[str, tuple[int, LimitState]] = {}
     for state in decision.limits:
-        name = f"{state.meter}-{state.window}"
-        if state.maximum is not UNLIMITED:
+        remaining, limit = state.remaining, state.limit
+        if remaining is not None:
+            name = f"{limit.meter}-{limit.window.name}"
             known = tightest.get(name)
-            if known is None or (state.remaining or 0) < (known.remaining or 0):
-                tightest[name] = state
+            if known is None or remaining < known[0]:
+                tightest[name] = (remaining, state)
     if not tightest:
         return {}
     policies, left = [], []
-    for name, state in tightest.items():
-        window = f";w={state.window_seconds}" if state.window_seconds is not None else ""
-        policies.append(f'"{name}";q={state.maximum}{window}')
-        ends = state.period.end if not state.is_over else None
-        reset = f";t={_seconds_until(ends, decision)}" if ends is not None else ""
-        left.append(f'"{name}";r={state.remaining}{reset}')
+    for name, (remaining, state) in tightest.items():
+        seconds, ends = state.limit.window.seconds, state.period.end
+        window = f";w={seconds}" if seconds is not None else ""
+        policies.append(f'"{name}";q={state.limit.maximum}{window}')
+        reset = f";t={_seconds_until(ends, decision)}" if ends is not None and not state.is_over else ""
+        left.append(f'"{name}";r={remaining}{reset}')
     return {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(left)}
 
 

@@ -6,9 +6,9 @@ A proxy, our own code and the SDK may each take another meaning from a key given
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
 from subscription_mcp.web.problems import HttpFault
@@ -30,26 +30,19 @@ class ClientGone(Exception):
 async def whole_body(receive: Receive) -> bytes:
     """The body, complete; how long it may take is the connection's to judge. Raises HttpFault 413, and
     ClientGone."""
-    message = await _next(receive)
-    body = message.get("body", b"")
-    if message.get("more_body") and len(body) <= BODY_BYTES_MAX:
-        parts = [body]
-        size = len(body)
-        while message.get("more_body") and size <= BODY_BYTES_MAX:
-            message = await _next(receive)
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-        body = b"".join(parts)
-    if len(body) > BODY_BYTES_MAX:
-        raise too_large()
-    return bytes(body)
-
-
-async def _next(receive: Receive) -> Message:
-    message = await receive()
-    if message["type"] != "http.request":
-        raise ClientGone
-    return message
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        parts.append(message["body"])
+        size += len(parts[-1])
+        if size > BODY_BYTES_MAX:
+            raise too_large()
+        more = message["more_body"]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def too_large() -> HttpFault:
@@ -70,9 +63,22 @@ def given_again(body: bytes, receive: Receive) -> Receive:
     return receiving
 
 
-def check_is_json(headers: Headers) -> None:
-    """The body calls itself JSON, in UTF-8. Raises HttpFault 415."""
-    kind, _, parameters = headers.get("content-type", "").partition(";")
+def check_is_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """The body calls itself JSON, in UTF-8, each header being there once. Raises HttpFault 415."""
+    content_type, encoding = b"", b"identity"
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-encoding":
+            encoding = value
+    if content_type != b"application/json":
+        _check_type_is_json(content_type.decode("latin-1"))
+    if encoding.lower() != b"identity":
+        raise HttpFault(415, "Send the body without a Content-Encoding.")
+
+
+def _check_type_is_json(content_type: str) -> None:
+    kind, _, parameters = content_type.partition(";")
     if kind.strip().lower() != "application/json":
         raise HttpFault(415, "Send the body as Content-Type: application/json.")
     if parameters:
@@ -80,8 +86,6 @@ def check_is_json(headers: Headers) -> None:
             name, _, value = parameter.partition("=")
             if name.strip() == "charset" and value.strip().strip('"') not in ("utf-8", "utf8"):
                 raise HttpFault(415, "Send JSON in UTF-8.")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise HttpFault(415, "Send the body without a Content-Encoding.")
 
 
 def strict_json(body: bytes) -> Any:
@@ -91,7 +95,11 @@ def strict_json(body: bytes) -> Any:
             400, f"The body is nested deeper than {DEPTH_MAX} levels, or its brackets do not match."
         )
     try:
-        return _strict.decode(body.decode("utf-8"))
+        text = body.decode("utf-8").strip(" \t\r\n")
+        value, end = _strict.raw_decode(text)
+        if end != len(text):
+            raise ValueError("something after it")
+        return value
     except (ValueError, RecursionError):
         raise HttpFault(400, "The body is no valid JSON in UTF-8, or has the same key twice.") from None
 
