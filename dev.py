@@ -9,7 +9,8 @@ python3 dev.py interop [ARGS]  the tests against other people's clients and the 
 python3 dev.py check           format, lint, types and the tidy tests; changes nothing
 python3 dev.py fix             format, and mend what the linter can mend
 python3 dev.py run -- ARGS     subscription-mcp ARGS
-python3 dev.py bench [ARGS]    how fast it is, beside servers that do nothing; ARGS: names, --rounds N, --seconds N
+python3 dev.py bench [ARGS]    how fast it is, beside servers that do nothing; ARGS: names, --rounds N, --seconds N,
+                               --events N for growth
 python3 dev.py lock [ARGS]     write requirements.lock again; ARGS go to uv: --upgrade
 python3 dev.py setup           only make .venv, which every other command does when it has to
 """

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ledger, memory, serving, starting
+from benchmarks import checking, growth, ledger, memory, serving, sharing, starting, waiting
 from benchmarks.load import CannotMeasure
 from benchmarks.rounds import Report, machine, markdown
 
@@ -14,22 +14,28 @@ LATEST = ROOT / "benchmarks" / "results" / "latest.md"
 PUBLISHED = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-How fast it is, beside servers that do nothing: the SDK's, and a Starlette route. `python3 dev.py bench` measures it anew;
-`--publish` writes this page. The sides of a table took turns within each round; a cell is the median of the rounds with
-the least and the most. Absolute numbers belong to the machine and to what else it did; the ratios travel.
+How fast it is: beside servers that do nothing (the SDK's, and a Starlette route), beside itself in other circumstances,
+and beside another ledger. `python3 dev.py bench` measures it anew; `--publish` writes this page. The sides of a table took
+turns within each round; a cell is the median of the rounds with the least and the most. Absolute numbers belong to the
+machine and to what else it did; the ratios travel.
 
 """
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "mcp": lambda given: serving.mcp(given.rounds, given.seconds),
     "rest": lambda given: serving.rest(given.rounds, given.seconds),
     "ledger": lambda given: ledger.ledger(given.rounds, given.seconds),
+    "growth": lambda given: growth.growth(given.rounds, given.events),
+    "check": lambda given: checking.checking(given.rounds, given.seconds),
+    "processes": lambda given: sharing.sharing(given.rounds, given.seconds),
+    "waiting": lambda given: waiting.waiting(given.rounds),
     "start": lambda given: starting.start(given.rounds),
     "memory": lambda given: memory.memory(given.seconds, given.calls),
 }
 
 
 def main() -> int:
-    """Run what is named, print the tables and keep them; 1 where a goal is missed, 2 where nothing was measured."""
+    """Run what is named, print the tables and keep them; 1 where a goal is missed or could not be measured, 2 where
+    nothing was measured."""
     given = arguments()
     sections = []
     missed = False
@@ -59,6 +65,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=1, help="length of a turn under load (default 1)")
     parser.add_argument(
         "--calls", type=int, default=100_000, help="calls that memory makes (default 100,000)"
+    )
+    parser.add_argument(
+        "--events", type=int, default=300_000, help="events that growth grows to (default 300,000)"
     )
     parser.add_argument(
         "--publish", action="store_true", help=f"write {PUBLISHED.relative_to(ROOT).as_posix()} too"

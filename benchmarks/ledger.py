@@ -1,162 +1,113 @@
 """The ledger alone, in this process: full decisions with two limits, event row, rollup, durable commit."""
 
-import asyncio
 import os
 import random
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.builders import a_catalog, a_limit, a_plan, a_publication
-
-from benchmarks.rounds import Measures, Report, at_least, ratio, spread
-from subscription_mcp.assembly import system_clock
-from subscription_mcp.ledger.commands import RecordUsage, Subject
-from subscription_mcp.ledger.sqlite import SqliteEngine
+from benchmarks import peer
+from benchmarks.inprocess import BATCH, COMMANDS_A_SECOND, Load, opened, quarter_clock, timed, turn, warm
+from benchmarks.rounds import Goal, Measures, Report, Turns, at_least, in_turns, not_measured, ratio, spread
+from subscription_mcp.ledger.commands import RecordUsage
 from subscription_mcp.ledger.writer import Ledger
 
-TENANTS, GROUPS, USERS, MODELS = 50, 1_000, 10_000, 5
-WAITING = 256
-BATCH = 1_000
-ENOUGH = 10**12
-PLAN = a_plan(
-    a_limit(ENOUGH),
-    a_limit(ENOUGH, window="month", scope="account"),
-    *(
-        a_limit(ENOUGH, meter=meter, window=window, scope=scope)
-        for meter in ("llm_calls", "llm_tokens", "gemini_calls")
-        for window, scope in (("day", "user"), ("month", "account"))
-    ),
-)
+RATE = "decisions/s"
+KEYED = "msg, a key each"
+BATCHES, ONE_CALLER = "batches of 1,000 msg, a key each", "one caller, a key each"
+ONE_BY_ONE = "committed one by one, a key each"
+DISK = "the disk: 4 KiB and fdatasync"
+PEER_EVENTS = 100_000
+PEER = f"{peer.NAME}, {PEER_EVENTS:,} events in the month"
+ONE_CALLER_COMMANDS_A_SECOND = 10_000
 GOALS = {
-    "msg, a key each": 20_000,
+    KEYED: 20_000,
     "msg": 35_000,
     "mixed, a key each": 12_000,
     "mixed": 17_000,
     "one hot account, a key each": 40_000,
-    "batches of 1,000 msg, a key each": 30_000,
+    BATCHES: 30_000,
 }
-
-
-@dataclass
-class Load:
-    """Commands of one kind: messages move one meter, calls of a model two or three."""
-
-    dice: random.Random
-    mixed: bool = False
-    keys: bool = False
-    hot: bool = False
-
-    def command(self) -> RecordUsage:
-        dice = self.dice
-        number = dice.randrange(10) if self.hot else dice.randrange(USERS)
-        group = 0 if self.hot else number % GROUPS
-        subject = Subject(f"tenant-{group % TENANTS}", f"user-{number}", group=f"group-{group}")
-        attributes: dict[str, str | int] = {"model": f"model-{dice.randrange(MODELS)}"}
-        if self.mixed:
-            attributes |= {"provider": dice.choice(("gemini", "openai")), "tokens": 500}
-        key = f"{dice.getrandbits(128):032x}" if self.keys else None
-        event = "llm_call" if self.mixed else "message"
-        return RecordUsage(
-            subject, event, "app", attributes=attributes, idempotency_key=key, digest=b"d" * 16
-        )
+TIMES = {ONE_BY_ONE: 10.0, PEER: 50.0}
+"""How many times as much *msg*, a key each, is to come to."""
 
 
 def ledger(rounds: int, seconds: int) -> Report:
     """Decisions a second at 256 waiting callers, in batches, one by one, and for one caller."""
-    return asyncio.run(_ledger(rounds, seconds))
-
-
-async def _ledger(rounds: int, seconds: int) -> Report:
-    loop = asyncio.get_running_loop()
     loads = {
-        "msg, a key each": Load(random.Random(1), keys=True),
+        KEYED: Load(random.Random(1), keys=True),
         "msg": Load(random.Random(2)),
         "mixed, a key each": Load(random.Random(3), mixed=True, keys=True),
         "mixed": Load(random.Random(4), mixed=True),
         "one hot account, a key each": Load(random.Random(5), keys=True, hot=True),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        engine = SqliteEngine(
-            Path(folder) / "ledger.db", a_catalog(PLAN), clock=system_clock, random_bits=random.getrandbits
-        )
-        ledger = Ledger(engine)
-        await ledger.open()
-        await ledger.submit_one(a_publication(PLAN))
-        for load in loads.values():  # warm counters
-            for _ in range(20):
-                await ledger.submit([load.command() for _ in range(BATCH)])
+    keyed = loads[KEYED]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        opened(Path(folder) / "ledger.db", quarter_clock()) as (runner, ours),
+        peer.peer(Path(folder) / "peer.db", PEER_EVENTS) as theirs,
+    ):
+        for load in loads.values():
+            runner.run(warm(ours, load))
 
-        async def in_parallel(load: Load, callers: int, each: int) -> Measures:
-            async def call() -> int:
-                done = 0
-                while loop.time() < until:
-                    await ledger.submit([load.command() for _ in range(each)])
-                    done += each
-                return done
+        def loading(load: Load, a_second: int = COMMANDS_A_SECOND, **how: int) -> Callable[[], Measures]:
+            return lambda: turn(runner, ours, load.some(a_second * seconds), seconds=seconds, **how)
 
-            began, cpu, until = loop.time(), time.process_time(), loop.time() + seconds
-            done = sum(await asyncio.gather(*[call() for _ in range(callers)]))
-            return _measures(done, loop.time() - began, time.process_time() - cpu)
+        def one_by_one() -> Measures:
+            commands = keyed.some(ONE_CALLER_COMMANDS_A_SECOND * seconds)
+            return timed(lambda: runner.run(_committed_one_by_one(ours, commands, seconds)))
 
-        async def one_by_one(load: Load) -> Measures:
-            began, cpu, done = loop.time(), time.process_time(), 0
-            while loop.time() < began + seconds:
-                await engine.transact([load.command()], lambda: True)
-                done += 1
-            return _measures(done, loop.time() - began, time.process_time() - cpu)
-
-        keyed = loads["msg, a key each"]
-        sides = {name: lambda load=load: in_parallel(load, WAITING, 1) for name, load in loads.items()}
-        sides["batches of 1,000 msg, a key each"] = lambda: in_parallel(keyed, 1, BATCH)
-        sides["one caller, a key each"] = lambda: in_parallel(keyed, 1, 1)
-        sides["committed one by one, a key each"] = lambda: one_by_one(keyed)
-        sides["the disk: 4 KiB and fdatasync"] = lambda: asyncio.to_thread(_disk, Path(folder), seconds)
-        taken: dict[str, list[Measures]] = {name: [] for name in sides}
-        names = list(sides)
-        for number in range(rounds):
-            first = number % len(names)
-            for name in names[first:] + names[:first]:
-                taken[name].append(await sides[name]())
-        await ledger.close()
-    rate = "decisions/s"
-    goals = [at_least(f"{rate}: {name}", spread(taken, name, rate), wanted) for name, wanted in GOALS.items()]
-    goals.append(
-        at_least(
-            f"{rate}: 256 callers / committed one by one",
-            ratio(taken, "msg, a key each", "committed one by one, a key each", rate),
-            10,
-        )
-    )
-    disk = "the disk: 4 KiB and fdatasync"
-    goals.append(
-        at_least(
-            f"{rate}: one caller / the disk's own", ratio(taken, "one caller, a key each", disk, rate), 0.25
-        )
-    )
+        sides = {
+            **{name: loading(load) for name, load in loads.items()},
+            BATCHES: loading(keyed, callers=1, each=BATCH),
+            ONE_CALLER: loading(keyed, ONE_CALLER_COMMANDS_A_SECOND, callers=1),
+            ONE_BY_ONE: one_by_one,
+            DISK: lambda: timed(lambda: _written_to_disk(Path(folder) / "disk", seconds)),
+            PEER: lambda: theirs.turn(seconds) if theirs else {},
+        }
+        turns = in_turns(sides, rounds)
     return Report(
         "ledger: decisions in one process",
-        "10,000 users in 1,000 groups of 50 tenants, two limits for each meter, `synchronous=FULL`, warm counters, random "
-        "keys; *msg* moves one meter, *mixed* two or three. 256 callers wait at once unless said otherwise.",
-        taken,
-        goals,
+        "10,000 users in 1,000 groups of 50 tenants, two limits for each meter, `synchronous=FULL`, random keys, nothing "
+        "seen for the first time; *msg* moves one meter, *mixed* three. 256 callers wait at once unless said otherwise. "
+        f"{peer.NAME} decides, records and commits for one customer with one limit.",
+        turns,
+        _goals(turns),
     )
 
 
-def _measures(done: int, seconds: float, cpu_seconds: float) -> Measures:
-    return {"decisions/s": done / seconds, "CPU µs/decision": cpu_seconds / done * 1e6}
+def _goals(turns: Turns) -> list[Goal]:
+    goals = [at_least(f"{RATE}: {name}", spread(turns, name, RATE), wanted) for name, wanted in GOALS.items()]
+    for other, times in TIMES.items():
+        what = f"{RATE}: {KEYED} / {other}"
+        goals.append(
+            at_least(what, ratio(turns, KEYED, other, RATE), times)
+            if turns[other][0]
+            else not_measured(what, times, "could not be installed")
+        )
+    one_caller = ratio(turns, ONE_CALLER, DISK, RATE)
+    return [*goals, at_least(f"{RATE}: one caller / the disk's own", one_caller, 0.25)]
 
 
-def _disk(folder: Path, seconds: int) -> Measures:
-    """How often a second the disk takes 4 KiB for certain."""
-    descriptor = os.open(folder / "disk", os.O_WRONLY | os.O_CREAT)
+async def _committed_one_by_one(ledger: Ledger, commands: list[RecordUsage], seconds: int) -> int:
+    until = time.monotonic() + seconds
+    for done, command in enumerate(commands):
+        if time.monotonic() >= until:
+            return done
+        await ledger.engine.transact([command], lambda: True)
+    return len(commands)
+
+
+def _written_to_disk(path: Path, seconds: int) -> int:
+    """How often the disk takes 4 KiB for certain."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
-        block, done, began, cpu = b"x" * 4096, 0, time.monotonic(), time.process_time()
-        while time.monotonic() < began + seconds:
+        block, done, until = b"x" * 4096, 0, time.monotonic() + seconds
+        while time.monotonic() < until:
             os.pwrite(descriptor, block, 0)
             os.fdatasync(descriptor)
             done += 1
-        return _measures(done, time.monotonic() - began, time.process_time() - cpu)
+        return done
     finally:
         os.close(descriptor)

@@ -39,12 +39,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Goal:
-    """One thing that has to hold: `holds` says whether it did, `reached` and `wanted` are for people."""
+    """One thing that has to hold: `holds` says whether it did, None that nobody could measure it; `reached` and
+    `wanted` are for people."""
 
     what: str
     wanted: str
     reached: str
-    holds: bool
+    holds: bool | None
+
+
+VERDICTS = {True: "holds", False: "**missed**", None: "not measured"}
 
 
 @dataclass
@@ -92,6 +96,10 @@ def at_most(what: str, reached: Spread, wanted: float, unit: str) -> Goal:
     return Goal(what, f"≤ {shown(wanted)} {unit}", f"{reached.shown()} {unit}", reached.median <= wanted)
 
 
+def not_measured(what: str, wanted: float, why: str) -> Goal:
+    return Goal(what, f"≥ {shown(wanted)}", why, None)
+
+
 def markdown(report: Report) -> str:
     """The report as a section with its tables."""
     lines = [f"## {report.title}", "", report.about, ""]
@@ -107,7 +115,7 @@ def markdown(report: Report) -> str:
     if report.goals:
         lines += ["| goal | wanted | reached | |", "|---|---|---|---|"]
         lines += [
-            f"| {goal.what} | {goal.wanted} | {goal.reached} | {'holds' if goal.holds else '**missed**'} |"
+            f"| {goal.what} | {goal.wanted} | {goal.reached} | {VERDICTS[goal.holds]} |"
             for goal in report.goals
         ]
         lines.append("")

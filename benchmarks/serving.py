@@ -16,7 +16,7 @@ MCP_PATH = "record_usage at /mcp"
 
 
 def mcp(rounds: int, seconds: int) -> Report:
-    """`record_usage` at `/mcp`: at least 75 % of a bare tool of the SDK."""
+    """`record_usage` at `/mcp`: at least 75 % of a bare tool of the SDK that answers in the same mode."""
     with ExitStack() as stack:
         place, ours = _ours(stack)
         token = place.token(SERVICE, role="service")
@@ -29,14 +29,17 @@ def mcp(rounds: int, seconds: int) -> Report:
         turns = in_turns({name: _loading(*side, seconds) for name, side in sides.items()}, rounds)
         _check_events(place, turns, (OURS, OURS_WITH_KEY))
     goals = [
-        at_least(f"calls/s: {name} / {BARE_TOOL}", ratio(turns, name, BARE_TOOL, "calls/s"), 0.75)
+        at_least(
+            f"calls/s: {name} / {BARE_TOOL_IN_JSON}", ratio(turns, name, BARE_TOOL_IN_JSON, "calls/s"), 0.75
+        )
         for name in (OURS, OURS_WITH_KEY)
     ]
     return Report(
         "mcp: record_usage over MCP",
         "Streamable HTTP of 2026-07-28, 16 connections, 1,000 users. Ours verifies the token, decides and commits "
         "durably (`synchronous=FULL`); the bare tool of the SDK does nothing, for anybody. All answer with one JSON "
-        "document: the SDK as it is does so in the mode that could also stream, ours in the one that could not.",
+        "document: ours in the SDK's JSON mode, and so it is held against the bare tool in that mode; the SDK as it is "
+        "uses the mode that could also stream, which costs more.",
         turns,
         goals,
     )

@@ -170,6 +170,9 @@ class SqliteEngine:
                 self._note(noted := 0)
             check_nothing_is_lost(connection, self._path, noted)
             set_pragmas(connection)
+            # What a statement or a savepoint could take back is kept in memory: a batch is small, and to a file it
+            # was half of all that was written.
+            connection.execute("PRAGMA temp_store = 2")
             _, self._schema = migrate(connection)
         self._store = Store(connection)
         self._pruner = Pruner(connection)

@@ -75,7 +75,7 @@ class Ledger:
         return await self._enqueue(commands)
 
     async def submit_one(self, command: Command) -> Outcome:
-        return (await self._enqueue([command]))[0]
+        return (await self._enqueue((command,)))[0]
 
     def _enqueue(self, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
         answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
