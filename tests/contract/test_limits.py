@@ -781,3 +781,69 @@ async def test_what_is_remembered_is_forgotten_with_what_it_came_from(
                 assert [(s.limit, s.used) for s in found.limits] == [
                     (s.limit, s.used + 1) for s in expected.limits
                 ]
+
+
+# What `verify` has to agree with
+
+
+async def test_a_late_event_from_before_an_upgrade_is_counted_in_one_billing_period(
+    store: SqliteStore,
+) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    old = (a_plan(a_limit(50)), a_plan(a_limit(200), key="advanced", monthly="29.00"))
+    basic = a_plan(a_limit(50), a_limit(100, window="billing_period"))
+    advanced = a_plan(a_limit(30, window="billing_period"), key="advanced", monthly="29.00")
+    async with store.open(catalog=a_catalog(*old), clock=clock) as ledger:
+        clock.advance(hours=1)
+        await ledger.submit_one(a_record())
+        clock.advance(days=1)
+        await ledger.submit_one(a_publication(basic, advanced))
+        clock.advance(days=1)
+        await ledger.submit_one(a_record(quantity=25))
+        clock.advance(hours=1)
+        await buy(ledger, "advanced")
+        clock.advance(hours=1)
+        before = clock.now - 121 * MINUTE
+        for quantity, used_then in ((2, 3), (4, 7)):
+            late = decision_of(await ledger.submit_one(a_record(quantity=quantity, occurred_at=before)))
+            assert [(s.window, s.used) for s in late.limits] == [("billing_period", used_then)]
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_call_without_tokens_leaves_nothing_that_is_missed_later(store: SqliteStore) -> None:
+    clock = Clock()
+    catalog = one_plan(a_limit(50), a_limit(10, meter="llm_tokens", window="rolling:PT1H"))
+    async with store.open(catalog=catalog, clock=clock) as ledger:
+        nothing = {"tokens": 0, "provider": "x"}
+        await ledger.submit_one(a_record(event="llm_call", attributes=nothing))
+        for _ in range(4):
+            clock.advance(minutes=11)
+            await ledger.submit_one(a_record())
+        assert (await ledger.engine.verify()).differences == ()
+
+
+@pytest.mark.parametrize("minutes", [1, 60])
+async def test_an_event_ahead_of_an_upgrade_belongs_to_the_period_it_was_recorded_in(
+    store: SqliteStore, minutes: int
+) -> None:
+    clock = Clock()
+    limits = (a_limit(50), a_limit(50, window="billing_period"))
+    catalog = a_catalog(a_plan(*limits), a_plan(*limits, key="advanced", monthly="29.00"))
+    async with store.open(catalog=catalog, clock=clock) as ledger:
+        clock.advance(minutes=minutes)
+        await ledger.submit_one(a_record(quantity=3, occurred_at=clock.now + 200 * SECOND))
+        clock.advance(seconds=1)
+        await buy(ledger, "advanced")
+        clock.advance(minutes=30)
+        decision = decision_of(await ledger.submit_one(a_record()))
+        assert {s.window: s.used for s in decision.limits} == {"day": 4, "billing_period": 1}
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_person_is_not_shown_the_seats_of_a_group_of_that_id(store: SqliteStore) -> None:
+    plan = a_plan(a_limit(50), seats=5)
+    async with store.open(catalog=a_catalog(plan)) as ledger:
+        for user in ("ann", "bob", "cid"):
+            await ledger.submit_one(Arrive(a_subject(user, group="x")))
+        alone = view_of(await ledger.submit_one(Arrive(a_subject("x"))))
+        assert (alone.standing.account_kind, alone.seats_used) == ("personal", None)

@@ -222,8 +222,7 @@ class SqliteEngine:
                 if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
                     self._checkpoint(connection)
                 if self._facts.size + self._store.size > CACHED_FACTS_MAX:
-                    self._store.forget()
-                    self._renew_facts()
+                    self._forget()
                 return outcomes
         except BaseException as error:
             self._undo(connection)
@@ -272,6 +271,10 @@ class SqliteEngine:
                 connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 log.warning("rollback failed: %s: %s", type(error).__name__, error)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is remembered; the next batch reads it anew."""
         self._store.forget()
         self._data_version = None
         self._facts = Facts(self._facts.catalog)

@@ -423,7 +423,9 @@ class Store:
                 str(UUID(bytes=id_)): Hold(quantity, expires_at) for id_, quantity, expires_at in rows
             }
         if since is None or self._may_be_held_elsewhere(key, since, now):
-            counter.holds |= self._holds_by_reservation(key, now, facts.catalog)
+            counter.holds |= self._holds_by_reservation(
+                key, now if since is None else since, now, facts.catalog
+            )
         return counter
 
     def _may_be_held_elsewhere(self, key: CounterKey, since: Instant, now: Instant) -> bool:
@@ -433,9 +435,11 @@ class Store:
         (first,) = self._one("SELECT min(id) FROM reservation WHERE tenant = ?", self.word(key.tenant))
         return first is not None and first < uuid7_after(since)
 
-    def _holds_by_reservation(self, key: CounterKey, now: Instant, catalog: Catalog) -> dict[str, Hold]:
-        """What live reservations hold of a total that was not kept when they were made. They may hold nothing of
-        any other: their meter may not have been limited at all."""
+    def _holds_by_reservation(
+        self, key: CounterKey, until: Instant, now: Instant, catalog: Catalog
+    ) -> dict[str, Hold]:
+        """What live reservations made up to an instant hold of a total that was not kept then. They may hold nothing
+        of any other: their meter may not have been limited at all."""
         period = Period(0, None)
         if rolling_length(key.window_key) is None:
             period = Period(key.start, self._end_of(key, now))
@@ -449,7 +453,7 @@ class Store:
         for id_, event, quantity, attributes, expires_at, reserved_at in rows:
             given = json.loads(attributes) if attributes else {}
             held = gains_of(catalog, self.text(event), quantity, given).get(key.meter)
-            if held and period.holds(reserved_at):
+            if held and reserved_at <= until and period.holds(reserved_at):
                 holds[str(UUID(bytes=id_))] = Hold(held, expires_at)
         return holds
 
@@ -498,8 +502,11 @@ class Store:
             return 0
         start = max(key.start, self._first_recorded(now) - KEY_RETENTION)
         end = self._end_of(key, now)
-        if end is None:
-            end = (self.last_recorded_at() if since is None else since) + FUTURE_TOLERANCE + 1
+        # What was recorded since is counted already, be it in a billing period that began elsewhere.
+        last = (self.last_recorded_at() if since is None else since) + FUTURE_TOLERANCE + 1
+        end = last if end is None else min(end, last)
+        if end <= start:
+            return 0
         totals = self._usage_totals(UsageTotals(_whose(key), start, end, frozenset()))
         return sum(row.quantity for row in totals if row.meter == key.meter)
 
@@ -510,7 +517,9 @@ class Store:
             subscription = self._read_subscriptions(_account_of(key))
             anchor = subscription.at(now).billing_anchor if subscription is not None else NO_ANCHOR
             if window.period_at(key.start, anchor).start != key.start:  # another anchor was counted from
-                anchor = Anchor(key.start, anchor.interval)
+                end = window.period_at(key.start, Anchor(key.start, anchor.interval)).end
+                assert end is not None
+                return min(end, anchor.at) if key.start < anchor.at else end
         return window.period_at(key.start, anchor).end
 
     def _cells_before(self, key: CounterKey, length: Instant, since: Instant | None, now: Instant) -> Cells:

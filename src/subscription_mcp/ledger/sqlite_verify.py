@@ -208,6 +208,8 @@ class _Recount:
                 length = rolling_length(place.window_key)
                 if length is not None:
                     key = (who.tenant, 0, window, counted_for, meter)
+                    # What adds nothing leaves no cell, and a window without cells may be deleted.
+                    is_kept = is_kept if gain else 0
                     self._add_rolling(key, place, length, gain, used_at(occurred_at, recorded_at), is_kept)
                     continue
                 starts = self._starts(place, holder, plan_id, occurred_at, recorded_at)
@@ -242,7 +244,7 @@ class _Recount:
                 # What was there before a counter was kept was added up when it was first needed, by whatever
                 # anchor held then.
                 until = FOR_EVER if came_before else recorded_at
-                anchors = self._anchors_of(holder).anchors(occurred_at, until)
+                anchors = self._anchors_of(holder).anchors(min(occurred_at, recorded_at), until)
             if not plan:
                 anchors |= NO_ANCHORS
         return {self._period(key, window, anchor, occurred_at).start for anchor in anchors}

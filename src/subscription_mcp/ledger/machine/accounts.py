@@ -350,9 +350,8 @@ def arrive(turn: Turn, command: Arrive) -> AccountView | None:
         return None
     if user is not None:
         make_known(turn, located, Actor(user, "token"))
-        view.seats_used = turn.facts.seats.get(
-            (located.account.tenant, located.account.account), view.seats_used
-        )
+        if located.joins:
+            view.seats_used = turn.facts.seats[(located.account.tenant, located.account.account)]
     return view
 
 
