@@ -1,6 +1,7 @@
 """When the disk, the file or another program will not: nothing half done, a clear answer, and back by itself
 where that can be."""
 
+import asyncio
 import os
 import random
 import shutil
@@ -32,6 +33,7 @@ from tests.chaos.recount import recount
 from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger import sqlite_schema
+from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.ledger.port import LedgerUnusable
 from subscription_mcp.ledger.sqlite_backup import back_up, restore
 
@@ -250,6 +252,26 @@ async def test_a_process_that_died_closed_or_was_deleted_raises_no_alarm(
     async with a_ledger(path.parent, catalog=CATALOG) as ledger:
         assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 1
     assert "its file is gone" in caplog.text
+
+
+async def test_who_find_no_file_at_the_same_time_begin_one_new_ledger(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, together = await a_file(tmp_path), 8
+    gone(path)
+
+    async def record(user: str) -> int:
+        async with a_ledger(tmp_path, catalog=CATALOG) as ledger:
+            return decision_of(await ledger.submit_one(a_record(user))).limits[0].used
+
+    with closing(FileLock(sqlite_schema.lock_path(path))) as lock:
+        with lock:
+            starting = [asyncio.ensure_future(record(f"new{n}")) for n in range(together)]
+            for _ in range(100):  # as far as each gets
+                await asyncio.sleep(0)
+        assert await asyncio.gather(*starting) == [1] * together
+    assert recount(path) == together
+    assert caplog.text.count("its file is gone") == 1
 
 
 def half(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -109,6 +110,128 @@ async def test_damage_is_not_copied_over_a_good_copy(tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"a", "copy.db"}
 
 
+# Made over one that was opened as a ledger
+
+
+async def a_copy_that_was_opened(tmp_path: Path) -> tuple[Path, Path]:
+    """A ledger, and a copy of it where somebody counted an hour later and died."""
+    path = await a_ledger_of(tmp_path / "a", "bob")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "dead").mkdir()
+    back_up(path, tmp_path / "b" / "ledger.db")
+    clock = Clock()
+    clock.advance(hours=1)
+    async with a_ledger(tmp_path / "b", clock=clock) as ledger:
+        await ledger.submit_one(a_record("eve"))
+        for file in (tmp_path / "b").iterdir():
+            shutil.copy(file, tmp_path / "dead" / file.name)
+    return path, tmp_path / "dead" / "ledger.db"
+
+
+async def test_a_copy_over_one_with_a_log_is_the_new_one_alone(tmp_path: Path) -> None:
+    path, target = await a_copy_that_was_opened(tmp_path)
+    assert target.with_name("ledger.db-wal").stat().st_size > 0
+    await a_ledger_of(tmp_path / "a", "tom")
+    back_up(path, target)
+    assert names_in(target.parent) == {"ledger.db", "ledger.db.lock", "ledger.db.open"}
+    assert verified(target).events == 2
+    assert await users_in(target.parent) == {"bob", "tom"}
+
+
+async def test_a_copy_over_one_with_a_journal_is_the_new_one_alone(tmp_path: Path) -> None:
+    path, target = await a_ledger_of(tmp_path / "a", "bob"), tmp_path / "dead" / "ledger.db"
+    target.parent.mkdir()
+    back_up(path, tmp_path / "ledger.db")
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN")
+        connection.execute("CREATE TABLE wide AS SELECT zeroblob(100000)")
+        for name in ("ledger.db", "ledger.db-journal"):
+            shutil.copy(tmp_path / name, target.parent / name)
+    await a_ledger_of(tmp_path / "a", *(f"user{n}" for n in range(1_000)))
+    back_up(path, target)
+    assert not target.with_name("ledger.db-journal").exists()
+    assert len(await users_in(target.parent)) == 1_001
+
+
+async def test_a_copy_over_one_that_was_written_later_raises_no_alarm(tmp_path: Path) -> None:
+    path, _ = await a_copy_that_was_opened(tmp_path)
+    back_up(path, tmp_path / "b" / "ledger.db")
+    assert await users_in(tmp_path / "b") == {"bob"}
+
+
+async def test_no_copy_is_made_over_a_ledger_that_somebody_has_open(tmp_path: Path) -> None:
+    path = await a_ledger_of(tmp_path / "a", "bob")
+    async with a_ledger(tmp_path / "b") as ledger:
+        names = names_in(tmp_path / "b")
+        with pytest.raises(LedgerUnusable, match=r"open in another program.* then copy again"):
+            back_up(path, tmp_path / "b" / "ledger.db")
+        assert names_in(tmp_path / "b") == names
+        assert code_of(await ledger.submit_one(a_record("eve"))) == "ok"
+    assert await users_in(tmp_path / "b") == {"eve"}
+
+
+async def test_who_opens_the_old_copy_while_a_new_one_is_made_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await a_ledger_of(tmp_path / "a", "bob")
+    (tmp_path / "b").mkdir()
+    back_up(path, tmp_path / "b" / "ledger.db")
+    check = sqlite_backup.check_copy
+
+    def open_meanwhile(copy: Path) -> None:
+        check(copy)
+        asyncio.run(a_ledger_of(tmp_path / "b", "eve"))
+
+    monkeypatch.setattr(sqlite_backup, "check_copy", open_meanwhile)
+    with pytest.raises(LedgerUnusable, match="opened by another program meanwhile"):
+        await asyncio.to_thread(back_up, path, tmp_path / "b" / "ledger.db")
+    assert await users_in(tmp_path / "b") == {"bob", "eve"}
+
+
+async def test_a_copy_that_another_program_gave_a_log_is_not_called_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = await a_ledger_of(tmp_path / "a", "bob"), tmp_path / "copy.db"
+    replace = Path.replace
+
+    def and_a_log(self: Path, to: Path) -> Path:
+        target.with_name("copy.db-wal").write_bytes(b"a log")
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", and_a_log)
+    with pytest.raises(TransferRefused, match=r"in use by another program, which made copy\.db-wal"):
+        back_up(path, target)
+
+
+@pytest.mark.parametrize("harm", [None, "rubbish"])
+async def test_a_process_that_dies_before_the_copy_takes_its_name_leaves_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str | None
+) -> None:
+    path, target = await a_copy_that_was_opened(tmp_path)
+    log = target.with_name("ledger.db-wal")
+    if harm:
+        target.write_bytes(harm.encode())
+    was, replace = log.read_bytes(), Path.replace
+
+    def fails(self: Path, to: Path) -> Path:
+        if to == target:
+            assert not log.exists()
+            (tmp_path / "c").mkdir()
+            shutil.copy(target, tmp_path / "c" / "ledger.db")
+            raise OSError(28, "No space left on device")
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(TransferRefused, match="No space left on device"):
+        back_up(path, target)
+    if harm:
+        assert (target.read_bytes(), log.read_bytes()) == (harm.encode(), was)
+    else:
+        assert await users_in(tmp_path / "c") == {"bob", "eve"}
+        assert await users_in(target.parent) == {"bob", "eve"}
+
+
 # Put back
 
 
@@ -195,6 +318,26 @@ async def test_what_a_killed_process_left_in_the_log_is_kept_too(tmp_path: Path)
     (tmp_path / "c").mkdir()
     (tmp_path / "b" / "aside.db").rename(tmp_path / "c" / "ledger.db")
     assert await users_in(tmp_path / "c") == {"bob", "eve"}
+
+
+async def test_a_ledger_behind_a_link_is_copied_and_replaced_where_it_lies(tmp_path: Path) -> None:
+    path = await a_ledger_of(tmp_path / "a", "bob")
+    (tmp_path / "linked").mkdir()
+    link, copy = tmp_path / "linked" / "ledger.db", tmp_path / "copy.db"
+    link.symlink_to(path)
+    back_up(link, copy)
+    assert await users_in(tmp_path / "linked") == {"bob"}
+    await a_ledger_of(tmp_path / "linked", "eve")
+    async with a_ledger(tmp_path / "linked"):
+        for name in (link, path):
+            with pytest.raises(LedgerUnusable, match="open in another program"):
+                restore(name, copy, tmp_path / "a" / "aside.db")
+            with pytest.raises(LedgerUnusable, match="open in another program"):
+                back_up(await a_ledger_of(tmp_path / "other", "tom"), name)
+    restore(link, copy, tmp_path / "a" / "aside.db")
+    assert link.is_symlink()
+    assert names_in(link.parent) == {"ledger.db"}
+    assert await users_in(tmp_path / "a") == {"bob"}
 
 
 # What was revoked stays revoked, and what was confirmed is not confirmed again

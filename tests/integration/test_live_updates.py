@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,12 +14,16 @@ import pytest
 from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
 from mcp_types import ResourceUpdatedNotification, ToolListChangedNotification
-from tests.harness import ERAS, TODAY, Place, Server, talking
+from tests.harness import ERAS, TODAY, Api, Place, Server, talking
+
+from subscription_mcp.server.listening import LISTENERS_OF_ONE_USER_MAX
 
 # A client of the legacy era calls what the SDK's client calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
 
 UNAWARE = (sys.executable, str(Path(__file__).with_name("unaware_server.py")))
+LEGACY = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25"}
+TOO_MUCH = "Too much is listened to at once by one user. End some of it first."
 SOON = 10
 """Seconds in which an update must have come."""
 
@@ -32,6 +37,39 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def server(place: Place) -> Iterator[Server]:
     with place.serving() as server:
         yield server
+
+
+class Session:
+    """A legacy connection, message by message."""
+
+    def __init__(self, api: Api, session_id: str) -> None:
+        self.api = api
+        self.headers = {**LEGACY, "mcp-session-id": session_id}
+
+    @classmethod
+    async def begun(cls, api: Api) -> "Session":
+        greeting = {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        }
+        hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": greeting}
+        answer = await api.send("POST", "/mcp", json=hello, headers=LEGACY)
+        return cls(api, answer.headers["mcp-session-id"])
+
+    async def post(self, method: str, **message: Any) -> str:
+        body = {"jsonrpc": "2.0", "method": method, **message}
+        return (await self.api.send("POST", "/mcp", json=body, headers=self.headers)).text
+
+    async def subscribe(self, uri: str = "quota://me") -> str | None:
+        """What is said against it."""
+        answer = await self.post("resources/subscribe", id=2, params={"uri": uri})
+        (body,) = [line[5:] for line in answer.splitlines() if line.startswith("data: {")]
+        error = json.loads(body).get("error")
+        return error and error["message"]
+
+    async def end(self) -> None:
+        assert (await self.api.send("DELETE", "/mcp", headers=self.headers)).status_code == 200
 
 
 class Ear:
@@ -230,16 +268,8 @@ async def test_the_stream_of_a_legacy_connection_ends_when_its_token_is_revoked(
     place: Place, server: Server
 ) -> None:
     token, renewed = (place.token("parted", issued_ago_seconds=ago) for ago in (60, 0))
-    greeting = {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    }
-    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": greeting}
-    headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25"}
     async with server.api(token) as before, server.api(renewed) as after:
-        session = (await before.send("POST", "/mcp", json=hello, headers=headers)).headers["mcp-session-id"]
-        headers["mcp-session-id"] = session
+        headers = (await Session.begun(before)).headers
         async with asyncio.timeout(SOON):
             async with before.http.stream("GET", "/mcp", headers=headers) as stream:
                 assert stream.status_code == 200
@@ -269,6 +299,34 @@ async def test_a_legacy_subscription_ends_with_its_token_and_when_asked(place: P
             async with asyncio.timeout(SOON):
                 assert await anext(aiter(subscription)) == ResourceUpdated(uri="quota://me")
         assert ear.heard.empty()
+
+
+async def test_connections_that_end_at_once_leave_nobody_who_listens(place: Place, server: Server) -> None:
+    async with server.api(place.token("hasty")) as api:
+        for _ in range(2 * LISTENERS_OF_ONE_USER_MAX):
+            session = await Session.begun(api)
+            await session.post("notifications/initialized")
+            await session.end()
+        assert await (await Session.begun(api)).subscribe() is None
+
+
+async def test_one_user_cannot_listen_so_often_that_nobody_else_can(place: Place, server: Server) -> None:
+    token = place.token("greedy")
+    async with server.api(token) as api, server.api(place.token("modest")) as other:
+        sessions = [await Session.begun(api) for _ in range(LISTENERS_OF_ONE_USER_MAX + 1)]
+        *listening, refused = sessions
+        assert {await session.subscribe() for session in listening} == {None}
+        assert await refused.subscribe() == TOO_MUCH
+        asked = {"notifications": {"resourceSubscriptions": ["quota://me"]}}
+        error = (await server.modern(token, "subscriptions/listen", asked))["error"]
+        assert (error["code"], error["message"]) == (429, TOO_MUCH)
+        # Who listens already may listen to more; others are not concerned; and what ends makes room.
+        assert await listening[0].subscribe("quota://me/messages") is None
+        assert await (await Session.begun(other)).subscribe() is None
+        await listening[1].end()
+        async with asyncio.timeout(SOON):
+            while await refused.subscribe() is not None:
+                pass
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -150,6 +150,29 @@ async def test_what_is_open_ends_though_nobody_calls(monkeypatch: pytest.MonkeyP
     forget()
 
 
+@pytest.mark.parametrize("fault", [unavailable(), RuntimeError("a defect")], ids=["refusal", "defect"])
+async def test_after_a_fault_it_is_asked_again_after_a_longer_while(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr(revocations_module, "ASK_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(revocations_module, "AFTER_A_FAULT_SECONDS", 0.002)
+    asked: list[int] = []
+    ended = asyncio.Event()
+
+    async def since(position: int) -> list[Row]:
+        asked.append(position)
+        # From here on only the wait after a fault comes to an end.
+        monkeypatch.setattr(revocations_module, "ASK_AGAIN_SECONDS", 3600)
+        if len(asked) < 3:
+            raise fault
+        return [Row(token_id="t1")]
+
+    forget = Revocations(since).end_with(BELLA, ended.set)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    forget()
+
+
 async def test_nobody_asks_while_nothing_is_open() -> None:
     before = asyncio.all_tasks()
     revocations = Revocations(Ledger().since)

@@ -115,6 +115,7 @@ class Revocations:
                 wait = AFTER_A_FAULT_SECONDS
             except Exception:
                 log.exception("revocations could not be looked for")
+                wait = AFTER_A_FAULT_SECONDS
 
     def _is_due(self) -> bool:
         return self._asked_at is None or self._monotonic() - self._asked_at >= ASK_AGAIN_SECONDS

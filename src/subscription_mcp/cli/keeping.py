@@ -68,7 +68,7 @@ def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
     """Put a copy in the ledger's place, while no server has it open. What was there is kept beside it."""
     from subscription_mcp.ledger import sqlite_backup
 
-    ledger = settings_of(ctx).database_path
+    ledger = settings_of(ctx).database_path.resolve()
     if ledger.exists() and not yes:
         raise click.UsageError(f"This replaces {ledger}, which is kept beside it. Add --yes to do it.")
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")

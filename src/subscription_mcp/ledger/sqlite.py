@@ -32,9 +32,10 @@ from subscription_mcp.ledger.sqlite_schema import (
     check_nothing_is_lost,
     lock_path,
     log_path,
+    make_file,
     migrate,
     opening_advice,
-    prepare_file,
+    prepare_folder,
     presence_path,
     schema_of_file,
     schema_version,
@@ -78,14 +79,14 @@ class SqliteEngine:
     ) -> None:
         self.catalog = catalog
         self._bounds = bounds or Bounds()
-        self._path = path
-        self._paths = (path, log_path(path))
+        # What stands beside the file stands beside the real one, by whichever name it is opened: SQLite does so too.
+        self._path = path.resolve()
+        self._paths = (self._path, log_path(self._path))
         self._connect_file = connect
         self._clock = clock
         self._random_bits = random_bits
         self._last_now: Instant = 0
         self._facts = Facts(catalog)
-        self._lock_was_free = False
         self._opened: list[tuple[int, int]] = []
         self._rows_since_checkpoint = 0
         self._data_version: int | None = None
@@ -98,13 +99,13 @@ class SqliteEngine:
     async def open(self) -> None:
         opened: list[_Connection] = []
         try:
-            self._is_new = prepare_file(self._path)
+            prepare_folder(self._path)
             self._lock = FileLock(lock_path(self._path))
             self._presence = Presence(presence_path(self._path))
             try:
                 if not self._presence.join():
                     raise LedgerUnusable(f"{self._path} is being restored. Start again when that is done.")
-                self._writer = await self._connect(opened)
+                self._writer = await self._connect(opened, self._first_connection)
                 await self._writer.run(self._prepare)
                 self._checker = await self._reader(opened)
                 self._checker_store = Store(self._checker._conn)
@@ -112,9 +113,7 @@ class SqliteEngine:
             except BaseException:
                 # A connection left open would keep its thread, and so the process, alive.
                 for connection in opened:
-                    await connection.run(
-                        self._close_under_lock if self._lock_was_free else _close, connection
-                    )
+                    await connection.run(self._close_under_lock, connection)
                     await connection.close()
                 self._lock.close()
                 self._presence.close()
@@ -135,14 +134,16 @@ class SqliteEngine:
         with self._lock:
             connection._conn.close()
 
-    async def _connect(self, opened: list[_Connection]) -> _Connection:
-        connection = _Connection(partial(self._connect_file, self._path), iter_chunk_size=64)
+    async def _connect(
+        self, opened: list[_Connection], connect: Callable[[], sqlite3.Connection]
+    ) -> _Connection:
+        connection = _Connection(connect, iter_chunk_size=64)
         await connection
         opened.append(connection)
         return connection
 
     async def _reader(self, opened: list[_Connection]) -> _Connection:
-        connection = await self._connect(opened)
+        connection = await self._connect(opened, partial(self._connect_file, self._path))
 
         def prepare() -> None:
             set_pragmas(connection._conn)
@@ -151,24 +152,28 @@ class SqliteEngine:
         await connection.run(prepare)
         return connection
 
-    def _prepare(self) -> None:
-        self._lock_was_free = self._lock.is_free_within(OPEN_WITHIN_SECONDS)
-        if not self._lock_was_free:
+    def _first_connection(self) -> sqlite3.Connection:
+        if not self._lock.is_free_within(OPEN_WITHIN_SECONDS):
             raise LedgerUnusable(
                 f"Another program has held the lock of {self._path} for {OPEN_WITHIN_SECONDS} s. "
                 "Find the process that hangs (fuser, or lsof, on the .lock file beside it) and end it."
             )
         with self._lock:
-            connection = self._writer._conn
-            check_identity(connection, self._path)
-            noted = self._lock.noted()
-            if self._is_new and noted:
+            # Whoever finds a file that is new must find nothing noted of the one that was here.
+            if not self._path.exists() and (noted := self._lock.noted()):
                 log.warning(
                     "a ledger was here, last written at %s, and its file is gone: this is a new one",
                     format_instant(noted),
                 )
-                self._note(noted := 0)
-            check_nothing_is_lost(connection, self._path, noted)
+                self._note(0)
+            make_file(self._path)
+        return self._connect_file(self._path)
+
+    def _prepare(self) -> None:
+        with self._lock:
+            connection = self._writer._conn
+            check_identity(connection, self._path)
+            check_nothing_is_lost(connection, self._path, self._lock.noted())
             set_pragmas(connection)
             # What a statement or a savepoint could take back is kept in memory: a batch is small, and to a file it
             # was half of all that was written.
@@ -509,8 +514,3 @@ def revocations_of_file(path: Path) -> list[Revocation]:
 
 def _all_touched(saved: Sequence[Touched]) -> Touched:
     return None if None in saved else frozenset().union(*(one for one in saved if one))
-
-
-def _close(connection: _Connection) -> None:
-    # Nothing was read through it yet, so there is nothing to checkpoint.
-    connection._conn.close()

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from subscription_mcp.domain.instants import Instant
@@ -26,6 +27,8 @@ from subscription_mcp.ledger.sqlite_schema import (
     check_identity,
     committed_at,
     damage_of,
+    index_path,
+    journal_path,
     lock_path,
     log_path,
     migrate,
@@ -43,12 +46,12 @@ Undo = Callable[[], None]
 
 
 def back_up(ledger: Path, target: Path) -> int:
-    """Copy the ledger to `target`, replacing what is there; its size in bytes. Raises LedgerUnusable,
-    TransferRefused."""
-    own = (ledger, lock_path(ledger), presence_path(ledger), log_path(ledger))
-    if target.resolve() in [path.resolve() for path in own]:
+    """Copy the ledger to `target`, replacing what is there, unless somebody has it open as a ledger; its size in
+    bytes. Raises LedgerUnusable, TransferRefused."""
+    ledger, target = ledger.resolve(), target.resolve()
+    if target in (ledger, *_beside(ledger)):
         raise TransferRefused("That is a file of the ledger itself. Name another one for its copy.")
-    with _present(ledger, alone=False) as lock, new_file(target) as copy:
+    with _present(ledger) as lock, _room_at(target) as make_room, new_file(target, make_room) as copy:
         if not lock.is_free_within(LOCK_WITHIN_SECONDS):
             raise LedgerUnusable(
                 f"Another program has held the lock of {ledger} for {LOCK_WITHIN_SECONDS} s."
@@ -64,6 +67,10 @@ def back_up(ledger: Path, target: Path) -> int:
         except sqlite3.Error as error:
             raise LedgerUnusable(opening_advice(error, ledger)) from error
         check_copy(copy)
+    if left := [path.name for path in _logs_of(target) if path.exists()]:
+        raise TransferRefused(
+            f"{target} is in use by another program, which made {left[0]}. End it, delete both, and copy again."
+        )
     return target.stat().st_size
 
 
@@ -81,10 +88,11 @@ def restore(ledger: Path, source: Path, aside: Path) -> Restored:
     """Put the copy `source` in the ledger's place and keep what was there as `aside`. What was revoked stays revoked,
     and no confirmation that was handed out before is good any more. Raises LedgerUnusable, TransferRefused; then
     everything is as it was."""
+    ledger = ledger.resolve()
     if not source.is_file():
         raise TransferRefused(f"There is no file {source}.")
     ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _present(ledger, alone=True) as lock:
+    with _present(ledger, alone_to="restore") as lock:
         with new_file(ledger, lambda: _keep(ledger, aside)) as copy:
             try:
                 with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as connection:
@@ -201,22 +209,98 @@ def new_file(target: Path, before_it_counts: Callable[[], Undo] = lambda: _nothi
 
 
 @contextmanager
-def _present(ledger: Path, *, alone: bool) -> Iterator[FileLock]:
-    """Have the ledger open, with its lock to be taken. Raises LedgerUnusable."""
+def _present(ledger: Path, *, alone_to: str | None = None) -> Iterator[FileLock]:
+    """Have the ledger open, with others or alone to do what is named, with its lock to be taken. Raises
+    LedgerUnusable."""
     try:
         presence = Presence(presence_path(ledger))
         lock = FileLock(lock_path(ledger))
     except OSError as error:
         raise LedgerUnusable(opening_advice(error, ledger)) from error
     with closing(presence), closing(lock):
-        if alone and not presence.join_alone():
+        if alone_to and not presence.join_alone():
             raise LedgerUnusable(
                 f"{ledger} is open in another program. Stop every server and client that uses it (fuser, or "
-                "lsof, on the .open file beside it names them), then restore again."
+                f"lsof, on the .open file beside it names them), then {alone_to} again."
             )
-        if not alone and not presence.join():
+        if not alone_to and not presence.join():
             raise LedgerUnusable(f"{ledger} is being restored. Try again when that is done.")
         yield lock
+
+
+def _logs_of(path: Path) -> tuple[Path, ...]:
+    """What SQLite takes for the log of the file at `path`, whichever file it was written for."""
+    return log_path(path), journal_path(path)
+
+
+def _beside(path: Path) -> tuple[Path, ...]:
+    """What stands beside a file that is or was opened as a ledger."""
+    return (*_logs_of(path), index_path(path), lock_path(path), presence_path(path))
+
+
+@contextmanager
+def _room_at(target: Path) -> Iterator[Callable[[], Undo]]:
+    """What a copy must find done when it takes the place of `target`, which may have been opened as a ledger: nobody
+    has it open, no log of it is left, and nothing is noted of it. Raises LedgerUnusable."""
+    if not any(path.exists() for path in _beside(target)):
+        yield partial(_must_be_alone, target)
+        return
+    with _present(target, alone_to="copy") as lock:
+        aside = target.with_name(f"{target.name}.replaced")
+        yield partial(_make_room, target, lock, aside)
+        with suppress(OSError):  # the copy is in place
+            for path in _logs_of(aside):
+                path.unlink(missing_ok=True)
+
+
+def _must_be_alone(target: Path) -> Undo:
+    if any(path.exists() for path in _beside(target)):
+        raise LedgerUnusable(
+            f"{target} was opened by another program meanwhile. Copy again when that has ended."
+        )
+    return _nothing
+
+
+def _make_room(target: Path, lock: FileLock, aside: Path) -> Undo:
+    # All of it before the copy takes its name: a process that dies in between leaves the old file, whole.
+    _fold(target)
+    put_back = _take_logs_away(target, aside)
+    try:
+        with lock:
+            noted = lock.noted()
+            lock.note(0)
+    except OSError:
+        put_back()
+        raise
+
+    def undo() -> None:
+        with lock:
+            lock.note(noted)
+        put_back()
+
+    return undo
+
+
+def _take_logs_away(path: Path, aside: Path) -> Undo:
+    """Leave no log that SQLite would play into the file that is put in place at `path`: what could not be folded in
+    becomes the log of `aside`."""
+    moved: list[tuple[Path, Path]] = []
+
+    def undo() -> None:
+        for here, there in moved:
+            there.replace(here)
+
+    try:
+        for here, there in zip(_logs_of(path), _logs_of(aside), strict=True):
+            if here.exists():
+                here.replace(there)
+                moved.append((here, there))
+        index_path(path).unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError:
+        undo()
+        raise
+    return undo
 
 
 def _copy(source: sqlite3.Connection, target: Path) -> None:
@@ -239,21 +323,17 @@ def _keep(ledger: Path, aside: Path) -> Undo:
     if not ledger.exists():
         return _nothing
     _fold(ledger)
-    wal = log_path(ledger)
-
-    def undo() -> None:
-        if log_path(aside).exists():
-            log_path(aside).replace(wal)
-        aside.unlink()
-
     _second_name(ledger, aside)
     try:
-        if wal.exists():  # SQLite would take it for the log of the file that is put in place
-            wal.replace(log_path(aside))
-        ledger.with_name(f"{ledger.name}-shm").unlink(missing_ok=True)
+        put_back = _take_logs_away(ledger, aside)
     except OSError:
-        undo()
+        aside.unlink()
         raise
+
+    def undo() -> None:
+        put_back()
+        aside.unlink()
+
     return undo
 
 
@@ -265,9 +345,10 @@ def _is_database(path: Path) -> bool:
 
 def _fold(ledger: Path) -> None:
     """Bring what a process that died left in the log into the file, where it is one."""
-    if not _is_database(ledger):
+    if not ledger.exists() or not _is_database(ledger):
         return
     with suppress(sqlite3.Error), closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # takes back what a journal says
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 

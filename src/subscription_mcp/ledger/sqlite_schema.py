@@ -41,6 +41,16 @@ def log_path(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def journal_path(path: Path) -> Path:
+    """SQLite's rollback journal, which a file has until it is first opened as a ledger."""
+    return path.with_name(path.name + "-journal")
+
+
+def index_path(path: Path) -> Path:
+    """SQLite's index of the write-ahead log, in memory that processes share."""
+    return path.with_name(path.name + "-shm")
+
+
 def is_plain_copy(path: Path) -> bool:
     """Whether a file is a database nobody has opened as a ledger yet: it has no write-ahead log."""
     with path.open("rb") as file:
@@ -48,22 +58,20 @@ def is_plain_copy(path: Path) -> bool:
     return header.startswith(MAGIC) and header[WRITE_VERSION] == ROLLBACK_JOURNAL
 
 
-def prepare_file(path: Path) -> bool:
-    """Make sure the database can be there, readable by its owner only; whether there was none."""
-    if path.is_dir():
-        raise LedgerUnusable(
-            f"The database path is a folder: {path}. Name a file in it, like {path / 'ledger.db'}."
-        )
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True, mode=0o700)
-    is_new = not path.exists()
+def prepare_folder(path: Path) -> None:
+    """Make sure the database can be there."""
+    _must_be_no_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def make_file(path: Path) -> None:
+    """Make sure the database is there, readable by its owner only, and can be written."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise LedgerUnusable(
             f"The database {path} cannot be written ({error.strerror}). Its folder and file must be writable."
         ) from error
-    return is_new
 
 
 def committed_at(connection: sqlite3.Connection) -> Instant:

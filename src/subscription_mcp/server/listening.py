@@ -12,6 +12,7 @@ Modern clients listen with `subscriptions/listen`, whose answer is the stream; l
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
@@ -59,6 +60,8 @@ log = logging.getLogger(__name__)
 
 URIS_MAX = 100
 LISTENERS_MAX = 10_000
+LISTENERS_OF_ONE_USER_MAX = 100
+"""So that nobody can shut out all others."""
 SEND_WITHIN_SECONDS = 10
 SECONDS_BEFORE_WATCHING_AGAIN = 1
 THRESHOLDS_PERMILLE = (800, 900, 1000)
@@ -68,7 +71,7 @@ LISTS: dict[str, ServerEvent] = {
     "resources": ResourcesListChanged(),
 }
 _STATE = __name__
-"""Where a legacy connection keeps its listener."""
+"""Where a legacy connection keeps its `Line`."""
 _MY_QUOTA = "quota://me"
 _MY_PLAN = "subscription://me"
 _QUOTA_OF_ACCOUNT = "quota://accounts/"
@@ -91,10 +94,23 @@ class Listener:
     """Takes back that it ends when its token is revoked."""
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def user(self) -> tuple[str, str]:
+        return self.principal.tenant, self.principal.user
+
     def concerns(self, touched: frozenset[tuple[str, str]]) -> bool:
         tenant = self.principal.tenant
         ids = {self.principal.user, self.account, *(_account_of(uri) for uri in self.uris)}
         return any((tenant, one) in touched for one in ids if one is not None)
+
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """A legacy connection's listener, and whether the connection has ended."""
+
+    listener: Listener | None = None
+    is_closed: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 _opening: ContextVar[Listener] = ContextVar("_opening")
@@ -110,6 +126,7 @@ class Listening:
         self._identify = identify
         self._revocations = revocations
         self._listeners: set[Listener] = set()
+        self._count_by_user: Counter[tuple[str, str]] = Counter()
         self._watching: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
@@ -171,16 +188,18 @@ class Listening:
 
     async def connected(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """`notifications/initialized`: from now on the connection is told when its lists change."""
+        connection = ctx.session._connection
+        line = self._line_of(connection)
         result = await call_next(ctx)
         with suppress(MCPError):  # without a token there is nobody to tell
-            self._soon(self._connect(ctx.session._connection, await self._principal()))
+            self._soon(self._connect(connection, line, await self._principal()))
         return result
 
-    async def _connect(self, connection: Any, principal: Principal) -> None:
+    async def _connect(self, connection: Any, line: Line, principal: Principal) -> None:
         try:
-            async with _lock_of(connection):
-                if _STATE not in connection.state:
-                    await self._follow(connection, principal, frozenset())
+            async with line.lock:
+                if line.listener is None:
+                    await self._follow(connection, line, principal, frozenset())
         except MCPError as error:
             log.info("a connection is not told of changes: %s", error.error.message)
 
@@ -188,37 +207,51 @@ class Listening:
         self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams
     ) -> EmptyResult:
         connection, uri = ctx.session._connection, str(params.uri)
+        line = self._line_of(connection)
         await self._must_be_readable(uri)
-        async with _lock_of(connection):
-            before: Listener | None = connection.state.get(_STATE)
-            uris = {uri, *(before.uris if before is not None else ())}
+        async with line.lock:
+            uris = {uri, *(line.listener.uris if line.listener is not None else ())}
             if len(uris) > URIS_MAX:
                 raise _too_many()
-            await self._follow(connection, await self._principal(), frozenset(uris))
+            await self._follow(connection, line, await self._principal(), frozenset(uris))
         return EmptyResult()
 
     async def _unsubscribe(
         self, ctx: ServerRequestContext[Any, Any], params: UnsubscribeRequestParams
     ) -> EmptyResult:
-        listener: Listener | None = ctx.session._connection.state.get(_STATE)
+        listener = self._line_of(ctx.session._connection).listener
         if listener is not None:
             listener.uris.discard(str(params.uri))
         return EmptyResult()
 
-    async def _follow(self, connection: Any, principal: Principal, uris: frozenset[str]) -> None:
+    def _line_of(self, connection: Any) -> Line:
+        """To be asked before anything is awaited: a connection that has ended tells nobody of it any more."""
+        line: Line | None = connection.state.get(_STATE)
+        if line is None:
+            line = connection.state[_STATE] = Line()
+            connection.exit_stack.callback(self._close, line)
+        return line
+
+    def _close(self, line: Line) -> None:
+        line.is_closed = True
+        if line.listener is not None:
+            self._remove(line.listener)
+
+    async def _follow(self, connection: Any, line: Line, principal: Principal, uris: frozenset[str]) -> None:
         """Make a connection's listener anew, so that it lasts as long as its newest token."""
-        listener = await self._added(principal, uris)
+        before = line.listener
+        listener = await self._added(principal, uris, instead_of=before)
+        if line.is_closed:
+            self._remove(listener)
+            return
 
         def tell(event: ServerEvent) -> None:
             self._soon(_send(connection, event))
 
         listener.tell = tell
         listener.expiry = asyncio.get_running_loop().call_later(_seconds_left(principal), self._end, listener)
-        before: Listener | None = connection.state.get(_STATE)
-        connection.state[_STATE] = listener
-        if before is None:
-            connection.exit_stack.callback(lambda: self._remove(connection.state[_STATE]))
-        else:
+        line.listener = listener
+        if before is not None:
             # What only the old one had noticed is told now.
             listener.seen |= {key: state for key, state in before.seen.items() if key in listener.seen}
             self._remove(before)
@@ -233,12 +266,22 @@ class Listening:
         except Refusal as refusal:
             raise error_of(refusal) from None
 
-    async def _added(self, principal: Principal, uris: frozenset[str]) -> Listener:
-        """A listener that knows how things stand. Raises MCPError."""
-        if len(self._listeners) >= LISTENERS_MAX:
-            raise _too_many()
+    async def _added(
+        self, principal: Principal, uris: frozenset[str], instead_of: Listener | None = None
+    ) -> Listener:
+        """A listener that knows how things stand. The one it comes instead of is not counted, and stays for
+        the caller to remove. Raises MCPError."""
         listener = Listener(principal, set(uris))
+        leaving = instead_of if instead_of in self._listeners else None
+        if len(self._listeners) - (leaving is not None) >= LISTENERS_MAX:
+            raise _too_many()
+        of_user = self._count_by_user[listener.user]
+        if leaving is not None and leaving.user == listener.user:
+            of_user -= 1
+        if of_user >= LISTENERS_OF_ONE_USER_MAX:
+            raise _too_many(" by one user")
         self._listeners.add(listener)
+        self._count_by_user[listener.user] += 1
         try:
             if self._watching is None:
                 self._ready = asyncio.Event()
@@ -261,7 +304,11 @@ class Listening:
             raise unknown_resource(uri) from None
 
     def _remove(self, listener: Listener) -> None:
-        self._listeners.discard(listener)
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+            self._count_by_user[listener.user] -= 1
+            if not self._count_by_user[listener.user]:
+                del self._count_by_user[listener.user]
         listener.tell = None
         if listener.expiry is not None:
             listener.expiry.cancel()
@@ -379,13 +426,9 @@ def _account_of(uri: str) -> str | None:
     return unquote(uri.removeprefix(_QUOTA_OF_ACCOUNT)) if uri.startswith(_QUOTA_OF_ACCOUNT) else None
 
 
-def _lock_of(connection: Any) -> asyncio.Lock:
-    lock: asyncio.Lock = connection.state.setdefault(f"{_STATE}.lock", asyncio.Lock())
-    return lock
-
-
-def _too_many() -> MCPError:
-    return MCPError(HTTP_STATUS["rate_limited"], "Too much is listened to at once. End some of it first.")
+def _too_many(by: str = "") -> MCPError:
+    message = f"Too much is listened to at once{by}. End some of it first."
+    return MCPError(HTTP_STATUS["rate_limited"], message)
 
 
 def _seconds_left(principal: Principal) -> float:
