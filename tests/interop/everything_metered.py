@@ -16,6 +16,7 @@ from subscription_mcp.auth.identity import identify_by_request
 from subscription_mcp.cli.main import main
 from subscription_mcp.server.hooks import contain, known_only
 from subscription_mcp.settings import Settings
+from subscription_mcp.web.api import ToolCalls
 from subscription_mcp.web.app import build_app
 from subscription_mcp.web.eras import Eras
 
@@ -34,6 +35,7 @@ def make_metered_app(settings: Settings, service: assembly.Service, base_url: st
     )
     guarded = build_app(
         api=[],
+        tool_calls=ToolCalls(service.toolbox),
         mcp=Eras(modern=modern, legacy=legacy),
         verifier=assembly.verifier_of(settings, service.ledger),
         base_url=base_url,
