@@ -298,24 +298,15 @@ def say_as_recorded(decision: Decision, catalog: Catalog) -> None:
     decision.said = refusal_sentence(decision.plan_held, first, decision.quantity, offer)
 
 
-_REFUSED = 10**20
-"""More than any fullness."""
-
-
 def sort_states(states: list[LimitState]) -> None:
     """Refused first, then the fullest; limits without a maximum last."""
     if len(states) > 1:
         states.sort(key=_place)
 
 
-def _place(state: LimitState) -> int:
-    # One number, as this is asked twice for every limit of every event.
-    maximum = state.limit.maximum
-    if maximum is UNLIMITED:
-        fullness = -1
-    else:
-        fullness = (state.used + state.held) * 1000 // maximum if maximum else 1000
-    return -fullness - _REFUSED if state.refused else -fullness
+def _place(state: LimitState) -> tuple[bool, int]:
+    permille = state.permille
+    return not state.refused, 1 if permille is None else -permille
 
 
 def next_plan_allowing(

@@ -43,8 +43,18 @@ AnswerKey = tuple[str, str, str]
 """Where the answer to a request with an idempotency key is kept: tenant, source and key."""
 
 
-def answer_key_of(subject: Subject, source: str, idempotency_key: str | None) -> AnswerKey | None:
-    return None if idempotency_key is None else (subject.tenant, source, idempotency_key)
+class _WithKey:
+    """A command that may carry an idempotency key, and so knows where its answer is kept."""
+
+    __slots__ = ("answer_key",)
+    subject: Subject
+    source: str
+    idempotency_key: str | None
+    answer_key: AnswerKey | None
+
+    def __post_init__(self) -> None:
+        key = self.idempotency_key
+        self.answer_key = None if key is None else (self.subject.tenant, self.source, key)
 
 
 @dataclass(slots=True)
@@ -64,7 +74,7 @@ class Arrive:
 
 
 @dataclass(slots=True)
-class RecordUsage:
+class RecordUsage(_WithKey):
     """Count one event, or say why not. `digest` identifies the request behind an idempotency key;
     `source` is who sent it. With `enforce` False it already happened and is always recorded."""
 
@@ -77,14 +87,10 @@ class RecordUsage:
     digest: bytes = b""
     occurred_at: Instant | None = None
     enforce: bool = True
-    answer_key: AnswerKey | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.answer_key = answer_key_of(self.subject, self.source, self.idempotency_key)
 
 
 @dataclass(slots=True)
-class Reserve:
+class Reserve(_WithKey):
     """Hold quantity for an event that is about to happen, for `ttl_seconds`; else say why not."""
 
     subject: Subject
@@ -95,10 +101,6 @@ class Reserve:
     ttl_seconds: int = 120
     idempotency_key: str | None = None
     digest: bytes = b""
-    answer_key: AnswerKey | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.answer_key = answer_key_of(self.subject, self.source, self.idempotency_key)
 
 
 @dataclass(slots=True)
@@ -116,7 +118,7 @@ class Settle:
 
 
 @dataclass(slots=True)
-class OpenSession:
+class OpenSession(_WithKey):
     """Open a session for a user, if the plan has room for one more."""
 
     subject: Subject
@@ -124,10 +126,6 @@ class OpenSession:
     ttl_seconds: int | None = None
     idempotency_key: str | None = None
     digest: bytes = b""
-    answer_key: AnswerKey | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.answer_key = answer_key_of(self.subject, self.source, self.idempotency_key)
 
 
 @dataclass(slots=True)

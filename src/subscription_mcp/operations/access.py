@@ -110,7 +110,7 @@ class Access:
     def sees_whole_accounts(self, operation: str, caller: Caller) -> bool:
         """Whether the caller may ask about an account as a whole; a service only ever asks about users."""
         reached = self.reach_of(operation, caller)
-        return reached >= Reach.ACCOUNT and self._acting_role(operation, caller, reached) != "service"
+        return reached >= Reach.ACCOUNT and _acting_role(operation, caller.roles, reached) != "service"
 
     async def accounts_within_reach(
         self, operation: str, caller: Caller, prefix: str, size: int
@@ -169,7 +169,7 @@ class Access:
                 raise _user_id_required()
             subject = self.subject_of(principal)._replace(account=target.account_id)
             return Granted(caller, tenant, subject, True, caller.view.standing.role or "member")
-        role = self._acting_role(operation, caller, reached)
+        role = _acting_role(operation, caller.roles, reached)
         if role == "service" and target.user_id is None:
             raise _user_id_required()
         if target.account_id is None and target.user_id is None:
@@ -220,10 +220,6 @@ class Access:
             personal and target.user_id is None and target.account_id == caller.own_account
         )
 
-    def _acting_role(self, operation: str, caller: Caller, reached: Reach) -> str:
-        """The role that gives the reach, for the audit trail."""
-        return _acting_role(operation, caller.roles, reached)
-
     async def _narrowed_to_own_account(self, caller: Caller, subject: Subject) -> Subject:
         """An admin reaches the members of its own group and nobody else, whatever ids they share."""
         if caller.view is None or caller.view.standing.account_kind != "group":
@@ -260,6 +256,7 @@ def _roles(in_token: frozenset[Role], in_ledger: str | None) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def _acting_role(operation: str, roles: frozenset[str], reached: Reach) -> str:
+    """The role that gives the reach, for the audit trail."""
     for role in (*OPERATOR_ROLES, "admin", "holder"):
         if role in roles and reach(operation, frozenset({role}), members_may_record=False) == reached:
             return role

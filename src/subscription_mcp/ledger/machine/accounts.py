@@ -1,6 +1,6 @@
 """Whose account a command is about, with the plan and limits that decide; and first sight."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,8 +9,8 @@ from subscription_mcp.domain.catalog import (
     Limit,
     Plan,
 )
-from subscription_mcp.domain.errors import FieldProblem
-from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.domain.instants import SECOND, Instant, format_instant
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
@@ -461,6 +461,14 @@ def subscription_as_dict(subscription: Subscription | None) -> dict[str, Any] | 
         shown["next_interval"] = subscription.next_interval
         shown["next_plan_at"] = format_instant(subscription.next_plan_at)
     return shown
+
+
+def must_be_fewer(turn: Turn, ends: Iterable[Instant], most: int, sentence: str) -> None:
+    """Refuse one more of what ends by itself, where there are so many that looking at all takes long."""
+    live = [end for end in ends if turn.now < end]
+    if len(live) >= most:
+        wait_seconds = -((turn.now - min(live)) // SECOND)
+        raise Refusal("rate_limited", sentence, retry_after_seconds=wait_seconds)
 
 
 def must_be_known(located: Located, actor: Actor) -> None:

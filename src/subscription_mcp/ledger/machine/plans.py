@@ -1,14 +1,13 @@
 """Changes of plan, and the plans of a catalog made current."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from hashlib import sha256
 
 from subscription_mcp.domain.catalog import Catalog, Plan, places_counted
-from subscription_mcp.domain.errors import FieldProblem, Refusal
-from subscription_mcp.domain.instants import SECOND, Instant
+from subscription_mcp.domain.errors import FieldProblem
+from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Change,
@@ -31,6 +30,7 @@ from subscription_mcp.ledger.machine.accounts import (
     audit,
     locate,
     make_known,
+    must_be_fewer,
     must_be_known,
     must_have_room,
     save_subscription,
@@ -85,7 +85,14 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
         return None
     if command.confirmation is None:
         if command.offer is not None and pending is not None:
-            _must_have_room_to_wait(pending, now, facts.bounds.confirmations)
+            most = facts.bounds.confirmations
+            must_be_fewer(
+                turn,
+                pending.values(),
+                most,
+                f"{most:,} changes of plan wait for your confirmation, the most there may be at a time. Confirm one, or ask "
+                "again when one has lapsed: each is good for 10 minutes.",
+            )
             key = (tenant, handle_digest(actor, command.offer))
             expires_at = now + CONFIRMATION_LIFETIME
             facts.offers[key] = turn.changes.offers[key] = Offer(
@@ -123,17 +130,6 @@ def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
     action = "subscription.schedule" if change.is_scheduled else "subscription.change"
     save_subscription(turn, located.account, located.subscription, change.after, action, command.actor, None)
     return PlanChanged(change, before, after, True, None, now)
-
-
-def _must_have_room_to_wait(pending: Mapping[bytes, Instant], now: Instant, most: int) -> None:
-    ends = [expires_at for expires_at in pending.values() if now < expires_at]
-    if len(ends) >= most:
-        raise Refusal(
-            "rate_limited",
-            f"{most:,} changes of plan wait for your confirmation, the most there may be at a time. Confirm one, or ask "
-            "again when one has lapsed: each is good for 10 minutes.",
-            retry_after_seconds=-((now - min(ends)) // SECOND),
-        )
 
 
 def _terms(located: Located, change: Change, to_plan: Plan) -> str:

@@ -12,7 +12,7 @@ from subscription_mcp.domain.decisions import (
     say_as_recorded,
     sort_states,
 )
-from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import SECOND
 from subscription_mcp.domain.usage import gains_of
 from subscription_mcp.ledger.commands import Actor, Decided, Reserve, Settle, refused
@@ -21,6 +21,7 @@ from subscription_mcp.ledger.machine.accounts import (
     locate,
     locate_again,
     make_known,
+    must_be_fewer,
     must_have_room,
     tally_for,
     totals_of,
@@ -72,7 +73,15 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
     if not decision.allowed:
         return Decided(decision)
     must_fit(turn, tally.counted, gains)
-    _must_have_room_to_hold(turn, tally.counted)
+    most = facts.bounds.open
+    for counter in tally.counted:
+        must_be_fewer(
+            turn,
+            (hold.expires_at for hold in counter.holds.values()),
+            most,
+            f"{most:,} reservations are open here, the most there may be at a time. Settle or release some, or wait "
+            "until they expire.",
+        )
     make_known(turn, located, Actor(command.source, "service"))
     plan = located.plan
     assert plan is not None  # without one nothing is allowed
@@ -158,22 +167,6 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     ended = replace(reservation, digest=command.digest, answer=pack(decision))
     facts.reservations[place] = turn.changes.reservations[place] = ended
     return Decided(decision, late)
-
-
-def _must_have_room_to_hold(turn: Turn, counters: Sequence[Counter]) -> None:
-    """Refuse one more where there are so many that each decision would take long to look at all."""
-    now, most = turn.now, turn.facts.bounds.open
-    for counter in counters:
-        if len(counter.holds) < most:
-            continue
-        ends = [hold.expires_at for hold in counter.holds.values() if now < hold.expires_at]
-        if len(ends) >= most:
-            raise Refusal(
-                "rate_limited",
-                f"{most:,} reservations are open here, the most there may be at a time. Settle or release some, or wait "
-                "until they expire.",
-                retry_after_seconds=-((now - min(ends)) // SECOND),
-            )
 
 
 def _hold(turn: Turn, reservation: Reservation, counters: Sequence[Counter]) -> None:

@@ -82,7 +82,7 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     stored = remembered(turn, command)
     if stored is not None:
         return replay(turn, stored, command.event, command.quantity)
-    located: Located | None = facts.located.get(command.subject) or locate(turn, command.subject)
+    located = locate(turn, command.subject)
     if located is None or facts.missing:
         return None
     at = now if command.occurred_at is None else _instant_of_event(command.occurred_at, now)
@@ -97,15 +97,13 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     dimensions = dimensions_counted(
         turn, located.account.tenant, dimensions_of(command.event, located.plan, command.attributes)
     )
-    if located.is_new:
-        must_have_room(turn, located)
+    must_have_room(turn, located)
     if not turn.may_write:
         return None
     if not decision.allowed and command.enforce:
         return Decided(decision)
     must_fit(turn, tally.counted, gains)
-    if located.is_new:
-        make_known(turn, located, Actor(command.source, "service"))
+    make_known(turn, located, Actor(command.source, "service"))
     event = append_event(turn, located, command, command.quantity, command.attributes, gains, at, dimensions)
     count(turn, tally.counted, gains, at)
     count_in(decision, facts.catalog, event.id)
