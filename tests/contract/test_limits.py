@@ -810,6 +810,18 @@ async def test_a_late_event_from_before_an_upgrade_is_counted_in_one_billing_per
         assert (await ledger.engine.verify()).differences == ()
 
 
+async def test_what_came_back_of_a_rolling_window_does_not_return_with_a_sweep(store: SqliteStore) -> None:
+    """Published and first used at one instant: what is known of it besides is the quarter of an hour."""
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(9, window="rolling:PT1H")), clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=8))
+        clock.advance(minutes=2)
+        await ledger.submit_one(a_record("ann"))
+        clock.advance(minutes=59)
+        await ledger.submit_one(Arrive(a_subject("cid")))
+        assert (await states(ledger))[("rolling:PT1H", "user")].used == 0
+
+
 async def test_a_call_without_tokens_leaves_nothing_that_is_missed_later(store: SqliteStore) -> None:
     clock = Clock()
     catalog = one_plan(a_limit(50), a_limit(10, meter="llm_tokens", window="rolling:PT1H"))

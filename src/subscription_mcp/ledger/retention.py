@@ -1,10 +1,10 @@
 """What the ledger need not keep for ever, and until when. Events, rollups, audit entries, revocations and plan
 versions are kept; pure."""
 
-from subscription_mcp.domain.instants import DAY, Instant
+from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells
 from subscription_mcp.domain.windows import rolling_length
-from subscription_mcp.ledger.machine.facts import KEY_RETENTION
+from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, KEY_RETENTION
 from subscription_mcp.ledger.recount import latest_end
 
 OFFER_RETENTION = 1 * DAY
@@ -40,6 +40,7 @@ def counter_is_over(window_key: str, start: Instant, now: Instant) -> bool:
 
 
 def rolling_is_over(window_key: str, cells: Cells, now: Instant) -> bool:
-    """Whether nothing of what was used in a rolling window counts any more."""
+    """Whether nothing of what was used in a rolling window counts any more, also not were it added up again from
+    the rollups, which know it by the quarter of an hour."""
     length = rolling_length(window_key)
-    return length is not None and all(at + length <= now for at, _ in cells)
+    return length is not None and all(at + length + QUARTER + FUTURE_TOLERANCE <= now for at, _ in cells)
