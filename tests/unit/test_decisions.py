@@ -353,7 +353,7 @@ def test_what_was_recorded_is_in_the_numbers_and_the_sentence() -> None:
     plan = a_plan(a_limit(50), a_limit(1_000, window="month"))
     catalog = a_catalog(plan)
     decision = decided(catalog, plan, {("messages", "day"): 48, ("messages", "month"): 48}, quantity=2)
-    count_in(decision, catalog, "event-1")
+    count_in(decision, catalog, "event-1", lambda plan: plan.limits)
     assert decision.event_id == "event-1"
     assert [state.used for state in decision.limits] == [50, 50]
     assert (
@@ -365,7 +365,7 @@ def test_what_had_happened_anyway_says_how_far_over_it_is() -> None:
     basic, advanced = a_plan(a_limit(50)), a_plan(a_limit(200), key="advanced", monthly="29.00")
     catalog = a_catalog(basic, advanced)
     decision = decided(catalog, basic, {("messages", "day"): 49}, quantity=3)
-    count_in(decision, catalog, "event-1")
+    count_in(decision, catalog, "event-1", lambda plan: plan.limits)
     assert not decision.allowed
     assert decision.limits[0].used == 52
     assert decision.message == (
@@ -378,7 +378,7 @@ def test_counting_in_can_change_which_limit_is_the_fullest() -> None:
     catalog = a_catalog(plan)
     decision = decided(catalog, plan, {("messages", "day"): 20, ("messages", "hour"): 1}, quantity=5)
     assert [state.window for state in decision.limits] == ["day", "hour"]
-    count_in(decision, catalog, "event-1")
+    count_in(decision, catalog, "event-1", lambda plan: plan.limits)
     assert [state.window for state in decision.limits] == ["hour", "day"]
 
 

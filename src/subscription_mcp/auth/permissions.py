@@ -36,6 +36,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         #                      member, holder, admin, service, tenant_admin, superadmin
         "get_tier_info": _READS,
         "upgrade_tier": _CHANGES,
+        "manage_subscription": _CHANGES,
         "get_usage_analytics": _READS,
         "list_usage_events": _READS,
         "check_quota": _READS,

@@ -170,6 +170,12 @@ class Plan:
     version: int = 0
     seats_max: Maximum | None = None
     rate_limit_multiplier: str = "1"
+    trial_days: int | None = None
+    """It is a trial that lasts so long; None where it is none."""
+    changes_to: tuple[str, ...] | None = None
+    """The plans its holder may move to; None is all of them."""
+    provider_price_ids: Mapping[str, str] = field(default_factory=dict)
+    """What the payment provider calls the price: by `monthly`, `yearly`, `per_seat`."""
 
     def limit_for(self, meter: str, window: str, scope: Scope | None = None) -> Limit | None:
         return next(

@@ -51,6 +51,8 @@ from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
 from subscription_mcp.domain.windows import MINUTE_WINDOW, WINDOW_NAMES, Level, parse_window
 
 Path = tuple[str | int, ...]
+PRICE_PARTS = ("monthly", "yearly", "per_seat")
+TRIAL_DAYS_MAX = 400
 
 
 class CatalogError(ValueError):
@@ -104,6 +106,9 @@ def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) 
         version=version,
         seats_max=None if stored.seats is None else stored.seats.max,
         rate_limit_multiplier=stored.rate_limit_multiplier,
+        trial_days=None if stored.trial is None else stored.trial.days,
+        changes_to=None if stored.changes_to is None else tuple(stored.changes_to),
+        provider_price_ids=stored.provider_price_ids,
     )
 
 
@@ -173,6 +178,12 @@ def _seats(value: Any) -> Maximum:
     if (seats := _maximum(value)) == 0:
         raise _Fault("must be at least 1; leave seats out where a plan has none")
     return seats
+
+
+def _days(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= TRIAL_DAYS_MAX:
+        raise _Fault(f"must be a number of days from 1 to {TRIAL_DAYS_MAX}")
+    return value
 
 
 def _duration(value: Any) -> Maximum:
@@ -264,6 +275,7 @@ Currency = Annotated[str, AfterValidator(_currency)]
 Timezone = Annotated[str, AfterValidator(_timezone)]
 Micros = Annotated[int, PlainValidator(_amount)]
 Multiplier = Annotated[str, PlainValidator(_multiplier)]
+ProviderPriceIds = dict[Annotated[str, PlainValidator(_one_of(PRICE_PARTS))], Title]
 MaximumValue = Annotated[Maximum, PlainValidator(_maximum)]
 
 
@@ -317,6 +329,10 @@ class SeatsTable(Table):
     max: Annotated[Maximum, PlainValidator(_seats)]
 
 
+class TrialTable(Table):
+    days: Annotated[int, PlainValidator(_days)]
+
+
 class PlanTable(Table):
     title: Title
     price: PriceTable
@@ -324,8 +340,11 @@ class PlanTable(Table):
     features: Annotated[list[str] | dict[str, FeatureValue], PlainValidator(_plan_features)] = []
     sessions: SessionsTable = SessionsTable()
     seats: SeatsTable | None = None
+    trial: TrialTable | None = None
+    changes_to: list[str] | None = None
     rate_limit_multiplier: Multiplier = "1"
     timezone: Timezone | None = None
+    provider_price_ids: ProviderPriceIds = {}
 
 
 class ModelPriceTable(Table):
@@ -371,6 +390,9 @@ class PlanDefinition(Table):
     sessions: SessionsDefinition
     seats: SeatsTable | None = None
     rate_limit_multiplier: Multiplier
+    trial: TrialTable | None = None
+    changes_to: list[str] | None = None
+    provider_price_ids: ProviderPriceIds = {}
 
 
 # What one table cannot know: the words another one declares.
@@ -392,6 +414,9 @@ def _catalog(table: CatalogTable) -> Catalog:
         key: plan_from_definition(key, 0, _definition(plan, table, ("plans", key)))
         for key, plan in table.plans.items()
     }
+    for key, plan in plans.items():
+        for index, other in enumerate(plan.changes_to or ()):
+            _declared(other, plans, "plan", ("plans", key, "changes_to", index))
     if table.default_plan is not None:
         _declared(table.default_plan, plans, "plan", ("default_plan",))
         _check_default_is_free(plans[table.default_plan])
@@ -521,6 +546,14 @@ def _definition(plan: PlanTable, catalog: CatalogTable, path: Path) -> dict[str,
     }
     if plan.seats is not None:
         definition["seats"] = {"max": _stored(plan.seats.max)}
+    if plan.trial is not None:
+        if any(prices.values()):
+            raise _Fault("a trial is free: what comes after it is upgraded to", at=(*path, "trial"))
+        definition["trial"] = {"days": plan.trial.days}
+    if plan.changes_to is not None:
+        definition["changes_to"] = plan.changes_to
+    if plan.provider_price_ids:
+        definition["provider_price_ids"] = plan.provider_price_ids
     return definition
 
 

@@ -3,9 +3,9 @@
 `decide` looks at every limit the event touches; it is a function of values and reads no clock or ledger.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from subscription_mcp.domain.catalog import (
     UNLIMITED,
@@ -20,10 +20,24 @@ from subscription_mcp.domain.errors import RETRYABLE, Code
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.domain.rolling import Cells, back_at
 from subscription_mcp.domain.windows import MINUTE_WINDOW, Period, Rolling
-from subscription_mcp.domain.wording import NO_SUBSCRIPTION, limit_offer, refusal_sentence, status_sentence
+from subscription_mcp.domain.wording import (
+    NO_SUBSCRIPTION,
+    STOOD_STILL,
+    limit_offer,
+    near_sentence,
+    refusal_sentence,
+    standstill_sentence,
+    status_sentence,
+    trial_sentence,
+)
+
+if TYPE_CHECKING:
+    from subscription_mcp.domain.subscriptions import Subscription
 
 UNKNOWN_UNIT = "unit"
 """Of a meter this server's catalog does not have."""
+NEAR_PERMILLE = 800
+"""From where on a limit counts as nearly used up."""
 
 
 @dataclass(slots=True)
@@ -136,6 +150,8 @@ class Decision:
     event_id: str | None = None
     reservation_id: str | None = None
     replayed: bool = False
+    trial_ends_at: Instant | None = None
+    """While the plan is a trial: what is left of it is said too."""
 
     @property
     def allowed(self) -> bool:
@@ -154,7 +170,10 @@ class Decision:
         # Worked out where it is read: most of a batch's sentences never are.
         if self.said is not None or self.plan_held is None:
             return self.said or NO_SUBSCRIPTION
-        return status_sentence(self.plan_held, self.limits)
+        sentence = status_sentence(self.plan_held, self.limits)
+        if self.trial_ends_at is None:
+            return sentence
+        return f"{sentence} {trial_sentence(self.trial_ends_at, self.as_of)}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -278,24 +297,95 @@ def decide(
     return Decision(code, plan, event, quantity, states, now, unlocks, said)
 
 
-def count_in(decision: Decision, catalog: Catalog, event_id: str) -> None:
+def stand_still(
+    catalog: Catalog,
+    plan: Plan,
+    subscription: "Subscription",
+    states: list[LimitState],
+    event: str,
+    quantity: int,
+    now: Instant,
+) -> Decision:
+    """The decision on anything while the subscription stands still: no, whatever the limits say."""
+    code = subscription.standstill_at(now)
+    assert code is not None
+    sort_states(states)
+    offered = next_plan_to_buy(catalog, plan, subscription)
+    unlocks = [Unlock("upgrade_tier", plan=offered.key)] if offered is not None else []
+    return Decision(
+        code,
+        plan,
+        event,
+        quantity,
+        states,
+        now,
+        unlocks,
+        standstill_sentence(plan, subscription, now, offered),
+    )
+
+
+def next_plan_to_buy(catalog: Catalog, plan: Plan, subscription: "Subscription") -> Plan | None:
+    """The cheapest plan that gets a subscription going again; None where no plan does."""
+    if subscription.suspended_at is not None or subscription.past_due_since is not None:
+        return None
+    reachable = plan.changes_to if subscription.is_trial else None
+    return next(
+        (
+            candidate
+            for candidate in catalog.plans_by_price
+            if candidate.trial_days is None and (reachable is None or candidate.key in reachable)
+        ),
+        None,
+    )
+
+
+def count_in(decision: Decision, catalog: Catalog, event_id: str, limits_of: LimitsOf) -> None:
     """Turn the decision into that of an event that was recorded: `used` includes it from now on."""
     for state in decision.limits:
         state.used += state.gain
     sort_states(decision.limits)
     decision.event_id = event_id
-    say_as_recorded(decision, catalog)
+    if decision.code == "ok":
+        say_if_near(decision, catalog, limits_of)
+    else:
+        say_as_recorded(decision, catalog)
+
+
+def say_if_near(decision: Decision, catalog: Catalog, limits_of: LimitsOf) -> None:
+    """Where a decision that allows leaves little of the fullest limit: say so, with the next plan that has more."""
+    if decision.code != "ok" or not decision.limits or decision.plan_held is None:
+        return
+    first = decision.limits[0]
+    if (first.permille or 0) < NEAR_PERMILLE or first.limit.window.name == MINUTE_WINDOW:
+        return
+    larger = next_plan_with_more(catalog, decision.plan_held, first.limit, limits_of)
+    if larger is not None:
+        decision.unlocks.append(Unlock("upgrade_tier", plan=larger.key))
+    decision.said = near_sentence(decision.message, first, limit_offer(larger, first, limits_of))
+
+
+def next_plan_with_more(catalog: Catalog, plan: Plan, limit: Limit, limits_of: LimitsOf) -> Plan | None:
+    """The next plan by price that has more of what a limit grants."""
+    for candidate in reachable_plans(catalog, plan):
+        others = [one.ceiling for one in limits_of(candidate) if one.key == limit.key]
+        if all(ceiling > limit.ceiling for ceiling in others):
+            return candidate
+    return None
 
 
 def say_as_recorded(decision: Decision, catalog: Catalog) -> None:
     """Let a decision on something that was recorded speak from its own numbers: also where it was over."""
-    decision.said = None
-    if decision.code == "ok" or decision.plan_held is None or not decision.limits:
+    if decision.plan_held is None or not decision.limits:
         return
     offered = next((catalog.plans.get(unlock.plan) for unlock in decision.unlocks if unlock.plan), None)
     first = decision.limits[0]
     offer = limit_offer(offered, first, lambda plan: plan.limits)
-    decision.said = refusal_sentence(decision.plan_held, first, decision.quantity, offer)
+    if decision.code == "ok":
+        decision.said = near_sentence(decision.message, first, offer) if decision.unlocks else None
+    elif decision.code in ("quota_exceeded", "rate_limited"):
+        decision.said = refusal_sentence(decision.plan_held, first, decision.quantity, offer)
+    elif decision.said is None:
+        decision.said = STOOD_STILL.format(plan=decision.plan_held.title)
 
 
 def sort_states(states: list[LimitState]) -> None:
@@ -309,13 +399,20 @@ def _place(state: LimitState) -> tuple[bool, int]:
     return not state.refused, 1 if permille is None else -permille
 
 
+def reachable_plans(catalog: Catalog, plan: Plan) -> Iterator[Plan]:
+    """The plans that cost more and that a holder of this one may move to, cheapest first."""
+    for candidate in catalog.plans_by_price:
+        if monthly_micros(candidate) > monthly_micros(plan) and (
+            plan.changes_to is None or candidate.key in plan.changes_to
+        ):
+            yield candidate
+
+
 def next_plan_allowing(
     catalog: Catalog, plan: Plan, limits_of: LimitsOf, totals: Totals, gains: Mapping[str, int]
 ) -> Plan | None:
     """The next plan by price in which the event would be allowed as things stand."""
-    for candidate in catalog.plans_by_price:
-        if monthly_micros(candidate) <= monthly_micros(plan):
-            continue
+    for candidate in reachable_plans(catalog, plan):
         # Going from free to paid starts a billing period at that instant, with nothing used in it.
         fresh = plan.price.is_free
         if all(

@@ -1,11 +1,17 @@
-"""Subscriptions: who holds which plan since when, and what a change of plan means."""
+"""Subscriptions: who holds which plan since when, in which status, and what a change of it means and costs.
 
+Nothing here happens by a job: a trial that is over, a cancellation or a downgrade that is due are read from the
+instants of the subscription.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from subscription_mcp.domain.catalog import Money, Plan, monthly_micros
+from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Money, Plan, monthly_micros
+from subscription_mcp.domain.errors import Code
 from subscription_mcp.domain.identifiers import AccountKind
-from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.instants import DAY, Instant
 from subscription_mcp.domain.money import prorate
 from subscription_mcp.domain.windows import MONTHS_OF_INTERVAL, Anchor, BillingPeriod, Interval, Period
 
@@ -15,6 +21,31 @@ MemberRole = Literal["admin", "member"]
 ChangeStatus = Literal[
     "preview", "confirmation_required", "declined", "applied", "scheduled", "checkout_required"
 ]
+Action = Literal[
+    "change",
+    "cancel",
+    "resume",
+    "set_seats",
+    "suspend",
+    "activate",
+    "payment_failed",
+    "payment_received",
+]
+
+ALLOWED_FROM: Mapping[Action, frozenset[Status]] = {
+    "change": frozenset({"trialing", "active", "past_due", "canceled", "expired"}),
+    "cancel": frozenset({"active", "past_due"}),
+    "resume": frozenset({"active", "past_due"}),
+    "set_seats": frozenset({"active", "past_due"}),
+    "suspend": frozenset({"trialing", "active", "past_due", "canceled", "expired"}),
+    "activate": frozenset({"suspended"}),
+    "payment_failed": frozenset({"active"}),
+    "payment_received": frozenset({"past_due"}),
+}
+"""In which statuses each change of a subscription is legal; anything else is a conflict."""
+
+PAST_DUE_GRACE = 7 * DAY
+"""How long a payment may be overdue before the subscription stands still."""
 
 
 class AccountKey(NamedTuple):
@@ -34,9 +65,32 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial somebody had: one each, also after they were erased. `converted_at` is when a plan was bought."""
+
+    plan: str
+    started_at: Instant
+    ends_at: Instant
+    converted_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """What happens to a subscription by itself `at` an instant: another plan, interval or number of seats, or
+    (`plan` None) its end. `reason` is who wanted it: a `change`, a `cancel`, or the `end` of a fixed number of days."""
+
+    at: Instant
+    reason: Literal["change", "cancel", "end"]
+    plan: str | None = None
+    version: int | None = None
+    interval: Interval | None = None
+    seats: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
-    """What an account has subscribed to. Billing periods count from `anchor`; a downgrade waits in
-    `next_plan` until its time and needs no job to happen."""
+    """What an account has subscribed to. Billing periods count from `anchor`. `seats` are bought, and None where the
+    plan has no price for one. With `prepaid_until` it was sold for a fixed number of days."""
 
     plan: str
     version: int
@@ -44,29 +98,66 @@ class Subscription:
     anchor: Instant
     created_at: Instant
     interval: Interval = "monthly"
-    status: Status = "active"
-    next_plan: str | None = None
-    next_version: int | None = None
-    next_interval: Interval | None = None
-    next_plan_at: Instant | None = None
+    seats: int | None = None
+    trial_started_at: Instant | None = None
+    trial_ends_at: Instant | None = None
+    prepaid_until: Instant | None = None
+    scheduled: Scheduled | None = None
+    ended_at: Instant | None = None
+    ended_as: Literal["canceled", "expired"] | None = None
+    past_due_since: Instant | None = None
+    suspended_at: Instant | None = None
     claimed_at: int | None = None
     """When the token was issued that named the plan, in seconds since 1970."""
 
     def at(self, now: Instant) -> "Subscription":
-        """The subscription as it is at an instant: a scheduled change that is due has happened."""
-        if self.next_plan_at is None or now < self.next_plan_at:
+        """The subscription as it is at an instant: what is scheduled and due has happened."""
+        due = self.scheduled
+        if due is None or now < due.at:
             return self
-        assert self.next_plan is not None and self.next_version is not None
+        if due.plan is None:
+            ended_as: Literal["canceled", "expired"] = "canceled" if due.reason == "cancel" else "expired"
+            return replace(self, scheduled=None, prepaid_until=None, ended_at=due.at, ended_as=ended_as)
+        assert due.version is not None
         return replace(
             self,
-            plan=self.next_plan,
-            version=self.next_version,
-            interval=self.next_interval or self.interval,
-            next_plan=None,
-            next_version=None,
-            next_interval=None,
-            next_plan_at=None,
+            plan=due.plan,
+            version=due.version,
+            interval=due.interval or self.interval,
+            seats=due.seats,
+            scheduled=None,
+            prepaid_until=None,
+            # What follows a cancellation or a fixed number of days is free: nobody owes anything for it.
+            past_due_since=self.past_due_since if due.reason == "change" else None,
         )
+
+    def status_at(self, now: Instant) -> Status:
+        """The status of a subscription that is as of `now`."""
+        if self.suspended_at is not None:
+            return "suspended"
+        if self.ended_as is not None:
+            return self.ended_as
+        if self.trial_ends_at is not None:
+            return "trialing" if now < self.trial_ends_at else "expired"
+        return "active" if self.past_due_since is None else "past_due"
+
+    def standstill_at(self, now: Instant) -> Code | None:
+        """The code with which everything but reading and what gets it going again is refused; None where it goes on."""
+        match self.status_at(now):
+            case "suspended" | "canceled":
+                return "subscription_inactive"
+            case "expired":
+                return "trial_expired" if self.is_trial else "subscription_inactive"
+            case "past_due":
+                assert self.past_due_since is not None
+                return "payment_required" if now - self.past_due_since >= PAST_DUE_GRACE else None
+            case _:
+                return None
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is a trial, running or over."""
+        return self.trial_ends_at is not None and self.ended_as is None
 
     @property
     def billing_anchor(self) -> Anchor:
@@ -77,35 +168,115 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """One amount of what a change costs now, rounded to the currency's minor unit; a credit is negative."""
+
+    what: Literal["plan", "seats", "credit"]
+    micros: int
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
-    """A change of plan, priced. `price_now` is charged at `effective_at`, `price_next` at each renewal."""
+    """A change of a subscription, priced. `price_now` is charged at `effective_at` and the sum of `lines`, but never
+    less than nothing; `price_next` is charged at each renewal. `to_plan` None is its end."""
 
     from_plan: str | None
-    to_plan: str
+    to_plan: str | None
     price_now: Money
     price_next: Money
     effective_at: Instant
     after: Subscription
+    lines: tuple[Line, ...] = ()
 
     @property
     def is_scheduled(self) -> bool:
-        return self.after.next_plan is not None
+        """Whether it waits for its time: a fixed number of days begins at once, and ends by itself."""
+        scheduled = self.after.scheduled
+        return scheduled is not None and scheduled.reason != "end"
 
 
-def price_of(plan: Plan, interval: Interval) -> Money | None:
-    """What the plan costs per interval; None where it is not sold that way. Free plans are free either way."""
-    price = plan.price.of(interval)
-    if price is None and plan.price.is_free and plan.price.monthly is not None:
-        return plan.price.monthly
-    return price
+def started(plan: Plan, origin: Origin, now: Instant, trial: Trial | None = None) -> Subscription:
+    """A subscription that begins now; of a plan with a trial it is one, unless `trial` was had before and goes on,
+    or is over."""
+    subscription = Subscription(plan.key, plan.version, origin, now, now, seats=seats_bought(plan, None))
+    if plan.trial_days is None:
+        return subscription
+    trial = trial or Trial(plan.key, now, now + plan.trial_days * DAY)
+    return replace(subscription, trial_started_at=trial.started_at, trial_ends_at=trial.ends_at)
 
 
-def stay_on_plan(current: Subscription, plan: Plan, now: Instant) -> Change:
-    """Take back a change that is scheduled: nothing is charged, the held plan goes on."""
-    price = price_of(plan, current.interval)
-    assert price is not None
-    after = replace(current, next_plan=None, next_version=None, next_interval=None, next_plan_at=None)
-    return Change(plan.key, plan.key, replace(price, micros=0), price, now, after)
+def seats_bought(plan: Plan, seats: int | None) -> int | None:
+    """How many seats a subscription to the plan has; None where it sells none."""
+    return None if plan.price.per_seat is None else seats or 1
+
+
+def seats_max(plan: Plan, subscription: Subscription) -> Maximum | None:
+    """How many users the account may have; None where nothing says."""
+    bought = subscription.seats if plan.price.per_seat is not None else None
+    if bought is None:
+        return plan.seats_max
+    return bought if plan.seats_max in (None, UNLIMITED) else min(bought, plan.seats_max)
+
+
+def price_of(plan: Plan, interval: Interval, seats: int | None = None) -> Money | None:
+    """What the plan costs per interval with so many seats; None where it is not sold that way. Free plans are free
+    either way. A seat is priced by the month."""
+    lines = _lines_of(plan, interval, seats)
+    return None if lines is None else Money(sum(line.micros for line in lines), _currency_of(plan))
+
+
+def _lines_of(plan: Plan, interval: Interval, seats: int | None) -> list[Line] | None:
+    base = plan.price.of(interval)
+    if base is None and plan.price.is_free and plan.price.monthly is not None:
+        base = plan.price.monthly
+    if base is None:
+        return None
+    lines = [Line("plan", base.micros)]
+    if plan.price.per_seat is not None:
+        lines.append(Line("seats", plan.price.per_seat.micros * MONTHS_OF_INTERVAL[interval] * (seats or 1)))
+    return lines
+
+
+def _currency_of(plan: Plan) -> str:
+    return next(
+        p.currency for p in (plan.price.monthly, plan.price.yearly, plan.price.per_seat) if p is not None
+    )
+
+
+def _prorated(lines: list[Line], left: Instant, whole: Instant, currency: str) -> list[Line]:
+    """Each line for what is left of a period, rounded by itself."""
+    return [replace(line, micros=prorate(line.micros, left, whole, currency)) for line in lines]
+
+
+def _stretch(
+    plan: Plan, interval: Interval, seats: int | None, start: Instant, end: Instant, anchor: Instant
+) -> list[Line]:
+    """What `[start, end)` costs: whole billing periods at the full price, parts of them by the second."""
+    lines = _lines_of(plan, interval, seats)
+    assert lines is not None
+    total: dict[str, int] = {}
+    while start < end:
+        period = BillingPeriod().period_at(start, Anchor(anchor, interval))
+        assert period.end is not None
+        until = min(end, period.end)
+        for line in _prorated(lines, until - start, period.end - period.start, _currency_of(plan)):
+            total[line.what] = total.get(line.what, 0) + line.micros
+        start = until
+    return [replace(line, micros=total.get(line.what, 0)) for line in lines]
+
+
+def _credit(current: Subscription, plan: Plan, now: Instant) -> list[Line]:
+    """What is given back of what is paid for and not used."""
+    if price_of(plan, current.interval, current.seats) is None:
+        return []  # a plan whose price of the interval was taken away
+    paid_until = current.prepaid_until or current.period_at(now).end
+    assert paid_until is not None
+    lines = _stretch(plan, current.interval, current.seats, now, paid_until, current.anchor)
+    return [Line("credit", -line.micros) for line in lines if line.micros]
+
+
+def _charged(lines: list[Line], currency: str) -> Money:
+    return Money(max(0, sum(line.micros for line in lines)), currency)
 
 
 def change_of_plan(
@@ -115,53 +286,109 @@ def change_of_plan(
     interval: Interval,
     origin: Origin,
     now: Instant,
+    *,
+    seats: int | None = None,
+    days: int | None = None,
+    follows: Plan | None = None,
 ) -> Change:
     """What happens when the plan changes now.
 
-    Up at once: from free a billing period starts at this instant at the full price; from paid the anchor
-    stays and the rest of the period is prorated on seconds, each line rounded. Down at the period's end.
+    Up at once: from free, a trial or an end a billing period starts at this instant at the full price; from paid the
+    anchor stays and the rest of the period is prorated on seconds, each line rounded. Down at the period's end. For a
+    fixed number of `days` at once and paid for as a whole; then `follows`, or nothing.
     The caller has checked that the plan is another one and is sold for the interval.
     """
-    price = price_of(to_plan, interval)
-    assert price is not None
-    started = Subscription(to_plan.key, to_plan.version, origin, now, now, interval)
-    if current is None or from_plan is None:
-        return Change(None, to_plan.key, price, price, now, started)
+    seats = seats_bought(to_plan, seats)
+    full = _lines_of(to_plan, interval, seats)
+    price = price_of(to_plan, interval, seats)
+    assert price is not None and full is not None
+    begun = replace(started(to_plan, origin, now), interval=interval, seats=seats)
+    if current is not None:
+        begun = replace(begun, created_at=current.created_at, claimed_at=current.claimed_at)
+    held = current.plan if current is not None else None
+    goes_on = (
+        current is not None and from_plan is not None and current.ended_as is None and not current.is_trial
+    )
+    old_price = price_of(from_plan, current.interval, current.seats) if goes_on else None  # type: ignore[arg-type, union-attr]
+    was_paid = old_price is not None and old_price.micros > 0
+    if days is not None:
+        until = now + days * DAY
+        lines = _stretch(to_plan, interval, seats, now, until, now)
+        if was_paid:
+            assert current is not None and from_plan is not None
+            lines += _credit(current, from_plan, now)
+        if to_plan.trial_days is not None:
+            after = replace(begun, trial_started_at=now, trial_ends_at=until)
+        else:
+            after = replace(begun, prepaid_until=until, scheduled=_end_at(until, follows, "end"))
+        return Change(
+            held,
+            to_plan.key,
+            _charged(lines, price.currency),
+            Money(0, price.currency),
+            now,
+            after,
+            tuple(lines),
+        )
+    if not was_paid or current is None or from_plan is None:
+        return Change(held, to_plan.key, price, price, now, begun, tuple(full))
     # A shorter rhythm waits for the end of what is paid for, like a cheaper plan: nothing paid is lost.
     longer = MONTHS_OF_INTERVAL[interval] >= MONTHS_OF_INTERVAL[current.interval]
     upward = longer and monthly_micros(to_plan) >= monthly_micros(from_plan)
-    old_price = price_of(from_plan, current.interval)
-    was_paid = old_price is not None and old_price.micros > 0
-    if not was_paid:
-        after = replace(started, created_at=current.created_at)
-        return Change(from_plan.key, to_plan.key, price, price, now, after)
     period = current.period_at(now)
-    assert period.end is not None and old_price is not None
+    assert period.end is not None
     if not upward:
-        after = replace(
-            current,
-            next_plan=to_plan.key,
-            next_version=to_plan.version,
-            next_interval=interval,
-            next_plan_at=period.end,
-        )
-        return Change(from_plan.key, to_plan.key, price, price, period.end, after)
-    if interval != current.interval:
+        at = current.prepaid_until or period.end
+        next_ = Scheduled(at, "change", to_plan.key, to_plan.version, interval, seats)
+        return Change(held, to_plan.key, price, price, at, replace(current, scheduled=next_))
+    if interval != current.interval or current.prepaid_until is not None:
         # Another rhythm starts a new period: the rest of the old one is given back.
-        credit = prorate(old_price.micros, period.end - now, period.end - period.start, price.currency)
-        after = replace(started, created_at=current.created_at)
-        return Change(
-            from_plan.key,
-            to_plan.key,
-            Money(max(0, price.micros - credit), price.currency),
-            price,
-            now,
-            after,
-        )
-    left, whole = period.end - now, period.end - period.start
-    credit = prorate(old_price.micros, left, whole, price.currency)
-    charge = prorate(price.micros, left, whole, price.currency)
-    after = replace(started, anchor=current.anchor, created_at=current.created_at)
-    return Change(
-        from_plan.key, to_plan.key, Money(max(0, charge - credit), price.currency), price, now, after
-    )
+        lines = [*full, *_credit(current, from_plan, now)]
+        after = replace(begun, past_due_since=current.past_due_since)
+        return Change(held, to_plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
+    rest = _prorated(full, period.end - now, period.end - period.start, price.currency)
+    lines = [*rest, *_credit(current, from_plan, now)]
+    after = replace(begun, anchor=current.anchor, past_due_since=current.past_due_since)
+    return Change(held, to_plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
+
+
+def change_of_seats(current: Subscription, plan: Plan, seats: int, now: Instant) -> Change:
+    """Other seats of the same plan: more at once, the rest of the period prorated; fewer at its end."""
+    assert plan.price.per_seat is not None and current.seats is not None
+    price = price_of(plan, current.interval, seats)
+    period = current.period_at(now)
+    assert price is not None and period.end is not None
+    if seats < current.seats:
+        next_ = Scheduled(period.end, "change", current.plan, current.version, current.interval, seats)
+        after = replace(current, scheduled=next_)
+        return Change(plan.key, plan.key, price, price, period.end, after)
+    more = plan.price.per_seat.micros * MONTHS_OF_INTERVAL[current.interval] * (seats - current.seats)
+    lines = _prorated([Line("seats", more)], period.end - now, period.end - period.start, price.currency)
+    scheduled = current.scheduled
+    if scheduled is not None and scheduled.plan == current.plan and scheduled.interval == current.interval:
+        scheduled = None  # fewer seats had been asked for before
+    after = replace(current, seats=seats, scheduled=scheduled)
+    return Change(plan.key, plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
+
+
+def cancellation(current: Subscription, plan: Plan, follows: Plan | None, now: Instant) -> Change:
+    """The end of a paid plan: at the period's end, then `follows` or nothing. Nothing is charged any more."""
+    end = current.prepaid_until or current.period_at(now).end
+    assert end is not None
+    nothing = Money(0, _currency_of(plan))
+    after = replace(current, scheduled=_end_at(end, follows, "cancel"))
+    return Change(plan.key, follows.key if follows is not None else None, nothing, nothing, end, after)
+
+
+def as_it_was(current: Subscription, plan: Plan, now: Instant) -> Change:
+    """Take back what is scheduled: nothing is charged, the held plan goes on."""
+    price = price_of(plan, current.interval, current.seats)
+    assert price is not None
+    after = replace(current, scheduled=None)
+    return Change(plan.key, plan.key, replace(price, micros=0), price, now, after)
+
+
+def _end_at(at: Instant, follows: Plan | None, reason: Literal["cancel", "end"]) -> Scheduled:
+    if follows is None:
+        return Scheduled(at, reason)
+    return Scheduled(at, reason, follows.key, follows.version, "monthly", seats_bought(follows, None))

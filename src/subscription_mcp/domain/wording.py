@@ -8,12 +8,16 @@ from zoneinfo import ZoneInfo
 
 from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan
 from subscription_mcp.domain.instants import MINUTE, SECOND, Instant, to_datetime
+from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.windows import MINUTE_WINDOW, Window
 
 if TYPE_CHECKING:
     from subscription_mcp.domain.decisions import LimitState
+    from subscription_mcp.domain.subscriptions import Subscription
 
 NO_SUBSCRIPTION = "There is no subscription for this account yet. Choose a plan first."
+
+STOOD_STILL = "Recorded while the {plan} subscription stood still: nothing was allowed then."
 
 _USED_IN = {
     "minute": "in the last minute",
@@ -66,6 +70,71 @@ def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Pla
     if limit is None or limit.maximum is UNLIMITED:
         return f" {plan.title} has no such limit."
     return f" {plan.title} has {limit.maximum:,} {per_window(limit.window)}."
+
+
+def near_sentence(sentence: str, state: "LimitState", offer: str) -> str:
+    """That little or nothing is left, after what was allowed."""
+    near = "The limit is reached" if state.remaining == 0 else "Approaching the limit"
+    return f"{sentence} {near}.{offer}"
+
+
+def trial_sentence(ends_at: Instant, now: Instant) -> str:
+    return f"Trial: {duration_text(ends_at - now)} left, until {clock_time(ends_at, 'UTC')}."
+
+
+def standstill_sentence(
+    plan: Plan, subscription: "Subscription", now: Instant, offered: Plan | None = None
+) -> str:
+    """Why nothing goes on, since when, and what gets it going again."""
+    price = offered.price.monthly if offered is not None else None
+    help_ = "To go on, call upgrade_tier with a plan of list_plans."
+    if offered is not None and price is not None:
+        amount = f"{format_amount(price.micros, price.currency)} {price.currency} a month"
+        help_ = f"To go on, call upgrade_tier: {offered.title} costs {amount}."
+    match subscription.status_at(now):
+        case "suspended":
+            assert subscription.suspended_at is not None
+            return (
+                f"This account was suspended {clock_time(subscription.suspended_at, 'UTC')}. What was used can still be "
+                "read; only the operator of this service can activate it again."
+            )
+        case "past_due":
+            assert subscription.past_due_since is not None
+            return (
+                f"The payment for {plan.title} is overdue since {clock_time(subscription.past_due_since, 'UTC')}, more "
+                "than 7 days. It goes on as soon as it is paid."
+            )
+        case "expired" if subscription.is_trial:
+            assert subscription.trial_ends_at is not None
+            return (
+                f"The trial ended {duration_text(now - subscription.trial_ends_at)} ago, "
+                f"{clock_time(subscription.trial_ends_at, 'UTC')}. Until an upgrade everything but reading is blocked. {help_}"
+            )
+        case _:
+            ended = clock_time(subscription.ended_at or now, "UTC")
+            how = "was canceled and" if subscription.ended_as == "canceled" else "was for a fixed time and"
+            return f"The {plan.title} subscription {how} ended {ended}. {help_}"
+
+
+def list_text(words: Sequence[str], last: str) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    *head, tail = words
+    return f"{', '.join(head)} {last} {tail}" if head else tail
+
+
+def duration_text(length: Instant) -> str:
+    """A length of time in its two largest units, rounded down: `6 days 23 hours`, `5 minutes`."""
+    seconds = max(0, length // SECOND)
+    words: list[str] = []
+    for size, name in _UNITS_OF_TIME:
+        count, seconds = divmod(seconds, size)
+        if count or (size == 1 and not words):
+            words.append(counted(count, name))
+        elif words:
+            break
+        if len(words) == 2:
+            break
+    return " ".join(words)
 
 
 def session_sentence(plan: Plan, active: int, most: Maximum) -> str:

@@ -14,7 +14,7 @@ from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.sessions import Session
-from subscription_mcp.domain.subscriptions import Change, Origin, Subscription
+from subscription_mcp.domain.subscriptions import Action, Change, Origin, Subscription
 from subscription_mcp.domain.windows import Interval
 
 
@@ -170,6 +170,32 @@ class ChangePlan:
     origin: Origin = "purchase"
     confirmation: str | None = None
     offer: str | None = None
+    seats: int | None = None
+    duration_days: int | None = None
+
+
+@dataclass(slots=True)
+class ChangeSubscription:
+    """Cancel a subscription at its period's end, take back what is scheduled, or have another number of seats;
+    offered and confirmed like a change of plan."""
+
+    subject: Subject
+    actor: Actor
+    action: Literal["cancel", "resume", "set_seats"]
+    digest: bytes
+    seats: int | None = None
+    confirmation: str | None = None
+    offer: str | None = None
+
+
+@dataclass(slots=True)
+class SetStatus:
+    """Suspend an account or let it go on, and say that a payment failed or was received."""
+
+    subject: Subject
+    actor: Actor
+    action: Literal["suspend", "activate", "payment_failed", "payment_received"]
+    reason: str
 
 
 @dataclass(slots=True)
@@ -221,6 +247,8 @@ Command = (
     | RenewSession
     | CloseSession
     | ChangePlan
+    | ChangeSubscription
+    | SetStatus
     | SetLimit
     | RevokeTokens
     | PublishPlans
@@ -292,6 +320,16 @@ class PlanChanged:
     confirmed: bool
     handle: str | None
     as_of: Instant
+    action: Action = "change"
+
+
+@dataclass(slots=True)
+class StatusChanged:
+    """The account before and after its status was changed by hand."""
+
+    before: AccountView
+    after: AccountView
+    audit: "AuditEntry"
 
 
 @dataclass(slots=True)
@@ -326,6 +364,7 @@ Outcome = (
     | SessionDecided
     | SessionClosed
     | PlanChanged
+    | StatusChanged
     | LimitsChanged
     | TokensRevoked
     | PlansPublished

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
@@ -28,7 +28,7 @@ from subscription_mcp.domain.identifiers import AccountKind, uuid7_after
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells, with_use
 from subscription_mcp.domain.sessions import Session
-from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription
+from subscription_mcp.domain.subscriptions import AccountKey, Membership, Scheduled, Subscription, Trial
 from subscription_mcp.domain.usage import gains_of
 from subscription_mcp.domain.windows import (
     Anchor,
@@ -39,6 +39,7 @@ from subscription_mcp.domain.windows import (
     window_of_key,
 )
 from subscription_mcp.ledger.commands import Actor, AnswerKey, AuditEntry, Revocation, UsageEvent
+from subscription_mcp.ledger.machine.confirmations import actor_digest
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
     KEY_RETENTION,
@@ -61,7 +62,6 @@ from subscription_mcp.ledger.machine.facts import (
     StoredAnswer,
     TenantSize,
 )
-from subscription_mcp.ledger.machine.plans import actor_digest
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.queries import (
     AccountIds,
@@ -90,11 +90,21 @@ ACCOUNT_IDS = (
     " AND s.account_kind IN (0, 1) AND s.account = w.id) LIMIT ?"
 )
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
+_HELD_COLUMNS = tuple(one.name for one in fields(Subscription) if one.name != "scheduled")
+_SCHEDULED_COLUMNS = {
+    "scheduled_at": "at",
+    "scheduled_reason": "reason",
+    "next_plan": "plan",
+    "next_version": "version",
+    "next_interval": "interval",
+    "next_seats": "seats",
+}
+SUBSCRIPTION_COLUMNS = ", ".join((*_HELD_COLUMNS, *_SCHEDULED_COLUMNS))
 _EXPIRING = frozenset({"open_sessions", "pending_offers"})
 """Facts of which only what has not expired need be loaded."""
 # A change that was scheduled and is due has happened, also where nobody has touched the account since.
-_PLAN_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_plan ELSE s.plan END"
-_VERSION_NOW = "CASE WHEN s.next_plan_at <= :now THEN s.next_version ELSE s.version END"
+_PLAN_NOW = "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_plan, s.plan) ELSE s.plan END"
+_VERSION_NOW = "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_version, s.version) ELSE s.version END"
 
 
 ROWS_A_STATEMENT = (32, 4, 1)
@@ -367,13 +377,24 @@ class Store:
 
     def _read_subscriptions(self, key: AccountKey) -> Subscription | None:
         row = self._one(
-            "SELECT plan, version, origin, anchor, created_at, interval, status, next_plan, next_version,"
-            " next_interval, next_plan_at, claimed_at FROM subscription WHERE tenant = ? AND account_kind = ? AND account = ?",
+            f"SELECT {SUBSCRIPTION_COLUMNS} FROM subscription WHERE tenant = ? AND account_kind = ? AND account = ?",
             self.word(key.tenant),
             KINDS.index(key.account_kind),
             self.word(key.account),
         )
-        return None if row is None else Subscription(*row)
+        if row is None:
+            return None
+        *held, at, reason, plan, version, interval, seats = row
+        scheduled = None if at is None else Scheduled(at, reason, plan, version, interval, seats)
+        return Subscription(**dict(zip(_HELD_COLUMNS, held, strict=True)), scheduled=scheduled)
+
+    def _read_trials(self, key: tuple[str, str]) -> Trial | None:
+        row = self._one(
+            "SELECT plan, started_at, ends_at, converted_at FROM trial WHERE tenant = ? AND subject = ?",
+            self.word(key[0]),
+            hash_of_trial(*key),
+        )
+        return None if row is None else Trial(*row)
 
     def _read_overrides(self, key: HolderKey) -> dict[OverrideKey, Override]:
         holder = self.holder(key)
@@ -687,8 +708,18 @@ class Store:
         many = self._db.executemany
         if changes.subscriptions:
             many(
-                "INSERT OR REPLACE INTO subscription VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO subscription (tenant, account_kind, account, {SUBSCRIPTION_COLUMNS})"
+                f" VALUES (?, ?, ?{', ?' * (SUBSCRIPTION_COLUMNS.count(',') + 1)})",
                 [self._subscription_row(key, value) for key, value in changes.subscriptions.items()],
+            )
+        if changes.trials:
+            many(
+                "INSERT OR REPLACE INTO trial (tenant, kind, subject, plan, started_at, ends_at, converted_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (self.word_made(t), kind, hash_of_trial(t, whose), *astuple(trial))
+                    for (t, whose), (kind, trial) in changes.trials.items()
+                ],
             )
         if changes.members:
             many(
@@ -788,18 +819,8 @@ class Store:
             self.word_made(key.tenant),
             KINDS.index(key.account_kind),
             self.word_made(key.account),
-            value.plan,
-            value.version,
-            value.status,
-            value.origin,
-            value.interval,
-            value.anchor,
-            value.created_at,
-            value.next_plan,
-            value.next_version,
-            value.next_interval,
-            value.next_plan_at,
-            value.claimed_at,
+            *(getattr(value, name) for name in _HELD_COLUMNS),
+            *(getattr(value.scheduled, name, None) for name in _SCHEDULED_COLUMNS.values()),
         )
 
     def _holder_made(self, holder: Holder) -> int:
@@ -1240,6 +1261,11 @@ def _uuid_bytes(text: str) -> bytes | None:
 
 def _maximum(stored: int | None) -> Maximum:
     return UNLIMITED if stored is None else stored
+
+
+def hash_of_trial(tenant: str, whose: str) -> bytes:
+    """What is kept of whose trial it was: enough to know them again, not to name them."""
+    return blake2b(f"{tenant}\0{whose}".encode(), digest_size=16).digest()
 
 
 def hash_of_key(key: AnswerKey) -> int:

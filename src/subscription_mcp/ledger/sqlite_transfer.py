@@ -96,11 +96,17 @@ TABLES = {
         _table("ledger_catalog", "name published_at", "name"),
         _table(
             "subscription",
-            "tenant:word account_kind:kind account:word plan version status origin interval anchor created_at"
-            " next_plan next_version next_interval next_plan_at claimed_at",
+            "tenant:word account_kind:kind account:word plan version origin anchor created_at interval seats"
+            " trial_started_at trial_ends_at prepaid_until ended_at ended_as past_due_since suspended_at claimed_at"
+            " scheduled_at scheduled_reason next_plan next_version next_interval next_seats",
             "tenant account_kind account",
         ),
+        _table(
+            "trial", "tenant:word subject:hex kind plan started_at ends_at converted_at", "tenant subject"
+        ),
+        _table("plan_archived", "plan archived_at", "plan"),
         _table("member", "tenant:word user:word account:word role joined_at", "tenant user"),
+        _table("member_removed", "tenant:word user:word account:word tokens_before", "tenant user account"),
         _table(
             "event",
             "id:uuid tenant:word holder:holder event:word plan:plan quantity attributes:json gains:json"
@@ -115,6 +121,11 @@ TABLES = {
         _table(
             "rolling",
             "tenant:word window:word holder:holder meter:word cells:json",
+            "tenant window holder meter",
+        ),
+        _table(
+            "rate_cleared",
+            "tenant:word window:word holder:holder meter:word at",
             "tenant window holder meter",
         ),
         _table(

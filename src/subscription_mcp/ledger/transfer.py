@@ -1,6 +1,6 @@
 """The form in which a whole ledger travels from one engine to another: JSON lines, UTF-8, one row a line.
 
-    {"format":"subscription-mcp ledger","version":1,"rows":{"plan_version":3,"event":2,...}}
+    {"format":"subscription-mcp ledger","version":2,"rows":{"plan_version":3,"event":2,...}}
     {"event":{"id":"0193...","tenant":"acme","account_kind":"personal","account":"bob",...}}
     {"end":{"rows":5,"sha256":"..."}}
 
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from subscription_mcp.ledger.port import TransferRefused
 
 FORMAT = "subscription-mcp ledger"
-VERSION = 1
+VERSION = 2
 LINE_BYTES_MAX = 16 * 2**20
 
 Row = dict[str, Any]

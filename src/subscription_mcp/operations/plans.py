@@ -2,12 +2,14 @@
 
 import secrets
 from dataclasses import dataclass
+from typing import Literal
 
 from subscription_mcp.domain.catalog import Catalog, FeatureValue, Plan
-from subscription_mcp.domain.errors import FieldProblem, Refusal, not_found
+from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, not_found
 from subscription_mcp.domain.windows import Interval
-from subscription_mcp.ledger.commands import AccountView, Arrive, ChangePlan, PlanChanged
-from subscription_mcp.ledger.machine.plans import origin_of_role
+from subscription_mcp.ledger.commands import AccountView, Arrive, ChangePlan, ChangeSubscription, PlanChanged
+from subscription_mcp.ledger.machine.accounts import OPERATORS
+from subscription_mcp.ledger.machine.subscriptions import origin_of_role
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target
 from subscription_mcp.operations.metering import digest_of
@@ -65,7 +67,8 @@ class Plans:
             raise Refusal(
                 "invalid_request", f"Unknown feature: it {rule}.", fields=[FieldProblem("feature", rule)]
             )
-        value = view.plan.features.get(feature, False) if view.plan is not None else False
+        going = view.subscription is not None and view.subscription.standstill_at(view.as_of) is None
+        value = view.plan.features.get(feature, False) if view.plan is not None and going else False
         plans = [plan.key for plan in self.catalog.plans_with_feature(feature)]
         return FeatureAnswer(feature, bool(value), value, plans)
 
@@ -76,26 +79,63 @@ class Plans:
         plan: str,
         interval: Interval,
         *,
+        seats: int | None,
+        duration_days: int | None,
         dry_run: bool,
         confirmation: str | None,
     ) -> PlanChanged:
         """Preview, offer or apply a change of plan. Raises Refusal."""
-        granted = await self._access.grant("upgrade_tier", caller, target)
+        granted = await self._may_change("upgrade_tier", caller, target)
+        if duration_days is not None and granted.role not in OPERATORS:
+            raise forbidden()
+        subject = granted.subject_or_refuse()
+        command = ChangePlan(
+            subject,
+            granted.actor,
+            plan,
+            digest_of("upgrade_tier", plan, interval, seats, duration_days, *subject[:3]),
+            interval,
+            origin_of_role(granted.role),
+            seats=seats,
+            duration_days=duration_days,
+        )
+        return await self._confirmed(command, dry_run, confirmation)
+
+    async def manage(
+        self,
+        caller: Caller,
+        target: Target,
+        action: Literal["cancel", "resume", "set_seats"],
+        seats: int | None,
+        *,
+        dry_run: bool,
+        confirmation: str | None,
+    ) -> PlanChanged:
+        """Preview, offer or apply a cancellation, its taking back, or other seats. Raises Refusal."""
+        granted = await self._may_change("manage_subscription", caller, target)
+        subject = granted.subject_or_refuse()
+        command = ChangeSubscription(
+            subject,
+            granted.actor,
+            action,
+            digest_of("manage_subscription", action, seats, *subject[:3]),
+            seats,
+        )
+        return await self._confirmed(command, dry_run, confirmation)
+
+    async def _may_change(self, operation: str, caller: Caller, target: Target) -> Granted:
+        granted = await self._access.grant(operation, caller, target)
         if self._access.tier_decides:
             raise Refusal(
                 "conflict",
                 "Nothing was changed: plans are managed by your identity provider. Change the plan there; "
                 "the next access token brings it.",
             )
-        subject = granted.subject_or_refuse()
-        command = ChangePlan(
-            subject,
-            granted.actor,
-            plan,
-            digest_of("upgrade_tier", plan, interval, subject.tenant, subject.account, subject.user),
-            interval,
-            origin_of_role(granted.role),
-        )
+        return granted
+
+    async def _confirmed(
+        self, command: ChangePlan | ChangeSubscription, dry_run: bool, confirmation: str | None
+    ) -> PlanChanged:
         if dry_run:
             outcome = await self._ledger.rehearse(command)
         else:

@@ -407,7 +407,9 @@ def _state(view: AccountView, meter: str | None) -> Hashable:
     subscription = view.subscription
     return (
         (view.plan.key, view.plan.version) if view.plan is not None else None,
-        (subscription.status, subscription.next_plan, subscription.next_plan_at) if subscription else None,
+        (subscription.status_at(view.as_of), subscription.scheduled, subscription.seats)
+        if subscription
+        else None,
         tuple(
             sorted(
                 (limit.meter, limit.window, limit.scope, str(limit.maximum), _level(limit.permille))

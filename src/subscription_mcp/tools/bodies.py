@@ -48,19 +48,26 @@ async def upgrade_tier(do: Operations, caller: Caller, given: wire.UpgradeTierAr
         target_of(given),
         given.plan,
         given.interval,
+        seats=given.seats,
+        duration_days=given.duration_days,
         dry_run=given.dry_run,
         confirmation=given.confirmation,
     )
-    status = _status_of(changed)
-    title = do.plans.catalog.plans[changed.change.to_plan].title
-    question = None
-    if changed.handle is not None:
-        question = Question(texts.plan_change_question(changed, title), changed.handle)
-    return Answer(
-        texts.plan_change(changed, status, title),
-        documents.plan_change(changed, status),
-        question=question,
+    return _changed(do, changed)
+
+
+async def manage_subscription(
+    do: Operations, caller: Caller, given: wire.ManageSubscriptionArguments
+) -> Answer:
+    changed = await do.plans.manage(
+        caller,
+        target_of(given),
+        given.action,
+        given.seats,
+        dry_run=given.dry_run,
+        confirmation=given.confirmation,
     )
+    return _changed(do, changed)
 
 
 async def list_plans(do: Operations, caller: Caller, given: wire.ListPlansArguments) -> Answer:
@@ -239,6 +246,16 @@ def _report_or_refusal(event: dict[str, Any]) -> UsageReport | Refusal:
 def _decided(decision: Decision) -> Answer:
     document = decision.as_dict()
     return Answer(document["message"], document, decision)
+
+
+def _changed(do: Operations, changed: PlanChanged) -> Answer:
+    status, words = _status_of(changed), texts.ChangeWords.of(changed, do.plans.catalog)
+    question = None
+    if changed.handle is not None:
+        question = Question(texts.plan_change_question(changed, words), changed.handle)
+    return Answer(
+        texts.plan_change(changed, status, words), documents.plan_change(changed, status), question=question
+    )
 
 
 def _status_of(changed: PlanChanged) -> str:

@@ -5,8 +5,9 @@ from typing import Any
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Maximum, ModelPrice, Money, Plan, Price
 from subscription_mcp.domain.decisions import LimitState
-from subscription_mcp.domain.instants import format_instant
+from subscription_mcp.domain.instants import SECOND, Instant, format_instant
 from subscription_mcp.domain.money import format_amount
+from subscription_mcp.domain.subscriptions import Scheduled, Subscription, seats_max
 from subscription_mcp.domain.windows import Period
 from subscription_mcp.operations import AccountView, AuditEntry, PlanChanged, SessionDecided, UsageEvent
 from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
@@ -58,8 +59,10 @@ def plan(value: Plan, catalog: Catalog) -> Document:
             "max_concurrent": maximum(value.sessions.max_concurrent),
             "max_duration_seconds": maximum(value.sessions.max_duration_seconds),
         },
-        "seats": None if value.seats_max is None else {"max": maximum(value.seats_max)},
-        "trial": None,
+        "seats": None
+        if value.seats_max is None and value.price.per_seat is None
+        else {"max": maximum(value.seats_max or UNLIMITED)},
+        "trial": None if value.trial_days is None else {"days": value.trial_days},
         "rate_limit_multiplier": value.rate_limit_multiplier,
     }
 
@@ -90,8 +93,6 @@ def tier_info(view: AccountView, catalog: Catalog) -> Document:
     """An account's plan, state and limits."""
     standing, subscription, held = view.standing, view.subscription, view.plan
     period_ = subscription.period_at(view.as_of) if subscription is not None else None
-    prices = [p.key for p in catalog.plans_by_price]
-    later = prices[prices.index(held.key) + 1 :] if held is not None and held.key in prices else prices
     return {
         "tenant_id": standing.tenant,
         "account_id": standing.account,
@@ -99,7 +100,7 @@ def tier_info(view: AccountView, catalog: Catalog) -> Document:
         "user_id": standing.user,
         "plan": held.key if held is not None else None,
         "title": held.title if held is not None else None,
-        "status": subscription.status if subscription is not None else None,
+        "status": subscription.status_at(view.as_of) if subscription is not None else None,
         "origin": subscription.origin if subscription is not None else None,
         "price": price(held.price) if held is not None else None,
         "interval": subscription.interval if subscription is not None else None,
@@ -114,14 +115,52 @@ def tier_info(view: AccountView, catalog: Catalog) -> Document:
             "max_duration_seconds": maximum(held.sessions.max_duration_seconds),
         },
         "rate_limit_multiplier": held.rate_limit_multiplier if held is not None else None,
-        "trial": None,
+        "trial": trial(subscription, view.as_of) if subscription is not None else None,
         "period": period(period_) if period_ is not None else None,
-        "seats": None
-        if held is None or held.seats_max is None
-        else {"used": view.seats_used or 0, "max": maximum(held.seats_max)},
-        "next_plans": later,
+        "seats": seats(held, subscription, view.seats_used),
+        "scheduled": scheduled(subscription.scheduled) if subscription is not None else None,
+        "next_plans": next_plans(held, subscription, catalog),
         "as_of": format_instant(view.as_of),
     }
+
+
+def trial(subscription: Subscription, now: Instant) -> Document | None:
+    started_at, ends_at = subscription.trial_started_at, subscription.trial_ends_at
+    if started_at is None or ends_at is None:
+        return None
+    return {
+        "started_at": format_instant(started_at),
+        "ends_at": format_instant(ends_at),
+        "remaining_seconds": max(0, ends_at - now) // SECOND,
+    }
+
+
+def seats(held: Plan | None, subscription: Subscription | None, used: int | None) -> Document | None:
+    """How many users the account has and may have; a personal account is its one user."""
+    most = seats_max(held, subscription) if held is not None and subscription is not None else None
+    return None if most is None else {"used": 1 if used is None else used, "max": maximum(most)}
+
+
+def scheduled(value: Scheduled | None) -> Document | None:
+    """What happens by itself, and when; without a plan it is the end."""
+    if value is None:
+        return None
+    return {
+        "plan": value.plan,
+        "interval": value.interval,
+        "seats": value.seats,
+        "reason": value.reason,
+        "effective_at": format_instant(value.at),
+    }
+
+
+def next_plans(held: Plan | None, subscription: Subscription | None, catalog: Catalog) -> list[str]:
+    """The plans that are more than the held one and can be moved to, cheapest first."""
+    if held is None or held.key not in catalog.plans or (subscription is not None and subscription.ended_as):
+        return [plan.key for plan in catalog.plans_by_price if plan.trial_days is None]
+    order = [plan.key for plan in catalog.plans_by_price]
+    later = order[order.index(held.key) + 1 :]
+    return later if held.changes_to is None else [key for key in later if key in held.changes_to]
 
 
 def usage_status(states: Iterable[LimitState]) -> str:

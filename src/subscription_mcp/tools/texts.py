@@ -1,8 +1,9 @@
 """What a tool says in words: complete on its own, for clients that show no structure."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from subscription_mcp.domain.catalog import ModelPrice, Money, Plan, Price
+from subscription_mcp.domain.catalog import Catalog, ModelPrice, Money, Plan, Price
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
@@ -13,6 +14,8 @@ from subscription_mcp.domain.wording import (
     maximum_text,
     overview_sentence,
     per_window,
+    standstill_sentence,
+    trial_sentence,
 )
 from subscription_mcp.operations import (
     AccountView,
@@ -33,12 +36,28 @@ def tier_info(view: AccountView) -> str:
     standing, subscription = view.standing, view.subscription
     who = standing.user or standing.account
     text = f"{who} in {standing.tenant}: {overview_sentence(view.plan, view.limits)}"
-    if (
-        subscription is not None
-        and subscription.next_plan is not None
-        and subscription.next_plan_at is not None
-    ):
-        text += f" Changes to {subscription.next_plan} on {clock_time(subscription.next_plan_at, 'UTC')}."
+    if subscription is None or view.plan is None:
+        return text
+    status = subscription.status_at(view.as_of)
+    if subscription.standstill_at(view.as_of) is not None:
+        text += f" {standstill_sentence(view.plan, subscription, view.as_of)}"
+    elif status == "trialing":
+        assert subscription.trial_ends_at is not None
+        text += f" {trial_sentence(subscription.trial_ends_at, view.as_of)}"
+    elif status == "past_due":
+        assert subscription.past_due_since is not None
+        since = clock_time(subscription.past_due_since, "UTC")
+        text += f" A payment is overdue since {since}: after 7 days nothing more is allowed."
+    scheduled = subscription.scheduled
+    if scheduled is not None:
+        when = clock_time(scheduled.at, "UTC")
+        if scheduled.plan is None:
+            text += f" Ends {when}."
+        elif scheduled.plan != subscription.plan:
+            text += f" Changes to {scheduled.plan} on {when}."
+        else:
+            more = f", {counted(scheduled.seats, 'seat')}" if scheduled.seats is not None else ""
+            text += f" From {when} billed {scheduled.interval}{more}."
     return text
 
 
@@ -62,6 +81,8 @@ def plans(offered: list[Plan]) -> str:
         lines.append(
             f"{plan.title} ({plan.key}): {_price(plan.price)}; {limits or 'no limits'}"
             + (f"; with {features}" if features else "")
+            + (f"; a trial of {counted(plan.trial_days, 'day')}" if plan.trial_days is not None else "")
+            + (f"; up to {counted(plan.seats_max, 'user')}" if isinstance(plan.seats_max, int) else "")
             + "."
         )
     return "\n".join(lines) or "There are no plans."
@@ -82,12 +103,52 @@ def model_prices(prices: Iterable[ModelPrice]) -> str:
     return "\n".join(lines)
 
 
-def plan_change(changed: PlanChanged, status: str, title: str) -> str:
+@dataclass(frozen=True, slots=True)
+class ChangeWords:
+    """How a change of a subscription is called: while it is thought about, when it is done, in a question."""
+
+    tool: str
+    doing: str
+    done: str
+    question: str
+
+    @classmethod
+    def of(cls, changed: PlanChanged, catalog: Catalog) -> "ChangeWords":
+        from_plan, to_plan = (
+            _title(key, catalog) for key in (changed.change.from_plan, changed.change.to_plan)
+        )
+        seats = changed.change.after.scheduled or changed.change.after
+        match changed.action:
+            case "cancel":
+                then = (
+                    f"then {to_plan} follows"
+                    if changed.change.to_plan is not None
+                    else "then there is no plan"
+                )
+                return cls(
+                    MANAGE, f"Cancelling {from_plan}", f"{from_plan} ends, {then}", f"Cancel {from_plan}"
+                )
+            case "resume":
+                return cls(MANAGE, f"Keeping {from_plan}", f"{from_plan} goes on", f"Keep {from_plan}")
+            case "set_seats":
+                number = counted(seats.seats or 0, "seat")
+                return cls(MANAGE, f"Having {number}", f"the account has {number}", f"Have {number}")
+            case _:
+                return cls(
+                    UPGRADE,
+                    f"Changing to {to_plan}",
+                    f"the plan is {to_plan}",
+                    f"Change the plan to {to_plan}",
+                )
+
+
+MANAGE, UPGRADE = "manage_subscription", "upgrade_tier"
+
+
+def plan_change(changed: PlanChanged, status: str, words: ChangeWords) -> str:
     change = changed.change
     now, next_ = _money(change.price_now), _money(change.price_next)
-    when = clock_time(change.effective_at, "UTC")
-    limits = "; ".join(line_of(state) for state in changed.limits_after)
-    then = f" Then: {limits}." if limits else ""
+    when, then = clock_time(change.effective_at, "UTC"), _then(changed)
     cost = (
         f"happens {when} and costs {next_} from then on at each renewal; until then nothing changes"
         if change.is_scheduled
@@ -96,27 +157,42 @@ def plan_change(changed: PlanChanged, status: str, title: str) -> str:
     match status:
         case "confirmation_required":
             return (
-                f"Changing to {title} {cost}.{then} "
-                f"Nothing has changed yet. To go ahead, call upgrade_tier again with the same arguments and "
+                f"{words.doing} {cost}.{then} "
+                f"Nothing has changed yet. To go ahead, call {words.tool} again with the same arguments and "
                 f"confirmation {changed.handle!r} within 10 minutes."
             )
         case "applied":
-            return f"Done: the plan is {title} since {when}. Charged {now}, {next_} at each renewal.{then}"
+            return f"Done: {words.done} since {when}. Charged {now}, {next_} at each renewal.{then}"
         case "scheduled":
-            return f"Scheduled: the plan changes to {title} at {when}, then {next_} at each renewal. Until then nothing changes."
+            return f"Scheduled for {when}: {words.done}; {next_} at each renewal from then on. Until then nothing changes."
         case _:
-            return f"Preview: changing to {title} {cost}.{then} Nothing has changed."
+            return f"Preview: {words.doing[0].lower()}{words.doing[1:]} {cost}.{then} Nothing has changed."
 
 
-def plan_change_question(changed: PlanChanged, title: str) -> str:
-    """What a person is asked before a change of plan."""
+def plan_change_question(changed: PlanChanged, words: ChangeWords) -> str:
+    """What a person is asked before a change of a subscription."""
     change = changed.change
     now, next_ = _money(change.price_now), _money(change.price_next)
     when = clock_time(change.effective_at, "UTC")
-    limits = "; ".join(line_of(state) for state in changed.limits_after)
     effect = f"from {when}, when the paid period ends" if change.is_scheduled else "at once"
-    then = f" Then: {limits}." if limits else ""
-    return f"Change the plan to {title}, {effect}? It costs {now} now and {next_} at each renewal.{then}"
+    return f"{words.question}, {effect}? It costs {now} now and {next_} at each renewal.{_then(changed)}"
+
+
+def _then(changed: PlanChanged) -> str:
+    """What the limits are afterwards, and until when where it was sold for some days."""
+    limits = "; ".join(line_of(state) for state in changed.limits_after)
+    until = changed.change.after.prepaid_until or changed.change.after.trial_ends_at
+    ends = (
+        f" It ends {clock_time(until, 'UTC')}."
+        if until is not None and not changed.change.is_scheduled
+        else ""
+    )
+    return (f" Then: {limits}." if limits and changed.change.to_plan is not None else "") + ends
+
+
+def _title(key: str | None, catalog: Catalog) -> str:
+    plan = catalog.plans.get(key or "")
+    return plan.title if plan is not None else key or "nothing"
 
 
 def usage_report(answer: UsageReportAnswer, unit_of: dict[str, str]) -> str:

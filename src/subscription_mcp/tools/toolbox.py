@@ -83,6 +83,19 @@ TOOLS: tuple[Tool, ...] = (
         asks=True,
     ),
     Tool(
+        "manage_subscription",
+        "Cancel, resume, seats",
+        "Call this to cancel the plan at its period's end, to take that back, or to buy seats. Confirmed like "
+        "upgrade_tier.",
+        wire.ManageSubscriptionArguments,
+        wire.PlanChangeResult,
+        bodies.manage_subscription,
+        read_only=False,
+        destructive=True,
+        idempotent=False,
+        asks=True,
+    ),
+    Tool(
         "list_plans",
         "Plans on offer",
         "Call this to compare plans: prices, limits and features, cheapest first.",

@@ -60,18 +60,43 @@ class GetTierInfoArguments(TargetArguments):
     pass
 
 
-class UpgradeTierArguments(TargetArguments):
-    plan: Word = Field(description="The plan to move to, as in list_plans.")
-    interval: Interval = "monthly"
+Seats = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class ConfirmedArguments(TargetArguments):
+    """What is shown with its price first, and done when it is confirmed."""
+
     dry_run: bool = Field(False, description="Only show price, dates and limits before and after.")
     confirmation: Annotated[str, Field(min_length=1, max_length=64)] = left_out(
         "The handle of a confirmation_required answer, with the same other arguments."
     )
 
     @model_validator(mode="after")
-    def _preview_or_not(self) -> "UpgradeTierArguments":
+    def _preview_or_not(self) -> "ConfirmedArguments":
         if self.dry_run and self.confirmation is not None:
             raise ValueError("give either dry_run or confirmation")
+        return self
+
+
+class UpgradeTierArguments(ConfirmedArguments):
+    plan: Word = Field(description="The plan to move to, as in list_plans.")
+    interval: Interval = "monthly"
+    seats: Seats = left_out("Where the plan has a price per seat.")
+    duration_days: Annotated[int, Field(ge=1, le=3_660)] = left_out(
+        "Operators: for so many days, paid at once."
+    )
+
+
+class ManageSubscriptionArguments(ConfirmedArguments):
+    action: Literal["cancel", "resume", "set_seats"] = Field(
+        description="cancel ends the plan when its period ends, resume takes back what is scheduled."
+    )
+    seats: Seats = left_out("For set_seats: more at once, fewer at the period's end.")
+
+    @model_validator(mode="after")
+    def _seats_or_not(self) -> "ManageSubscriptionArguments":
+        if (self.action == "set_seats") != (self.seats is not None):
+            raise ValueError("set_seats needs seats, and nothing else takes them")
         return self
 
 
@@ -320,6 +345,14 @@ class SeatsResult(Result):
     max: int | None
 
 
+class ScheduledResult(Result):
+    plan: str | None
+    interval: str | None
+    seats: int | None
+    reason: Literal["change", "cancel", "end"]
+    effective_at: str
+
+
 class TierInfoResult(Result):
     tenant_id: str
     account_id: str
@@ -339,6 +372,7 @@ class TierInfoResult(Result):
     trial: TrialResult | None
     period: PeriodResult | None
     seats: SeatsResult | None
+    scheduled: ScheduledResult | None = Field(description="What happens by itself; plan null is the end.")
     next_plans: list[str]
     as_of: str
 
@@ -388,7 +422,7 @@ class PlanChangeResult(Result):
         "preview", "confirmation_required", "declined", "applied", "scheduled", "checkout_required"
     ]
     from_plan: str | None
-    to_plan: str
+    to_plan: str | None = Field(description="null is no plan any more.")
     price_now: AmountResult
     price_next: AmountResult
     effective_at: str

@@ -13,6 +13,7 @@ from subscription_mcp.ledger.commands import (
     KEYED,
     Arrive,
     ChangePlan,
+    ChangeSubscription,
     CheckUsage,
     CloseSession,
     Command,
@@ -24,15 +25,17 @@ from subscription_mcp.ledger.commands import (
     Reserve,
     RevokeTokens,
     SetLimit,
+    SetStatus,
     Settle,
 )
 from subscription_mcp.ledger.machine.accounts import arrive
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import set_limit
-from subscription_mcp.ledger.machine.plans import change_plan, publish_plans
+from subscription_mcp.ledger.machine.plans import publish_plans
 from subscription_mcp.ledger.machine.reservations import reserve, settle
 from subscription_mcp.ledger.machine.revocations import revoke_tokens
 from subscription_mcp.ledger.machine.sessions import close_session, open_session, renew_session
+from subscription_mcp.ledger.machine.subscriptions import change_plan, change_subscription, set_status
 from subscription_mcp.ledger.machine.usage import check, record
 
 
@@ -104,6 +107,10 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return arrive(turn, command)
             case ChangePlan():
                 return change_plan(turn, command)
+            case ChangeSubscription():
+                return change_subscription(turn, command)
+            case SetStatus():
+                return set_status(turn, command)
             case SetLimit():
                 return set_limit(turn, command)
             case RevokeTokens():

@@ -4,21 +4,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from subscription_mcp.domain.catalog import (
-    Catalog,
-    Limit,
-    Plan,
-)
-from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.domain.catalog import Limit, Plan
+from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
+from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Membership,
+    Origin,
     Subscription,
+    Trial,
     price_of,
+    seats_max,
+    started,
 )
 from subscription_mcp.domain.windows import Anchor
+from subscription_mcp.domain.wording import counted, standstill_sentence
 from subscription_mcp.ledger.commands import (
     AccountView,
     Actor,
@@ -37,8 +39,12 @@ from subscription_mcp.ledger.machine.facts import (
     Override,
     OverrideKey,
     TenantSize,
+    TrialKind,
     Turn,
 )
+
+OPERATORS = frozenset({"tenant_admin", "superadmin"})
+"""Roles that change an account from outside."""
 
 
 @dataclass(slots=True)
@@ -54,6 +60,8 @@ class Located:
     joins: bool
     leaves: str | None
     seats_used: int | None
+    standstill: Code | None = None
+    """The code with which everything but reading and what gets it going again is refused."""
     tallies: dict[tuple[str, ...], Tally] = field(default_factory=dict)
     """The last tally of some meters: most events fall into the same windows as the one before."""
     user: str = field(init=False)
@@ -73,6 +81,10 @@ class Located:
     @property
     def limits(self) -> tuple[Limit, ...]:
         return () if self.plan is None else self.limits_of(self.plan)
+
+    @property
+    def trial_ends_at(self) -> Instant | None:
+        return self.subscription.trial_ends_at if self.subscription is not None else None
 
     @property
     def anchor(self) -> Anchor:
@@ -109,7 +121,9 @@ def _may_change(located: Located, facts: Facts) -> bool:
         located.joins
         or stored is None
         or stored is not located.subscription
-        or stored.next_plan_at is not None
+        or stored.scheduled is not None
+        or stored.is_trial
+        or stored.past_due_since is not None
         or any(facts.overrides.get(holder) for holder in holders)
     )
 
@@ -126,7 +140,9 @@ def _located(
     overrides = overrides_of(facts, account, standing.user)
     if facts.missing or overrides is None:
         return None
-    subscription = _subscription_of(facts.catalog, stored, subject, standing, turn.now)
+    subscription = _subscription_of(facts, stored, subject, standing, turn.now)
+    if facts.missing:
+        return None
     plan: Plan | None = None
     if subscription is not None:
         plan = facts.read("plans", (subscription.plan, subscription.version))
@@ -139,13 +155,37 @@ def _located(
         leaves = membership.account if membership is not None else None
         if leaves is not None and facts.read("seats", (account.tenant, leaves)) is None:
             return None
-        seats_max = plan.seats_max if plan is not None else None
-        if isinstance(seats_max, int) and seats_used is not None and seats_used >= seats_max:
-            raise refused(
-                "conflict", f"All {seats_max} seats of this group are taken. Ask its administrator for one."
-            )
-    limits_of = limits_of_overrides(overrides)
-    return Located(standing, account, stored, subscription, plan, limits_of, joins, leaves, seats_used)
+        must_have_a_seat(plan, subscription, seats_used or 0)
+    return Located(
+        standing,
+        account,
+        stored,
+        subscription,
+        plan,
+        limits_of_overrides(overrides),
+        joins,
+        leaves,
+        seats_used,
+        subscription.standstill_at(turn.now) if subscription is not None else None,
+    )
+
+
+def must_have_a_seat(plan: Plan | None, subscription: Subscription | None, seats_used: int) -> None:
+    """Refuse one user more than the group's subscription has seats for."""
+    if plan is None or subscription is None:
+        return
+    most = seats_max(plan, subscription)
+    if isinstance(most, int) and seats_used >= most:
+        taken = (
+            f"All {counted(most, 'seat')} of this group are" if most > 1 else "The one seat of this group is"
+        )
+        more = (
+            "its administrator can buy more with manage_subscription"
+            if plan.price.per_seat is not None
+            else ""
+        )
+        more = more or "a larger plan has more"
+        raise refused("conflict", f"{taken} taken on the {plan.title} plan: {more}, or remove somebody.")
 
 
 def _standing(facts: Facts, subject: Subject) -> tuple[Standing, Membership | None] | None:
@@ -191,7 +231,7 @@ def _standing_of_whole(facts: Facts, subject: Subject) -> tuple[Standing, None] 
 
 
 def _subscription_of(
-    catalog: Catalog, stored: Subscription | None, subject: Subject, standing: Standing, now: Instant
+    facts: Facts, stored: Subscription | None, subject: Subject, standing: Standing, now: Instant
 ) -> Subscription | None:
     """The subscription as the ledger and the user's own token make it.
 
@@ -199,22 +239,37 @@ def _subscription_of(
     token that names a valid plan. Where the issuer decides about plans, every token about this account that
     names another one than the ledger knows changes it, unless one issued later was seen before.
     """
+    catalog = facts.catalog
     subscription = stored.at(now) if stored is not None else None
     claimed = catalog.plans.get(subject.tier) if subject.tier is not None else None
     if subject.tier_decides:
         if claimed is not None and _is_about(subject, standing):
-            return _as_issued(catalog, subscription, claimed, subject.claimed_at, now)
+            return _as_issued(facts, subscription, claimed, standing, subject.claimed_at, now)
         claimed = None
     if subscription is None:
         plan = claimed or catalog.plans.get(catalog.default_plan or "")
         if plan is None:
             return None
-        return Subscription(plan.key, plan.version, "token" if claimed else "default", now, now)
+        return _begun(facts, plan, "token" if claimed else "default", standing, now)
     if subscription.origin == "default" and claimed is not None:
         if claimed.key == subscription.plan:
             return replace(subscription, origin="token")
-        return Subscription(claimed.key, claimed.version, "token", now, subscription.created_at)
+        begun = _begun(facts, claimed, "token", standing, now)
+        return replace(begun, created_at=subscription.created_at, suspended_at=subscription.suspended_at)
     return subscription
+
+
+def _begun(facts: Facts, plan: Plan, origin: Origin, standing: Standing, now: Instant) -> Subscription:
+    """A subscription that begins now. Who had a trial before, wherever that was, goes on with that one."""
+    before: Trial | None = None
+    if plan.trial_days is not None and standing.user is not None:
+        before = facts.read("trials", (standing.tenant, trial_of("personal", standing.user)))
+    return started(plan, origin, now, before)
+
+
+def trial_of(kind: AccountKind, id_: str) -> str:
+    """Whose trial it is, where trials are remembered: a user's or a group's."""
+    return f"{kind}:{id_}"
 
 
 def _is_about(subject: Subject, standing: Standing) -> bool:
@@ -226,40 +281,44 @@ def _is_about(subject: Subject, standing: Standing) -> bool:
 
 
 def _as_issued(
-    catalog: Catalog, subscription: Subscription | None, plan: Plan, claimed_at: int | None, now: Instant
+    facts: Facts,
+    subscription: Subscription | None,
+    plan: Plan,
+    standing: Standing,
+    claimed_at: int | None,
+    now: Instant,
 ) -> Subscription:
     """The subscription as the issuer's word makes it: at once, up or down; nothing is charged here."""
+    begun = replace(_begun(facts, plan, "token", standing, now), claimed_at=claimed_at)
     if subscription is None:
-        return Subscription(plan.key, plan.version, "token", now, now, claimed_at=claimed_at)
+        return begun
     known = subscription.claimed_at
     if claimed_at is None:  # it does not say, and its issuer is trusted
         claimed_at = known
     elif known is not None and claimed_at <= known:
         return subscription
-    if plan.key == subscription.plan:
+    if plan.key == subscription.plan and subscription.ended_as is None:
         # Also where it only says it again: what was issued before this must not count any more.
         again = replace(
-            subscription,
-            origin="token",
-            claimed_at=claimed_at,
-            next_plan=None,
-            next_version=None,
-            next_interval=None,
-            next_plan_at=None,
+            subscription, origin="token", claimed_at=claimed_at, scheduled=None, prepaid_until=None
         )
         return subscription if again == subscription else again
     # As with any change: from paid to paid the periods go on, else one begins now.
-    before = catalog.plans.get(subscription.plan)
-    goes_on = before is not None and not before.price.is_free and not plan.price.is_free
-    return Subscription(
-        plan.key,
-        plan.version,
-        "token",
-        subscription.anchor if goes_on else now,
-        subscription.created_at,
+    before = facts.catalog.plans.get(subscription.plan)
+    goes_on = (
+        before is not None
+        and subscription.ended_as is None
+        and not before.price.is_free
+        and not plan.price.is_free
+    )
+    return replace(
+        begun,
+        anchor=subscription.anchor if goes_on else now,
+        created_at=subscription.created_at,
         interval=subscription.interval if price_of(plan, subscription.interval) else "monthly",
-        status=subscription.status,
         claimed_at=claimed_at,
+        past_due_since=subscription.past_due_since if goes_on else None,
+        suspended_at=subscription.suspended_at,
     )
 
 
@@ -397,7 +456,8 @@ def make_known(turn: Turn, located: Located, actor: Actor) -> None:
         audit(turn, account, located.standing.user, "member.join", actor, None, before, after)
     if located.subscription is not None and located.subscription != located.stored:
         action = "subscription.start" if located.stored is None else "subscription.change"
-        save_subscription(turn, account, located.stored, located.subscription, action, actor, None)
+        user = located.standing.user
+        save_subscription(turn, account, located.stored, located.subscription, action, actor, None, user)
 
 
 def save_subscription(
@@ -408,13 +468,41 @@ def save_subscription(
     action: str,
     actor: Actor,
     reason: str | None,
-) -> None:
+    user: str | None = None,
+) -> AuditEntry | None:
+    _note_trial(turn, account, before, after, user)
     turn.facts.subscriptions[account] = after
     turn.facts.forget_located(account.tenant, account.account)
     turn.changes.subscriptions[account] = after
-    was, is_now = subscription_as_dict(before), subscription_as_dict(after)
-    if was != is_now:  # a newer token that says the same again is no news
-        audit(turn, account, "", action, actor, reason, was, is_now)
+    was, is_now = subscription_as_dict(before, turn.now), subscription_as_dict(after, turn.now)
+    if was == is_now:  # a newer token that says the same again is no news
+        return None
+    return audit(turn, account, "", action, actor, reason, was, is_now)
+
+
+def _note_trial(
+    turn: Turn, account: AccountKey, before: Subscription | None, after: Subscription, user: str | None
+) -> None:
+    """Remember who begins a trial, and who bought a plan after one."""
+    facts, changes, tenant = turn.facts, turn.changes, account.tenant
+    key = (tenant, trial_of(account.account_kind, account.account))
+
+    def note(key: tuple[str, str], kind: TrialKind, trial: Trial) -> None:
+        facts.trials[key] = trial
+        changes.trials[key] = (kind, trial)
+
+    if after.is_trial and after.trial_started_at is not None and after.trial_ends_at is not None:
+        trial = Trial(after.plan, after.trial_started_at, after.trial_ends_at)
+        if before is None or before.trial_ends_at != after.trial_ends_at:
+            note(key, account.account_kind, trial)
+            if account.account_kind == "group" and user is not None:
+                note((tenant, trial_of("personal", user)), "founder", trial)
+    elif before is not None and before.is_trial and before.trial_started_at and before.trial_ends_at:
+        note(
+            key,
+            account.account_kind,
+            Trial(before.plan, before.trial_started_at, before.trial_ends_at, converted_at=turn.now),
+        )
 
 
 def audit(
@@ -444,23 +532,40 @@ def audit(
     return entry
 
 
-def subscription_as_dict(subscription: Subscription | None) -> dict[str, Any] | None:
+def subscription_as_dict(subscription: Subscription | None, now: Instant) -> dict[str, Any] | None:
     """A subscription as the audit trail shows it."""
     if subscription is None:
         return None
     shown: dict[str, Any] = {
         "plan": subscription.plan,
         "version": subscription.version,
-        "status": subscription.status,
+        "status": subscription.at(now).status_at(now),
         "origin": subscription.origin,
         "interval": subscription.interval,
         "billing_anchor": format_instant(subscription.anchor),
     }
-    if subscription.next_plan is not None and subscription.next_plan_at is not None:
-        shown["next_plan"] = subscription.next_plan
-        shown["next_interval"] = subscription.next_interval
-        shown["next_plan_at"] = format_instant(subscription.next_plan_at)
+    if subscription.seats is not None:
+        shown["seats"] = subscription.seats
+    for name in ("trial_ends_at", "prepaid_until", "ended_at", "past_due_since", "suspended_at"):
+        at: Instant | None = getattr(subscription, name)
+        if at is not None:
+            shown[name] = format_instant(at)
+    scheduled = subscription.scheduled
+    if scheduled is not None:
+        shown["scheduled"] = scheduled.reason
+        shown["next_plan"] = scheduled.plan
+        shown["next_interval"] = scheduled.interval
+        shown["next_seats"] = scheduled.seats
+        shown["next_plan_at"] = format_instant(scheduled.at)
     return shown
+
+
+def must_go_on(located: Located, actor: Actor, now: Instant) -> None:
+    """Refuse what the account's own people do while its subscription stands still; operators may."""
+    if located.standstill is not None and actor.role not in OPERATORS:
+        assert located.plan is not None and located.subscription is not None
+        sentence = standstill_sentence(located.plan, located.subscription, now)
+        raise refused(located.standstill, sentence)
 
 
 def must_be_fewer(turn: Turn, ends: Iterable[Instant], most: int, sentence: str) -> None:

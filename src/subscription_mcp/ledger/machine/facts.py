@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from subscription_mcp.domain.catalog import (
     LEVEL,
@@ -20,6 +20,7 @@ from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Membership,
     Subscription,
+    Trial,
 )
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import Anchor, Period, Window
@@ -186,6 +187,10 @@ CountedPlace = tuple[str, str, Scope]
 """A meter, the key of a window, and a scope."""
 
 
+TrialKind = Literal["personal", "group", "founder"]
+"""Whose trial: a user's, a group's, or that of a group as it counts for the user who began it."""
+
+
 @dataclass
 class Facts:
     """What is known of the ledger. A key that is absent is not loaded; None or 0 means there is none."""
@@ -200,6 +205,8 @@ class Facts:
     members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
     seats: dict[tuple[str, str], int] = field(default_factory=dict)
     subscriptions: dict[AccountKey, Subscription | None] = field(default_factory=dict)
+    trials: dict[tuple[str, str], Trial | None] = field(default_factory=dict)
+    """Trials had before, by tenant and `trial_of`."""
     overrides: dict[HolderKey, dict[OverrideKey, Override]] = field(default_factory=dict)
     counters: dict[CounterKey, Counter] = field(default_factory=dict)
     answers: dict[AnswerKey, StoredAnswer | None] = field(default_factory=dict)
@@ -312,6 +319,7 @@ class Changes:
     dimensions: list[tuple[str, Dimensions]] = field(default_factory=list)
     tenants: dict[str, TenantSize] = field(default_factory=dict)
     subscriptions: dict[AccountKey, Subscription] = field(default_factory=dict)
+    trials: dict[tuple[str, str], tuple[TrialKind, Trial]] = field(default_factory=dict)
     members: dict[tuple[str, str], tuple[Membership, Instant]] = field(default_factory=dict)
     overrides: dict[tuple[HolderKey, OverrideKey], Override | None] = field(default_factory=dict)
     offers: dict[tuple[str, bytes], Offer] = field(default_factory=dict)

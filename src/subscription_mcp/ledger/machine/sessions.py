@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan, monthly_micros
-from subscription_mcp.domain.decisions import Decision, LimitState, Unlock
+from subscription_mcp.domain.decisions import Decision, LimitState, Unlock, stand_still
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import SECOND
 from subscription_mcp.domain.sessions import Session, expiry_of, has_room
@@ -24,6 +24,7 @@ from subscription_mcp.ledger.machine.accounts import (
     locate,
     locate_again,
     make_known,
+    must_go_on,
     must_have_room,
     open_sessions_of,
 )
@@ -51,6 +52,11 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
         offers = [Unlock("upgrade_tier", p.key) for p in facts.catalog.plans_by_price[:1]]
         decision = Decision("payment_required", None, EVENT, 1, [], now, offers)
         return SessionDecided(decision, None, len(sessions), 0)
+    if located.standstill is not None:
+        assert located.subscription is not None
+        state = _state(plan, len(sessions), plan.sessions.max_concurrent)
+        still = stand_still(facts.catalog, plan, located.subscription, [state], EVENT, 1, now)
+        return SessionDecided(still, None, len(sessions), plan.sessions.max_concurrent)
     maximum = plan.sessions.max_concurrent
     if not has_room(_most(turn, plan), len(sessions)):
         return SessionDecided(_refusal(turn, plan, sessions), None, len(sessions), maximum)
@@ -84,6 +90,7 @@ def renew_session(turn: Turn, command: RenewSession) -> SessionDecided | None:
         raise refused(
             "not_found", "This session is over: it was closed or has reached its end. Open a new one."
         )
+    must_go_on(located, Actor(session.user, "member"), turn.now)
     plan = located.plan
     assert plan is not None  # it was opened under one, and a plan never goes away
     renewed = replace(session, expires_at=expiry_of(plan, session.opened_at, turn.now, command.ttl_seconds))

@@ -21,7 +21,9 @@ from subscription_mcp.domain.decisions import (
     count_in,
     decide,
     say_as_recorded,
+    say_if_near,
     sort_states,
+    stand_still,
     unit_of,
 )
 from subscription_mcp.domain.errors import FieldProblem
@@ -73,6 +75,7 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
         gains = gains_in(tally, gains)
     decision = decided(turn, located, tally, command.event, command.quantity, gains, turn.now)
     sort_states(decision.limits)
+    say_if_near(decision, turn.facts.catalog, located.limits_of)
     return None if turn.facts.missing else Decided(decision)
 
 
@@ -106,7 +109,7 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     make_known(turn, located, Actor(command.source, "service"))
     event = append_event(turn, located, command, command.quantity, command.attributes, gains, at, dimensions)
     count(turn, tally.counted, gains, at)
-    count_in(decision, facts.catalog, event.id)
+    count_in(decision, facts.catalog, event.id, located.limits_of)
     remember(turn, command, decision)
     return Decided(decision)
 
@@ -218,11 +221,15 @@ def decided(
     anyway: bool = False,
 ) -> Decision:
     """The decision on something that happened, or would happen, at `at`; `anyway` it is counted."""
-    now = turn.now
-    return decide(
-        catalog=turn.facts.catalog,
+    now, catalog = turn.now, turn.facts.catalog
+    states = tally.states(gains, at, now, anyway=anyway)
+    if located.standstill is not None:
+        assert located.plan is not None and located.subscription is not None
+        return stand_still(catalog, located.plan, located.subscription, states, event, quantity, now)
+    decision = decide(
+        catalog=catalog,
         plan=located.plan,
-        states=tally.states(gains, at, now, anyway=anyway),
+        states=states,
         limits_of=located.limits_of,
         totals=lambda limit: totals_of(turn, located, at).of(limit),
         event=event,
@@ -230,6 +237,8 @@ def decided(
         gains=gains,
         now=now,
     )
+    decision.trial_ends_at = located.trial_ends_at
+    return decision
 
 
 def dimensions_counted(turn: Turn, tenant: str, dimensions: Dimensions) -> Dimensions:

@@ -1,0 +1,319 @@
+"""Changes of a subscription: another plan, its end, its seats, its status."""
+
+from dataclasses import replace
+from difflib import get_close_matches
+
+from subscription_mcp.domain.catalog import Catalog, Plan
+from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.subscriptions import (
+    ALLOWED_FROM,
+    Action,
+    Change,
+    Origin,
+    Subscription,
+    as_it_was,
+    cancellation,
+    change_of_plan,
+    change_of_seats,
+    price_of,
+)
+from subscription_mcp.domain.wording import clock_time, counted, list_text, standstill_sentence
+from subscription_mcp.ledger.commands import (
+    ChangePlan,
+    ChangeSubscription,
+    PlanChanged,
+    SetStatus,
+    StatusChanged,
+    refused,
+)
+from subscription_mcp.ledger.machine.accounts import (
+    OPERATORS,
+    Located,
+    locate,
+    make_known,
+    must_be_known,
+    must_have_room,
+    save_subscription,
+    totals_of,
+    view_of,
+)
+from subscription_mcp.ledger.machine.confirmations import agreed, look_up, offer
+from subscription_mcp.ledger.machine.facts import Turn
+
+
+def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
+    located = _located(turn, command)
+    if located is None:
+        return None
+    change = _change(turn, located, command)
+    return _offered_or_done(turn, command, located, change)
+
+
+def change_subscription(turn: Turn, command: ChangeSubscription) -> PlanChanged | None:
+    located = _located(turn, command)
+    if located is None:
+        return None
+    subscription, plan = _held(located)
+    _must_be_allowed(command.action, located, turn.now)
+    match command.action:
+        case "cancel":
+            change = _cancel(turn.facts.catalog, subscription, plan, turn.now)
+        case "resume":
+            if subscription.scheduled is None or subscription.scheduled.reason == "end":
+                raise refused("conflict", "Nothing is scheduled: the subscription goes on as it is.")
+            change = as_it_was(subscription, plan, turn.now)
+        case "set_seats":
+            assert command.seats is not None
+            change = _seats(located, subscription, plan, command.seats, turn.now)
+    return _offered_or_done(turn, command, located, change)
+
+
+def set_status(turn: Turn, command: SetStatus) -> StatusChanged | None:
+    located = locate(turn, command.subject)
+    if located is None:
+        return None
+    must_be_known(located, command.actor)
+    before = view_of(turn, located)
+    subscription, plan = _held(located)
+    _must_be_allowed(command.action, located, turn.now)
+    match command.action:
+        case "suspend":
+            changed = replace(subscription, suspended_at=turn.now)
+        case "activate":
+            changed = replace(subscription, suspended_at=None)
+        case "payment_failed":
+            _must_cost(subscription, plan, "there is no payment to fail")
+            changed = replace(subscription, past_due_since=turn.now)
+        case "payment_received":
+            changed = replace(subscription, past_due_since=None)
+    standstill = changed.standstill_at(turn.now)
+    after = view_of(turn, replace(located, subscription=changed, standstill=standstill))
+    if not turn.may_write:
+        return None
+    action = f"subscription.{command.action}"
+    entry = save_subscription(
+        turn, located.account, located.stored, changed, action, command.actor, command.reason
+    )
+    assert entry is not None  # every one of these changes something
+    return StatusChanged(before, after, entry)
+
+
+def origin_of_role(role: str) -> Origin:
+    """Who chose the plan, as the subscription remembers it."""
+    return "operator" if role in OPERATORS else "purchase"
+
+
+def _located(turn: Turn, command: ChangePlan | ChangeSubscription) -> Located | None:
+    located = locate(turn, command.subject)
+    look_up(turn, command)
+    if turn.facts.missing or located is None:
+        return None
+    must_be_known(located, command.actor)
+    return located
+
+
+def _offered_or_done(
+    turn: Turn, command: ChangePlan | ChangeSubscription, located: Located, change: Change
+) -> PlanChanged | None:
+    """Show what the change means; with a valid confirmation do it."""
+    now, after = turn.now, change.after
+    kind: Action = command.action if isinstance(command, ChangeSubscription) else "change"
+    whole = located.standing.user is None
+    totals = totals_of(turn, located, now)
+    before = totals.states(located.limits, whole_account=whole)
+    becomes = after if after.scheduled is None else after.at(max(now, after.scheduled.at))
+    if change.is_scheduled and becomes.ended_as is None:
+        to_plan: Plan | None = turn.facts.read("plans", (becomes.plan, becomes.version))
+    elif change.is_scheduled:
+        to_plan = located.plan
+    else:
+        to_plan = turn.facts.read("plans", (after.plan, after.version))
+    if to_plan is None:
+        return None
+    totals_after = replace(totals, anchor=after.billing_anchor)
+    limits_after = totals_after.states(located.limits_of(to_plan), whole_account=whole)
+    must_have_room(turn, located)
+    if not turn.may_write:
+        return None
+    if command.confirmation is None:
+        offer(turn, command, located, change, to_plan.version)
+        return PlanChanged(change, before, limits_after, False, command.offer, now, kind)
+    change = agreed(turn, command, located, change, to_plan.version)
+    make_known(turn, located, command.actor)
+    action = "subscription.schedule" if change.is_scheduled else "subscription.change"
+    save_subscription(turn, located.account, located.subscription, after, action, command.actor, None)
+    return PlanChanged(change, before, limits_after, True, None, now, kind)
+
+
+def _held(located: Located) -> tuple[Subscription, Plan]:
+    if located.subscription is None or located.plan is None:
+        raise refused(
+            "payment_required", "There is no subscription for this account yet. Choose a plan first."
+        )
+    return located.subscription, located.plan
+
+
+def _must_be_allowed(action: Action, located: Located, now: Instant) -> None:
+    """Refuse what is no legal transition from the subscription's status."""
+    subscription, plan = _held(located)
+    status = subscription.status_at(now)
+    if status in ALLOWED_FROM[action]:
+        return
+    if action in ("change", "cancel", "resume", "set_seats") and located.standstill is not None:
+        raise refused(located.standstill, standstill_sentence(plan, subscription, now))
+    if action in ("activate", "payment_received"):
+        raise refused("conflict", f"The account is {_words(status)}: there is nothing to do.")
+    if action == "cancel" or action == "set_seats" or action == "resume":
+        raise refused("conflict", "A trial ends by itself and costs nothing; upgrade_tier moves to a plan.")
+    raise refused("conflict", f"The account is {_words(status)} already or cannot be changed like this now.")
+
+
+def _words(status: str) -> str:
+    return status.replace("_", " ")
+
+
+def _must_cost(subscription: Subscription, plan: Plan, otherwise: str) -> None:
+    price = price_of(plan, subscription.interval, subscription.seats)
+    if price is None or price.micros == 0:
+        raise refused("conflict", f"The {plan.title} plan costs nothing: {otherwise}.")
+
+
+def follows_after_end(catalog: Catalog) -> Plan | None:
+    """What an account has when its plan has ended: the default plan, which is free, unless that is a trial."""
+    default = catalog.plans.get(catalog.default_plan or "")
+    return None if default is None or default.trial_days is not None else default
+
+
+def _cancel(catalog: Catalog, subscription: Subscription, plan: Plan, now: Instant) -> Change:
+    _must_cost(subscription, plan, "there is nothing to cancel")
+    scheduled = subscription.scheduled
+    if scheduled is not None and scheduled.reason != "change":
+        raise refused(
+            "conflict", f"{plan.title} already ends {clock_time(scheduled.at, 'UTC')}; nothing was changed."
+        )
+    return cancellation(subscription, plan, follows_after_end(catalog), now)
+
+
+def _seats(located: Located, subscription: Subscription, plan: Plan, seats: int, now: Instant) -> Change:
+    _must_fit(located, plan, seats)
+    if seats == subscription.seats:
+        if subscription.scheduled is not None and subscription.scheduled.seats != seats:
+            return as_it_was(subscription, plan, now)
+        raise refused("conflict", f"The account has {counted(seats, 'seat')} already; nothing was changed.")
+    return change_of_seats(subscription, plan, seats, now)
+
+
+def _must_fit(located: Located, plan: Plan, seats: int | None) -> None:
+    """Refuse seats a plan does not sell, more than it may have, or fewer than there are users."""
+    if seats is not None and plan.price.per_seat is None:
+        raise refused(
+            "invalid_request",
+            f"{plan.title} has no price per seat, so there are none to buy. Leave seats out.",
+            FieldProblem("seats", "goes with a plan that sells seats"),
+        )
+    most = seats if seats is not None else plan.seats_max if plan.price.per_seat is None else None
+    if isinstance(plan.seats_max, int) and seats is not None and seats > plan.seats_max:
+        raise refused(
+            "invalid_request",
+            f"{plan.title} has at most {counted(plan.seats_max, 'seat')}.",
+            FieldProblem("seats", f"must be at most {plan.seats_max}"),
+        )
+    used = located.seats_used or 0
+    if isinstance(most, int) and used > most:
+        raise refused(
+            "conflict",
+            f"This account has {counted(used, 'user')}, and that would leave {counted(most, 'seat')}. "
+            "Remove somebody with manage_members first, or take more seats.",
+        )
+
+
+def _change(turn: Turn, located: Located, command: ChangePlan) -> Change:
+    catalog, now = turn.facts.catalog, turn.now
+    to_plan = catalog.plans.get(command.plan)
+    if to_plan is None:
+        raise _unknown_plan(catalog, command.plan)
+    interval = command.interval or "monthly"
+    current, days = located.subscription, command.duration_days
+    if price_of(to_plan, interval) is None:
+        raise refused(
+            "invalid_request",
+            f"{to_plan.title} is not sold {interval}.",
+            FieldProblem("interval", "must be one the plan is sold for"),
+        )
+    if current is not None:
+        _must_be_allowed("change", located, now)
+    if located.standstill == "payment_required":
+        assert current is not None and located.plan is not None
+        raise refused("payment_required", standstill_sentence(located.plan, current, now))
+    _must_fit(located, to_plan, command.seats)
+    alive = current is not None and current.ended_as is None
+    if alive and current is not None and current.plan == to_plan.key and days is None:
+        return _same_plan(located, current, to_plan, interval, command, now)
+    if current is not None and current.scheduled is not None and days is None:
+        _must_not_be_scheduled(current, to_plan, interval, command.seats)
+    _must_be_on_the_way(catalog, located, to_plan, command, alive=alive)
+    seats = command.seats if command.seats is not None else max(1, located.seats_used or 0)
+    return change_of_plan(
+        current,
+        located.plan,
+        to_plan,
+        interval,
+        command.origin,
+        now,
+        seats=seats,
+        days=days,
+        follows=follows_after_end(catalog),
+    )
+
+
+def _same_plan(
+    located: Located, current: Subscription, plan: Plan, interval: str, command: ChangePlan, now: Instant
+) -> Change:
+    """The plan that is held, asked for again: with another interval or other seats, or to stay on it after all."""
+    if current.is_trial:
+        raise refused("conflict", f"The {plan.title} is held or was had already: there is one for each user.")
+    if current.interval != interval:
+        seats = command.seats if command.seats is not None else current.seats
+        return change_of_plan(current, plan, plan, interval, command.origin, now, seats=seats)  # type: ignore[arg-type]
+    if command.seats is not None and command.seats != current.seats:
+        return change_of_seats(current, plan, command.seats, now)
+    if current.scheduled is None or current.scheduled.reason == "end":
+        raise refused("conflict", f"The {plan.title} plan is already held; nothing was changed.")
+    return as_it_was(current, plan, now)
+
+
+def _must_not_be_scheduled(current: Subscription, to_plan: Plan, interval: str, seats: int | None) -> None:
+    scheduled = current.scheduled
+    assert scheduled is not None
+    same_seats = seats is None or seats == scheduled.seats
+    if (scheduled.plan, scheduled.interval) == (to_plan.key, interval) and same_seats:
+        when = clock_time(scheduled.at, "UTC")
+        raise refused("conflict", f"The change to {to_plan.title} is already scheduled for {when}.")
+
+
+def _must_be_on_the_way(
+    catalog: Catalog, located: Located, to_plan: Plan, command: ChangePlan, *, alive: bool
+) -> None:
+    """Refuse a path the held plan does not have. Operators put things right and are not bound by what is sold; a
+    trial anew they give for a number of days."""
+    if to_plan.trial_days is not None and command.duration_days is None:
+        raise refused("conflict", "A trial begins by itself with the first call, once for each user.")
+    held = located.plan
+    if not alive or held is None or held.changes_to is None or command.actor.role in OPERATORS:
+        return
+    if to_plan.key not in held.changes_to:
+        paths = [catalog.plans[key].title for key in held.changes_to if key in catalog.plans]
+        where = f"you can move to {list_text(paths, 'or')}" if paths else "there is no plan to move to"
+        raise refused("conflict", f"From {held.title} {where}, not to {to_plan.title}. Nothing was changed.")
+
+
+def _unknown_plan(catalog: Catalog, named: str) -> Refusal:
+    names = [plan.key for plan in catalog.plans_by_price]
+    nearest = get_close_matches(named, names, n=1)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return refused(
+        "invalid_request",
+        f"There is no such plan.{hint} Plans: {', '.join(names)}.",
+        FieldProblem("plan", f"must be one of {', '.join(names)}"),
+    )
