@@ -649,7 +649,7 @@ async def test_the_issuers_word_overrules_what_was_bought_or_scheduled(store: Sq
         await arrive(ledger, **issued("premium", 100))
         view = await arrive(ledger)
         assert view.subscription is not None
-        assert (view.subscription.origin, view.subscription.next_plan) == ("token", None)
+        assert (view.subscription.origin, view.subscription.scheduled) == ("token", None)
 
 
 async def test_a_token_without_a_valid_tier_leaves_the_issuers_plan_as_it_is(store: SqliteStore) -> None:
@@ -1043,7 +1043,7 @@ async def test_a_downgrade_happens_at_the_periods_end_without_any_job(store: Sql
         refused = decision_of(await ledger.submit_one(a_record()))
         assert (refused.plan, refused.code, refused.limits[0].used) == ("basic", "quota_exceeded", 51)
         view = await arrive(ledger)
-        assert view.subscription is not None and view.subscription.next_plan is None
+        assert view.subscription is not None and view.subscription.scheduled is None
         assert [event.plan for event in await events_of(ledger, clock)] == ["premium"]
         assert [e.action for e in await history(ledger, "subscription.")] == [
             "subscription.change",
@@ -1508,7 +1508,7 @@ async def test_asking_for_the_held_plan_takes_back_a_scheduled_change(store: Sql
         taken_back = await buy(ledger, "premium")
         assert isinstance(taken_back, PlanChanged) and taken_back.change.price_now.micros == 0
         subscription = view_of(await ledger.rehearse(Arrive(a_subject()))).subscription
-        assert subscription is not None and (subscription.plan, subscription.next_plan) == ("premium", None)
+        assert subscription is not None and (subscription.plan, subscription.scheduled) == ("premium", None)
         assert code_of(await ledger.submit_one(a_change("premium", offer="again"))) == "conflict"
 
 

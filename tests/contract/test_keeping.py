@@ -510,7 +510,7 @@ async def test_an_export_names_no_surrogates(tmp_path: Path) -> None:
     async with a_ledger(tmp_path, catalog=windows_catalog()) as ledger:
         await ledger.submit_one(a_record(quantity=5, key="k"))
         header, *lines, footer = [json.loads(line) for line in (await export(ledger)).splitlines()]
-    assert (header["format"], header["version"]) == ("subscription-mcp ledger", 1)
+    assert (header["format"], header["version"]) == ("subscription-mcp ledger", 2)
     assert footer["end"]["rows"] == len(lines) == sum(header["rows"].values())
     (event,) = [line["event"] for line in lines if "event" in line]
     assert event.pop("id")
@@ -589,7 +589,7 @@ def a_list_for_a_text(lines: list[bytes]) -> list[bytes]:
 
 
 def a_format_of_later(lines: list[bytes]) -> list[bytes]:
-    return [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]]
+    return [lines[0].replace(b'"version":2', b'"version":3'), *lines[1:]]
 
 
 def a_file_of_something_else(lines: list[bytes]) -> list[bytes]:

@@ -357,7 +357,8 @@ def test_what_was_recorded_is_in_the_numbers_and_the_sentence() -> None:
     assert decision.event_id == "event-1"
     assert [state.used for state in decision.limits] == [50, 50]
     assert (
-        decision.message == "Basic plan: 50 of 50 messages used today, 0 left. Resets 2026-11-21 00:00 UTC."
+        decision.message == "Basic plan: 50 of 50 messages used today, 0 left. Resets 2026-11-21 00:00 UTC. "
+        "The limit is reached."
     )
 
 

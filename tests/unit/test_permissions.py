@@ -8,6 +8,7 @@ MATRIX = """
                       member  holder   admin    service  tenant_admin  superadmin
 get_tier_info         SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 upgrade_tier          NONE    ACCOUNT  ACCOUNT  NONE     TENANT        ALL
+manage_subscription   NONE    ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 get_usage_analytics   SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 list_usage_events     SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 check_quota           SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL

@@ -8,7 +8,7 @@ from tests.builders import a_plan
 from subscription_mcp.domain.catalog import Money, Plan
 from subscription_mcp.domain.instants import DAY, SECOND, format_instant, parse_instant
 from subscription_mcp.domain.money import format_amount
-from subscription_mcp.domain.subscriptions import Change, Subscription, change_of_plan, price_of
+from subscription_mcp.domain.subscriptions import Change, Scheduled, Subscription, change_of_plan, price_of
 
 START = parse_instant("2026-11-01T00:00:00Z")
 """A billing period of 30 days begins here."""
@@ -102,7 +102,7 @@ def test_down_waits_for_the_end_of_the_period_and_is_not_charged_before() -> Non
     assert format_instant(change.effective_at) == "2026-12-01T00:00:00Z"
     assert (text(change.price_now), text(change.price_next)) == ("29.00", "29.00")
     assert (change.after.plan, change.after.version) == ("large", 1)
-    assert (change.after.next_plan, change.after.next_version) == ("small", 3)
+    assert change.after.scheduled == Scheduled(change.effective_at, "change", "small", 3, "monthly")
 
 
 def test_down_to_free_waits_as_well() -> None:
@@ -115,12 +115,7 @@ def test_a_scheduled_change_has_happened_from_its_instant_on() -> None:
     end = parse_instant("2026-12-01T00:00:00Z")
     assert after.at(end - 1) is after
     happened = after.at(end)
-    assert (happened.plan, happened.version, happened.next_plan, happened.next_plan_at) == (
-        "small",
-        3,
-        None,
-        None,
-    )
+    assert (happened.plan, happened.version, happened.scheduled) == ("small", 3, None)
     assert happened.anchor == START
     assert happened.at(end + 400 * DAY) == happened
 
@@ -128,7 +123,7 @@ def test_a_scheduled_change_has_happened_from_its_instant_on() -> None:
 def test_going_up_drops_a_change_that_was_scheduled() -> None:
     waiting = changed(large, small).after
     huge = a_plan(key="huge", monthly="500.00")
-    assert change_of_plan(waiting, large, huge, "monthly", "purchase", MIDDLE).after.next_plan is None
+    assert change_of_plan(waiting, large, huge, "monthly", "purchase", MIDDLE).after.scheduled is None
 
 
 def test_another_interval_begins_a_new_period_and_gives_the_rest_of_the_old_one_back() -> None:
