@@ -7,7 +7,7 @@ async with a_ledger(tmp_path, catalog=a_catalog(basic), clock=clock) as ledger:
 """
 
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,18 @@ from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definiti
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
 from subscription_mcp.domain.sessions import Session
+from subscription_mcp.domain.subscriptions import Change
 from subscription_mcp.domain.windows import parse_window
 from subscription_mcp.ledger.commands import (
     AccountView,
     Actor,
     ChangePlan,
+    ChangeSubscription,
     CloseSession,
     Decided,
     OpenSession,
     Outcome,
+    PlanChanged,
     PlansPublished,
     PublishPlans,
     RecordUsage,
@@ -34,6 +37,7 @@ from subscription_mcp.ledger.commands import (
     SessionClosed,
     SessionDecided,
     SetLimit,
+    SetStatus,
     Settle,
     Subject,
 )
@@ -106,14 +110,18 @@ def a_plan(
     yearly: str | None = None,
     currency: str = "USD",
     timezone: str = "UTC",
-    seats: int | None = None,
+    seats: Maximum | None = None,
+    per_seat: str | None = None,
+    trial_days: int | None = None,
+    changes_to: Sequence[str] | None = None,
     features: Mapping[str, Any] | None = None,
     sessions: Maximum = UNLIMITED,
     session_seconds: Maximum = UNLIMITED,
     multiplier: str = "1",
 ) -> Plan:
     """A plan as a catalog file would make it, its limits in its own time zone."""
-    price = {name: text for name, text in (("monthly", monthly), ("yearly", yearly)) if text is not None}
+    prices = (("monthly", monthly), ("yearly", yearly), ("per_seat", per_seat))
+    price = {name: text for name, text in prices if text is not None}
     definition: dict[str, Any] = {
         "title": key.capitalize(),
         "currency": currency,
@@ -136,7 +144,11 @@ def a_plan(
         "rate_limit_multiplier": multiplier,
     }
     if seats is not None:
-        definition["seats"] = {"max": seats}
+        definition["seats"] = {"max": "unlimited" if seats is UNLIMITED else seats}
+    if trial_days is not None:
+        definition["trial"] = {"days": trial_days}
+    if changes_to is not None:
+        definition["changes_to"] = list(changes_to)
     return plan_from_definition(key, 0, definition)
 
 
@@ -245,7 +257,25 @@ def a_change(
     plan: str, subject: Subject | str = "bob", *, actor: str = "bob", digest: bytes = b"change", **fields: Any
 ) -> ChangePlan:
     who = a_subject(subject) if isinstance(subject, str) else subject
-    return ChangePlan(who, Actor(actor, "holder"), plan, digest, **fields)
+    return ChangePlan(who, Actor(actor, fields.pop("role", "holder")), plan, digest, **fields)
+
+
+def a_subscription_change(
+    action: Any,
+    subject: Subject | str = "bob",
+    *,
+    actor: str = "bob",
+    seats: int | None = None,
+    **fields: Any,
+) -> ChangeSubscription:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    digest = repr((action, seats)).encode()
+    return ChangeSubscription(who, Actor(actor, "holder"), action, digest, seats, **fields)
+
+
+def a_status(action: Any, subject: Subject | str = "bob", reason: str = "asked for it") -> SetStatus:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    return SetStatus(who, Actor("olivia", "superadmin"), action, reason)
 
 
 def a_limit_set(
@@ -306,6 +336,20 @@ async def buy(ledger: Ledger, plan: str, subject: Subject | str = "bob", **field
     if isinstance(offered, Exception):
         return offered
     return await ledger.submit_one(a_change(plan, subject, confirmation=f"handle-{plan}", **fields))
+
+
+async def manage(ledger: Ledger, action: Any, subject: Subject | str = "bob", **fields: Any) -> Outcome:
+    """Cancel, resume or set seats as people do: get an offer, confirm it."""
+    handle = f"handle-{action}-{fields.get('seats')}"
+    offered = await ledger.submit_one(a_subscription_change(action, subject, offer=handle, **fields))
+    if isinstance(offered, Exception):
+        return offered
+    return await ledger.submit_one(a_subscription_change(action, subject, confirmation=handle, **fields))
+
+
+def change_of(outcome: Outcome) -> Change:
+    assert isinstance(outcome, PlanChanged), outcome
+    return outcome.change
 
 
 def decision_of(outcome: Outcome) -> Decision:

@@ -1,0 +1,528 @@
+"""The lifecycle of a subscription: trials, changes, cancellation, seats, fixed days, suspension, overdue payments."""
+
+from pathlib import Path
+
+import pytest
+from tests.builders import (
+    Clock,
+    a_catalog,
+    a_change,
+    a_ledger,
+    a_limit,
+    a_plan,
+    a_record,
+    a_reserve,
+    a_settle,
+    a_status,
+    a_subject,
+    an_opening,
+    buy,
+    change_of,
+    code_of,
+    decision_of,
+    manage,
+    view_of,
+)
+
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Money
+from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.instants import format_instant
+from subscription_mcp.domain.money import format_amount
+from subscription_mcp.domain.subscriptions import ALLOWED_FROM, Status
+from subscription_mcp.ledger.commands import AccountView, Arrive, Outcome, StatusChanged, Subject
+from subscription_mcp.ledger.writer import Ledger
+
+TEAM = a_subject("tom", group="team", group_admin=True)
+
+
+def notes_catalog() -> Catalog:
+    """A trial of a week, then plans for one and for teams."""
+    return a_catalog(
+        a_plan(
+            a_limit(120, window="billing_period", scope="account"),
+            key="trial",
+            trial_days=7,
+            changes_to=["pro", "teams"],
+            seats=1,
+        ),
+        a_plan(
+            a_limit(1_000, window="billing_period", scope="account"),
+            key="pro",
+            monthly="10.00",
+            yearly="100.00",
+            changes_to=["teams"],
+            seats=1,
+        ),
+        a_plan(
+            a_limit(5_000, window="billing_period", scope="account"),
+            key="teams",
+            monthly="49.00",
+            per_seat="12.00",
+            changes_to=[],
+            seats=UNLIMITED,
+        ),
+        default_plan="trial",
+    )
+
+
+async def look(ledger: Ledger, subject: Subject | str = "bob") -> AccountView:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    return view_of(await ledger.rehearse(Arrive(who)))
+
+
+async def status(ledger: Ledger, subject: Subject | str = "bob") -> Status:
+    view = await look(ledger, subject)
+    assert view.subscription is not None
+    return view.subscription.status_at(view.as_of)
+
+
+async def arrive(ledger: Ledger, subject: Subject | str = "bob") -> AccountView:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    return view_of(await ledger.submit_one(Arrive(who)))
+
+
+def sentence(outcome: Outcome) -> str:
+    assert isinstance(outcome, Refusal), outcome
+    return outcome.message
+
+
+def text(money: Money) -> str:
+    return format_amount(money.micros, money.currency)
+
+
+# Trials
+
+
+async def test_a_trial_begins_with_the_first_call_and_blocks_when_it_is_over(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await arrive(ledger)
+        began = clock.now
+        clock.advance(days=6, hours=23)
+        allowed = decision_of(await ledger.submit_one(a_record()))
+        assert allowed.allowed and allowed.message.endswith("Trial: 1 hour left, until 2026-11-27 14:03 UTC.")
+        assert await status(ledger) == "trialing"
+        clock.now = began + 7 * 86_400_000_000 - 1
+        assert decision_of(await ledger.submit_one(a_record())).allowed
+        clock.advance(microseconds=1)
+        assert await status(ledger) == "expired"
+        clock.advance(days=2, hours=3, minutes=5)
+        refused = decision_of(await ledger.submit_one(a_record()))
+        assert refused.code == "trial_expired"
+        assert refused.message == (
+            "The trial ended 2 days 3 hours ago, 2026-11-27 14:03 UTC. Until an upgrade everything but reading is "
+            "blocked. To go on, call upgrade_tier: Pro costs 10.00 USD a month."
+        )
+        assert [(unlock.action, unlock.plan) for unlock in refused.unlocks] == [("upgrade_tier", "pro")]
+        for command in (a_reserve(), an_opening()):
+            assert code_of(await ledger.submit_one(command)) == "trial_expired"
+        # What has happened already is counted, and said to be over.
+        anyway = decision_of(await ledger.submit_one(a_record(enforce=False)))
+        assert (anyway.code, anyway.event_id is not None, anyway.limits[0].used) == ("trial_expired", True, 3)
+        assert (await look(ledger)).limits[0].used == 3
+
+        bought = change_of(await buy(ledger, "pro"))
+        assert (text(bought.price_now), bought.after.anchor) == ("10.00", clock.now)
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 1
+        assert await status(ledger) == "active"
+
+
+async def test_what_was_reserved_in_a_trial_is_settled_after_it(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await arrive(ledger)
+        clock.advance(days=6, hours=23, minutes=59)
+        held = await ledger.submit_one(a_reserve(quantity=5, ttl_seconds=3600))
+        clock.advance(minutes=2)
+        settled = decision_of(await ledger.submit_one(a_settle(held, 4)))
+        assert settled.allowed and settled.limits[0].used == 4
+
+
+@pytest.mark.parametrize("days", [2, 9])
+async def test_there_is_one_trial_for_each_user_wherever_they_go(tmp_path: Path, days: int) -> None:
+    """Who has begun one alone and then comes with a group's token goes on with it, and does not begin another."""
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        first = (await arrive(ledger, "tom")).subscription
+        assert first is not None
+        clock.advance(days=days)
+        team = (await arrive(ledger, TEAM)).subscription
+        assert team is not None
+        assert (team.trial_started_at, team.trial_ends_at) == (first.trial_started_at, first.trial_ends_at)
+        assert await status(ledger, TEAM) == ("trialing" if days < 7 else "expired")
+
+
+async def test_who_began_a_groups_trial_has_had_theirs(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await arrive(ledger, TEAM)
+        clock.advance(days=8)
+        other = await arrive(ledger, a_subject("tom", group="second", group_admin=True))
+        assert other.subscription is not None and other.subscription.status_at(clock.now) == "expired"
+        # In another tenant they are somebody else.
+        elsewhere = await arrive(ledger, a_subject("tom", "globex"))
+        assert elsewhere.subscription is not None
+        assert elsewhere.subscription.status_at(clock.now) == "trialing"
+
+
+async def test_other_peoples_questions_begin_no_trial(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await look(ledger)
+        clock.advance(days=30)
+        assert await status(ledger) == "trialing"
+        await ledger.submit_one(a_record())
+        clock.advance(days=6)
+        assert await status(ledger) == "trialing"
+
+
+async def test_an_operator_gives_a_trial_anew_for_some_days_and_nobody_else_does(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await arrive(ledger)
+        clock.advance(days=8)
+        assert code_of(await buy(ledger, "trial")) == "conflict"
+        assert code_of(await buy(ledger, "trial", role="tenant_admin", actor="olivia")) == "conflict"
+        operator = {"role": "tenant_admin", "actor": "olivia", "duration_days": 3}
+        given = change_of(await buy(ledger, "trial", **operator))  # type: ignore[arg-type]
+        assert text(given.price_now) == "0.00"
+        assert await status(ledger) == "trialing"
+        clock.advance(days=3)
+        assert await status(ledger) == "expired"
+
+
+# Which plan comes after which
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "said"),
+    [
+        ("pro", "trial", "A trial begins by itself with the first call, once for each user."),
+        ("teams", "pro", "From Teams there is no plan to move to, not to Pro. Nothing was changed."),
+        ("pro", "pro", "The Pro plan is already held; nothing was changed."),
+    ],
+)
+async def test_a_path_a_plan_does_not_have_is_refused(
+    tmp_path: Path, held: str, wanted: str, said: str
+) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        await buy(ledger, held)
+        refused = await buy(ledger, wanted)
+        assert (code_of(refused), sentence(refused)) == ("conflict", said)
+
+
+async def test_the_allowed_paths_are_named(tmp_path: Path) -> None:
+    plans = [a_plan(key=key, monthly=price) for key, price in (("b", "1.00"), ("c", "2.00"), ("d", "3.00"))]
+    first = a_plan(key="a", changes_to=["b", "c"])
+    async with a_ledger(tmp_path, catalog=a_catalog(first, *plans, default_plan="a")) as ledger:
+        assert (
+            sentence(await buy(ledger, "d"))
+            == "From A you can move to B or C, not to D. Nothing was changed."
+        )
+
+
+async def test_an_operator_is_not_bound_by_what_is_sold(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        await buy(ledger, "teams")
+        change = change_of(await buy(ledger, "pro", role="tenant_admin", actor="olivia", origin="operator"))
+        assert change.is_scheduled
+
+
+# The end, and going on
+
+
+async def test_a_cancelled_plan_goes_on_to_the_periods_end_and_then_the_free_one_follows(
+    tmp_path: Path,
+) -> None:
+    clock = Clock("2026-11-20T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await buy(ledger, "advanced")
+        clock.advance(days=10)
+        await ledger.submit_one(a_record(quantity=60))
+        change = change_of(await manage(ledger, "cancel"))
+        assert (change.to_plan, text(change.price_now), text(change.price_next)) == ("basic", "0.00", "0.00")
+        assert format_instant(change.effective_at) == "2026-12-20T00:00:00Z"
+        again = await manage(ledger, "cancel")
+        assert sentence(again) == "Advanced already ends 2026-12-20 00:00 UTC; nothing was changed."
+        clock.set("2026-12-19T23:59:59Z")
+        assert (await look(ledger)).plan.key == "advanced"  # type: ignore[union-attr]
+        clock.set("2026-12-20T00:00:00Z")
+        view = await look(ledger)
+        assert view.plan is not None and view.plan.key == "basic"
+        assert await status(ledger) == "active"
+        assert code_of(await manage(ledger, "cancel")) == "conflict"  # it costs nothing
+
+
+async def test_without_a_free_plan_to_follow_a_cancelled_subscription_is_inactive(tmp_path: Path) -> None:
+    clock = Clock("2026-11-20T00:00:00Z")
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await buy(ledger, "pro")
+        change = change_of(await manage(ledger, "cancel"))
+        assert change.to_plan is None
+        clock.set("2026-12-19T23:59:59Z")
+        assert decision_of(await ledger.submit_one(a_record())).allowed
+        clock.set("2026-12-20T00:00:00Z")
+        assert await status(ledger) == "canceled"
+        refused = decision_of(await ledger.submit_one(a_record()))
+        assert (refused.code, refused.plan) == ("subscription_inactive", "pro")
+        assert refused.message == (
+            "The Pro subscription was canceled and ended 2026-12-20 00:00 UTC. To go on, call upgrade_tier: Pro costs "
+            "10.00 USD a month."
+        )
+        # Nothing is held any more, so any plan can be bought.
+        clock.advance(days=3)
+        back = change_of(await buy(ledger, "pro"))
+        assert (text(back.price_now), back.after.anchor) == ("10.00", clock.now)
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 1
+
+
+@pytest.mark.parametrize("what", ["cancel", "downgrade"])
+async def test_what_is_scheduled_can_be_taken_back(tmp_path: Path, what: str) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        assert code_of(await manage(ledger, "resume")) == "conflict"
+        await buy(ledger, "premium")
+        await (manage(ledger, "cancel") if what == "cancel" else buy(ledger, "advanced"))
+        change = change_of(await manage(ledger, "resume"))
+        assert (text(change.price_now), text(change.price_next)) == ("0.00", "99.00")
+        clock.advance(days=100)
+        view = await look(ledger)
+        assert view.plan is not None and view.plan.key == "premium"
+        assert code_of(await manage(ledger, "resume")) == "conflict"
+
+
+async def test_a_cancellation_replaces_a_downgrade_that_was_scheduled(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await buy(ledger, "premium")
+        await buy(ledger, "advanced")
+        await manage(ledger, "cancel")
+        clock.advance(days=40)
+        view = await look(ledger)
+        assert view.plan is not None and view.plan.key == "basic"
+
+
+async def test_an_old_token_does_not_bring_back_what_was_cancelled(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await buy(ledger, "advanced")
+        await manage(ledger, "cancel")
+        clock.advance(days=40)
+        view = await arrive(ledger, a_subject(tier="premium"))
+        assert view.plan is not None and view.plan.key == "basic"
+
+
+# Seats
+
+
+async def test_seats_are_paid_for_by_the_month_and_prorated(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        change = change_of(await buy(ledger, "teams", seats=3))
+        assert (text(change.price_now), text(change.price_next)) == ("85.00", "85.00")
+        clock.advance(days=15)
+        more = change_of(await manage(ledger, "set_seats", seats=5))
+        assert (text(more.price_now), text(more.price_next)) == ("12.00", "109.00")  # half of two seats
+        assert more.after.seats == 5
+        fewer = change_of(await manage(ledger, "set_seats", seats=2))
+        assert fewer.is_scheduled and text(fewer.price_next) == "73.00"
+        clock.set("2026-11-30T23:59:59Z")
+        assert (await look(ledger)).subscription.seats == 5  # type: ignore[union-attr]
+        clock.set("2026-12-01T00:00:00Z")
+        assert (await look(ledger)).subscription.seats == 2  # type: ignore[union-attr]
+
+
+async def test_seats_through_upgrade_tier_are_the_same_change(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        await buy(ledger, "teams", seats=2)
+        assert text(change_of(await buy(ledger, "teams", seats=3)).price_next) == "85.00"
+        assert code_of(await buy(ledger, "teams", seats=3)) == "conflict"
+
+
+@pytest.mark.parametrize(
+    ("plan", "seats", "code"), [("pro", 2, "invalid_request"), ("teams", 2, "ok"), ("teams", None, "ok")]
+)
+async def test_seats_go_with_a_plan_that_sells_them(
+    tmp_path: Path, plan: str, seats: int | None, code: str
+) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        assert code_of(await buy(ledger, plan, seats=seats)) == code
+
+
+async def test_a_member_needs_a_seat_that_was_bought(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        await arrive(ledger, TEAM)
+        one_seat = await ledger.submit_one(Arrive(a_subject("tina", group="team")))
+        assert (code_of(one_seat), sentence(one_seat)) == (
+            "conflict",
+            "The one seat of this group is taken on the Trial plan: a larger plan has more, or remove somebody.",
+        )
+        await buy(ledger, "teams", TEAM, actor="tom", seats=2)
+        assert code_of(await ledger.submit_one(Arrive(a_subject("tina", group="team")))) == "ok"
+        third = await ledger.submit_one(Arrive(a_subject("theo", group="team")))
+        assert sentence(third) == (
+            "All 2 seats of this group are taken on the Teams plan: its administrator can buy more with "
+            "manage_subscription, or remove somebody."
+        )
+        fewer = await manage(ledger, "set_seats", TEAM, actor="tom", seats=1)
+        assert code_of(fewer) == "conflict" and "2 users" in sentence(fewer)
+        # Without a number it is as many as there are users.
+        assert code_of(await manage(ledger, "set_seats", TEAM, actor="tom", seats=3)) == "ok"
+        assert code_of(await ledger.submit_one(Arrive(a_subject("theo", group="team")))) == "ok"
+
+
+# A fixed number of days
+
+OPERATOR = {"actor": "olivia", "role": "tenant_admin", "origin": "operator"}
+
+
+async def test_a_plan_for_some_days_is_paid_at_once_and_ends_by_itself(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await arrive(ledger)
+        change = change_of(await buy(ledger, "advanced", duration_days=45, **OPERATOR))  # type: ignore[arg-type]
+        # All of November, and 15 of the 31 days of December.
+        assert (text(change.price_now), text(change.price_next)) == ("43.03", "0.00")
+        assert not change.is_scheduled
+        assert code_of(await manage(ledger, "cancel")) == "conflict"
+        clock.set("2026-12-15T23:59:59Z")
+        assert (await look(ledger)).plan.key == "advanced"  # type: ignore[union-attr]
+        clock.set("2026-12-16T00:00:00Z")
+        assert (await look(ledger)).plan.key == "basic"  # type: ignore[union-attr]
+
+
+async def test_what_was_paid_ahead_is_given_back_on_the_way_up(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await arrive(ledger)
+        await buy(ledger, "advanced", duration_days=30, **OPERATOR)  # type: ignore[arg-type]
+        clock.advance(days=15)
+        change = change_of(await buy(ledger, "premium"))
+        assert text(change.price_now) == "84.50"  # 99.00 less half of 29.00
+        assert (change.after.anchor, change.after.prepaid_until) == (clock.now, None)
+
+
+async def test_where_nothing_free_follows_it_expires(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await arrive(ledger)
+        await buy(ledger, "pro", duration_days=10, **OPERATOR)  # type: ignore[arg-type]
+        clock.advance(days=10)
+        assert await status(ledger) == "expired"
+        refused = decision_of(await ledger.submit_one(a_record()))
+        assert refused.code == "subscription_inactive"
+        assert refused.message.startswith(
+            "The Pro subscription was for a fixed time and ended 2026-11-11 00:00 UTC."
+        )
+        assert code_of(await buy(ledger, "pro")) == "ok"
+
+
+# By hand
+
+
+@pytest.mark.parametrize("before", ["trialing", "expired", "active", "canceled"])
+async def test_a_suspended_account_is_refused_everything_but_reading(tmp_path: Path, before: str) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await arrive(ledger)
+        if before in ("active", "canceled"):
+            await buy(ledger, "pro")
+        if before == "canceled":
+            await manage(ledger, "cancel")
+            clock.advance(days=31)
+        if before == "expired":
+            clock.advance(days=7)
+        assert await status(ledger) == before
+        suspended = await ledger.submit_one(a_status("suspend"))
+        assert isinstance(suspended, StatusChanged)
+        assert (suspended.audit.action, suspended.audit.reason) == ("subscription.suspend", "asked for it")
+        assert await status(ledger) == "suspended"
+        refused = decision_of(await ledger.submit_one(a_record()))
+        assert refused.code == "subscription_inactive" and not refused.unlocks
+        assert "only the operator of this service can activate it again" in refused.message
+        for command in (a_reserve(), an_opening(), a_change("teams", offer="h")):
+            assert code_of(await ledger.submit_one(command)) == "subscription_inactive"
+        assert code_of(await ledger.submit_one(a_status("activate"))) == "ok"
+        assert await status(ledger) == before
+
+
+async def test_a_payment_may_be_overdue_for_seven_days(tmp_path: Path) -> None:
+    clock = Clock("2026-11-20T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await arrive(ledger)
+        assert (
+            code_of(await ledger.submit_one(a_status("payment_failed"))) == "conflict"
+        )  # nothing is paid for
+        await buy(ledger, "advanced")
+        await ledger.submit_one(a_status("payment_failed"))
+        assert await status(ledger) == "past_due"
+        clock.set("2026-11-26T23:59:59Z")
+        assert decision_of(await ledger.submit_one(a_record())).allowed
+        clock.set("2026-11-27T00:00:00Z")
+        refused = decision_of(await ledger.submit_one(a_record()))
+        assert (refused.code, refused.message) == (
+            "payment_required",
+            "The payment for Advanced is overdue since 2026-11-20 00:00 UTC, more than 7 days. It goes on as soon as it "
+            "is paid.",
+        )
+        assert code_of(await buy(ledger, "premium")) == "payment_required"
+        await ledger.submit_one(a_status("payment_received"))
+        assert decision_of(await ledger.submit_one(a_record())).allowed
+        assert await status(ledger) == "active"
+
+
+STATUSES = ("trialing", "active", "past_due", "suspended", "canceled", "expired")
+
+
+async def _in_status(ledger: Ledger, clock: Clock, wanted: str) -> None:
+    await arrive(ledger)
+    if wanted in ("active", "past_due", "canceled"):
+        await buy(ledger, "pro")
+    match wanted:
+        case "past_due":
+            await ledger.submit_one(a_status("payment_failed"))
+        case "suspended":
+            await ledger.submit_one(a_status("suspend"))
+        case "canceled":
+            await manage(ledger, "cancel")
+            clock.advance(days=31)
+        case "expired":
+            clock.advance(days=7)
+    assert await status(ledger) == wanted
+
+
+@pytest.mark.parametrize("held", STATUSES)
+@pytest.mark.parametrize(
+    "action", ["suspend", "activate", "payment_failed", "payment_received", "cancel", "change"]
+)
+async def test_only_legal_transitions_happen(tmp_path: Path, held: Status, action: str) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await _in_status(ledger, clock, held)
+        if action == "cancel":
+            outcome = await manage(ledger, "cancel")
+        elif action == "change":
+            outcome = await buy(ledger, "teams")
+        else:
+            outcome = await ledger.submit_one(a_status(action))
+        legal = held in ALLOWED_FROM[action]  # type: ignore[index]
+        assert (code_of(outcome) == "ok") is legal, outcome
+        if not legal:
+            assert code_of(outcome) in ("conflict", "subscription_inactive", "trial_expired")
+            assert await status(ledger) == held
+
+
+async def test_statuses_survive_a_restart_and_verify(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await arrive(ledger)
+        await arrive(ledger, "eve")
+        await buy(ledger, "teams", seats=4)
+        await ledger.submit([a_record(quantity=7), a_record("eve")])
+        await manage(ledger, "set_seats", seats=2)
+        before = [(await look(ledger, user)).subscription for user in ("bob", "eve")]
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        assert [(await look(ledger, user)).subscription for user in ("bob", "eve")] == before
+        clock.advance(days=40)
+        await ledger.submit([a_record(), a_record("eve", enforce=False)])
+        assert (await ledger.engine.verify()).differences == ()
