@@ -29,6 +29,7 @@ UNEXPANDED = "${SUBSCRIPTION_MCP_TOKEN}"
 REQUIRED = {
     "check_quota": {"event": "message"},
     "upgrade_tier": {"plan": "advanced", "dry_run": True},
+    "manage_subscription": {"action": "cancel"},
     "record_usage": {"event": "message", "user_id": "bella"},
     "record_usage_batch": {"events": [{"event": "message", "user_id": "bella"}]},
     "reserve_usage": {"event": "message", "user_id": "bella"},

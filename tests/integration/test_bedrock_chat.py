@@ -15,7 +15,8 @@ TIERS = {
 }
 WITHHELD = {"get_usage_analytics", "list_usage_events", "manage_limits"}
 SESSIONS = {"open_session", "renew_session", "close_session"}
-KEPT = {"get_tier_info", "check_quota", "list_plans", "has_feature", "upgrade_tier"} | SESSIONS
+CHANGES = {"upgrade_tier", "manage_subscription"}
+KEPT = {"get_tier_info", "check_quota", "list_plans", "has_feature"} | CHANGES | SESSIONS
 
 
 @pytest.fixture(scope="module")

@@ -172,6 +172,7 @@ class ChangePlan:
     offer: str | None = None
     seats: int | None = None
     duration_days: int | None = None
+    reason: str | None = None
 
 
 @dataclass(slots=True)
@@ -186,6 +187,7 @@ class ChangeSubscription:
     seats: int | None = None
     confirmation: str | None = None
     offer: str | None = None
+    reason: str | None = None
 
 
 @dataclass(slots=True)

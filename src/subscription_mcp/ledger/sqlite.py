@@ -138,7 +138,12 @@ class SqliteEngine:
         self, opened: list[_Connection], connect: Callable[[], sqlite3.Connection]
     ) -> _Connection:
         connection = _Connection(connect, iter_chunk_size=64)
-        await connection
+        try:
+            await connection
+        except BaseException:
+            # Its thread still tells this loop that it ends: it must not outlive it.
+            await asyncio.to_thread(connection._thread.join)
+            raise
         opened.append(connection)
         return connection
 

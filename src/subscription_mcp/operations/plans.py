@@ -79,10 +79,11 @@ class Plans:
         plan: str,
         interval: Interval,
         *,
-        seats: int | None,
-        duration_days: int | None,
-        dry_run: bool,
-        confirmation: str | None,
+        seats: int | None = None,
+        duration_days: int | None = None,
+        reason: str | None = None,
+        dry_run: bool = False,
+        confirmation: str | None = None,
     ) -> PlanChanged:
         """Preview, offer or apply a change of plan. Raises Refusal."""
         granted = await self._may_change("upgrade_tier", caller, target)
@@ -98,6 +99,7 @@ class Plans:
             origin_of_role(granted.role),
             seats=seats,
             duration_days=duration_days,
+            reason=reason,
         )
         return await self._confirmed(command, dry_run, confirmation)
 
@@ -108,8 +110,9 @@ class Plans:
         action: Literal["cancel", "resume", "set_seats"],
         seats: int | None,
         *,
-        dry_run: bool,
-        confirmation: str | None,
+        reason: str | None = None,
+        dry_run: bool = False,
+        confirmation: str | None = None,
     ) -> PlanChanged:
         """Preview, offer or apply a cancellation, its taking back, or other seats. Raises Refusal."""
         granted = await self._may_change("manage_subscription", caller, target)
@@ -120,6 +123,7 @@ class Plans:
             action,
             digest_of("manage_subscription", action, seats, *subject[:3]),
             seats,
+            reason=reason,
         )
         return await self._confirmed(command, dry_run, confirmation)
 

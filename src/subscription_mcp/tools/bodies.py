@@ -50,6 +50,7 @@ async def upgrade_tier(do: Operations, caller: Caller, given: wire.UpgradeTierAr
         given.interval,
         seats=given.seats,
         duration_days=given.duration_days,
+        reason=given.reason,
         dry_run=given.dry_run,
         confirmation=given.confirmation,
     )
@@ -64,6 +65,7 @@ async def manage_subscription(
         target_of(given),
         given.action,
         given.seats,
+        reason=given.reason,
         dry_run=given.dry_run,
         confirmation=given.confirmation,
     )

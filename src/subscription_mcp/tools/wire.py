@@ -70,6 +70,7 @@ class ConfirmedArguments(TargetArguments):
     confirmation: Annotated[str, Field(min_length=1, max_length=64)] = left_out(
         "The handle of a confirmation_required answer, with the same other arguments."
     )
+    reason: PlainText = left_out("Kept in the audit trail.")
 
     @model_validator(mode="after")
     def _preview_or_not(self) -> "ConfirmedArguments":
