@@ -1,4 +1,4 @@
-"""The examples do what they say. `story.py` is run by test_readme.py, which shows what it prints."""
+"""The examples do what they say. `bedrock_chat.py` is run by test_readme.py, which shows what it prints."""
 
 import json
 import subprocess

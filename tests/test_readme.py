@@ -258,7 +258,9 @@ def perform(shell: Shell, step: Step) -> tuple[int, str]:
             return shell.serve(f'"$PWD/.venv/bin/{CONSOLE_SCRIPT}" demo --dir .demo')
         case ["subscription-mcp", "serve", *_]:
             return shell.serve(step.command)
-    return shell.run(step.command.replace(PORT, shell.port).replace("story.py", f"story.py {shell.url}"))
+    return shell.run(
+        step.command.replace(PORT, shell.port).replace("bedrock_chat.py", f"bedrock_chat.py {shell.url}")
+    )
 
 
 @pytest.mark.skipif(not shutil.which("bash") or not shutil.which("curl"), reason="needs bash and curl")

@@ -47,7 +47,8 @@ class Tool:
     def input_schema(self) -> dict[str, Any]:
         """What a list of tools says of the arguments. Which texts are fit, a refusal says: in a list that every
         model pays for, an id's pattern in each tool is the largest part."""
-        return _without(_RULES_OF_TEXTS, schema_of(self.arguments))
+        schema: dict[str, Any] = _without(_RULES_OF_TEXTS, schema_of(self.arguments))
+        return schema
 
     @cached_property
     def output_schema(self) -> dict[str, Any]:
