@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 
-from subscription_mcp.auth.permissions import REACH, STANDING_ROLES, Reach, reach
+from subscription_mcp.auth.permissions import REACH, STANDING_ROLES, Reach, reach, row_of_action
 from subscription_mcp.catalogs import load_catalog
 from subscription_mcp.cli.main import cli
 from subscription_mcp.tools.toolbox import TOOLS, Tool
@@ -21,7 +22,7 @@ def tools_table() -> str:
     lines = ["| tool | call it | arguments | for | |", "|---|---|---|---|---|"]
     for tool in TOOLS:
         feature = catalog.feature_of_tool(tool.name)
-        who = _who(tool.name) + (f"; in `{SHIPPED}` with `{feature}`" if feature else "")
+        who = _who(tool) + (f"; in `{SHIPPED}` with `{feature}`" if feature else "")
         effect = "reads" if tool.read_only else "changes"
         description = tool.description.removeprefix("Call this ")
         description = description[0].upper() + description[1:]
@@ -39,14 +40,27 @@ def _arguments(tool: Tool) -> str:
     return ", ".join([*own, *(["target"] if "user_id" in fields else [])]) or "–"
 
 
-def _who(operation: str) -> str:
-    reaches = REACH[operation]
-    if reaches["member"] > Reach.NONE:
+def _who(tool: Tool) -> str:
+    actions = actions_of(tool)
+    rows = {action: REACH[row_of_action(tool.name, action)] for action in actions} or {"": REACH[tool.name]}
+    if all(reaches["member"] > Reach.NONE for reaches in rows.values()):
         return "everybody"
     names = {"holder": "holder of a personal account", "admin": "`admin`"}
-    return ", ".join(
-        names.get(role, f"`{role}`") for role in STANDING_ROLES if reaches[role] > Reach.NONE
-    ) + (", users with `METERING__MEMBERS_MAY_RECORD`" if _may_be_opened(operation) else "")
+    who = []
+    for role in STANDING_ROLES:
+        given = [action for action, reaches in rows.items() if reaches[role] > Reach.NONE]
+        some = f" ({', '.join(f'`{action}`' for action in given)})" if len(given) < len(rows) else ""
+        if given:
+            who.append(names.get(role, f"`{role}`") + some)
+    if not actions and _may_be_opened(tool.name):
+        who.append("users with `METERING__MEMBERS_MAY_RECORD`")
+    return ", ".join(who)
+
+
+def actions_of(tool: Tool) -> tuple[str, ...]:
+    """What its argument `action` may be; none of a tool that does one thing."""
+    field = tool.arguments.model_fields.get("action")
+    return get_args(field.annotation) if field is not None else ()
 
 
 def _may_be_opened(operation: str) -> bool:

@@ -22,7 +22,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 from mcp import Client
@@ -41,7 +41,10 @@ SECRET = "a-secret-for-tests-only-0123456789abcdef"
 ERROR_KEY = "io.github.subscription-mcp/error"
 TODAY = "2026-11-20T14:03:11.123456Z"
 MODERN = "2026-07-28"
+LEGACY = "2025-11-25"
 ERAS = {"modern": "auto", "legacy": "legacy"}
+PLAIN = False
+"""Our servers speak plain HTTP: a client needs none of the certificates that take it long to load."""
 START_WITHIN_SECONDS = 30
 STOP_WITHIN_SECONDS = 25
 COMMAND = (sys.executable, "-m", "subscription_mcp")
@@ -297,7 +300,7 @@ class Server:
             "io.modelcontextprotocol/clientCapabilities": dict(capabilities or {}),
         }
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
-        async with httpx2.AsyncClient(timeout=30) as http:
+        async with httpx2.AsyncClient(timeout=30, verify=PLAIN) as http:
             response = await http.post(f"{self.base_url}/mcp", json=message, headers=headers)
         discreet(response.text, access_token)
         body = response.text
@@ -312,7 +315,7 @@ class Server:
         headers = {"authorization": f"Bearer {access_token}"} if access_token is not None else {}
         limits = httpx2.Limits(max_connections=64, max_keepalive_connections=64)
         async with httpx2.AsyncClient(
-            base_url=self.base_url, headers=headers, timeout=30, limits=limits
+            base_url=self.base_url, headers=headers, timeout=30, limits=limits, verify=PLAIN
         ) as http:
             yield Api(http, access_token)
 
@@ -456,6 +459,37 @@ class Api:
     def _seen(self, response: httpx2.Response) -> httpx2.Response:
         discreet(f"{response.headers} {response.text}", self._access_token)
         return response
+
+
+class LegacySession:
+    """A connection of the legacy protocol, message by message."""
+
+    headers: Mapping[str, str] = {
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": LEGACY,
+    }
+
+    def __init__(self, api: Api, session_id: str) -> None:
+        self.api = api
+        self.headers = {**self.headers, "mcp-session-id": session_id}
+
+    @classmethod
+    async def begun(cls, api: Api) -> Self:
+        greeting = {
+            "protocolVersion": LEGACY,
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        }
+        hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": greeting}
+        answer = await api.send("POST", "/mcp", json=hello, headers=cls.headers)
+        return cls(api, answer.headers["mcp-session-id"])
+
+    async def post(self, method: str, **message: Any) -> str:
+        body = {"jsonrpc": "2.0", "method": method, **message}
+        return (await self.api.send("POST", "/mcp", json=body, headers=self.headers)).text
+
+    async def end(self) -> None:
+        assert (await self.api.send("DELETE", "/mcp", headers=self.headers)).status_code == 200
 
 
 def problem_of(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:

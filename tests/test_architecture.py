@@ -13,6 +13,7 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -372,6 +373,109 @@ def command_lines() -> list[str]:
 def test_every_command_is_in_the_readme() -> None:
     missing = missing_from_readme(f"subscription-mcp {line}" for line in command_lines())
     assert not missing, f"README.md does not show these commands: {missing}"
+
+
+# --- Who may do what ---------------------------------------------------------------------------------------
+
+PERMISSIONS = "give it a row in auth/permissions.py, or nobody has it"
+
+
+def actions_of(tool: str) -> set[str]:
+    """What the argument `action` of a tool may be."""
+    from subscription_mcp.tools.toolbox import TOOLS
+
+    (arguments,) = [one.arguments for one in TOOLS if one.name == tool]
+    field = arguments.model_fields.get("action")
+    return set(get_args(field.annotation)) if field is not None else set()
+
+
+def test_every_tool_and_action_has_a_row_and_every_row_what_it_is_about() -> None:
+    from tests.permission_table import PLANNED
+
+    from subscription_mcp.auth import permissions
+    from subscription_mcp.tools.toolbox import TOOLS
+
+    tools = {tool.name for tool in TOOLS}
+    without = [
+        row
+        for tool in tools
+        for row in {permissions.row_of_action(tool, action) for action in actions_of(tool)} or {tool}
+        if row not in permissions.REACH
+    ]
+    assert not without, f"{without}: {PERMISSIONS}"
+    surfaces = [permissions.RESOURCES, permissions.PROMPTS, permissions.COMPLETIONS]
+    surfaces += [permissions.ROUTES, permissions.COMMANDS]
+    there = tools | {f"{tool}.{action}" for tool in tools for action in actions_of(tool)}
+    there |= {row for surface in surfaces for row in surface.values()}
+    idle = {row for row in permissions.REACH if row not in there}
+    assert idle <= PLANNED, f"rows that decide nothing: {idle - PLANNED}"
+    arrived = {row for row in PLANNED if row in there and row.partition(".")[0] in tools}
+    assert not arrived, f"no longer planned, take them out of PLANNED: {arrived}"
+
+
+async def test_every_resource_prompt_and_completion_has_a_row(tmp_path: Path) -> None:
+    from tests.harness import Place
+
+    from subscription_mcp.assembly import catalog_of, make_service
+    from subscription_mcp.auth.identity import identify_by_request
+    from subscription_mcp.auth.permissions import COMPLETIONS, PROMPTS, REACH, RESOURCES
+    from subscription_mcp.auth.revocations import Revocations
+    from subscription_mcp.server.mcp import build_server
+
+    async def none(position: int) -> list[Any]:
+        return []
+
+    settings = Place(tmp_path).settings()
+    service = make_service(settings, catalog_of(settings))
+    server = build_server(service.toolbox, identify_by_request, Revocations(none))
+    templates = [found.uri_template for found in await server.list_resource_templates()]
+    resources = {str(found.uri) for found in await server.list_resources()} | set(templates)
+    prompts = {found.name: found.arguments or [] for found in await server.list_prompts()}
+    completed = {f"{name} of {key}" for key in templates for name in re.findall(r"{(\w+)}", key)}
+    completed |= {f"{one.name} of {key}" for key, arguments in prompts.items() for one in arguments}
+    # A number is typed, not chosen.
+    completed.discard("quantity of explain_denial")
+    for rows, there in ((RESOURCES, resources), (PROMPTS, set(prompts)), (COMPLETIONS, completed)):
+        assert there <= set(rows), f"{there - set(rows)}: {PERMISSIONS}"
+        assert set(rows) <= there, f"rows of what is not there: {set(rows) - there}"
+        assert set(rows.values()) <= set(REACH)
+
+
+def test_every_route_has_a_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from tests.harness import Place
+
+    from subscription_mcp.assembly import catalog_of, make_http_app, make_service
+    from subscription_mcp.auth.permissions import ANY_CALLER, ANYBODY, REACH, ROUTES
+
+    settings = Place(tmp_path).settings()
+    make_http_app(settings, make_service(settings, catalog_of(settings)), "http://127.0.0.1")
+    left_out = [record.getMessage() for record in caplog.records if "permission table" in record.getMessage()]
+    assert not left_out, f"{left_out}: {PERMISSIONS}"
+    assert set(ROUTES.values()) <= {ANYBODY, ANY_CALLER, *REACH}
+
+
+def test_every_command_has_a_row() -> None:
+    import importlib
+
+    import click
+
+    from subscription_mcp.auth.permissions import COMMANDS, FILES_ONLY, REACH
+    from subscription_mcp.cli import main
+
+    def leaves(command: click.Command, words: str) -> Iterator[str]:
+        if isinstance(command, click.Group):
+            for name, child in command.commands.items():
+                yield from leaves(child, f"{words} {name}")
+        else:
+            yield words
+
+    there = set()
+    for words, written in main.COMMANDS.items():
+        module, name = written.split(":")
+        there |= set(leaves(getattr(importlib.import_module(module), name), words))
+    assert there <= set(COMMANDS), f"{there - set(COMMANDS)}: {PERMISSIONS}"
+    assert set(COMMANDS) <= there, f"rows of what is not there: {set(COMMANDS) - there}"
+    assert set(COMMANDS.values()) <= {FILES_ONLY, *REACH}
 
 
 # --- Which systems the tests can be collected on -----------------------------------------------------------

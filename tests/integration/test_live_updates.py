@@ -14,7 +14,7 @@ import pytest
 from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
 from mcp_types import ResourceUpdatedNotification, ToolListChangedNotification
-from tests.harness import ERAS, TODAY, Api, Place, Server, talking
+from tests.harness import ERAS, TODAY, LegacySession, Place, Server, talking
 
 from subscription_mcp.server.listening import LISTENERS_OF_ONE_USER_MAX
 
@@ -22,7 +22,6 @@ from subscription_mcp.server.listening import LISTENERS_OF_ONE_USER_MAX
 pytestmark = pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
 
 UNAWARE = (sys.executable, str(Path(__file__).with_name("unaware_server.py")))
-LEGACY = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25"}
 TOO_MUCH = "Too much is listened to at once by one user. End some of it first."
 SOON = 10
 """Seconds in which an update must have come."""
@@ -39,37 +38,13 @@ def server(place: Place) -> Iterator[Server]:
         yield server
 
 
-class Session:
-    """A legacy connection, message by message."""
-
-    def __init__(self, api: Api, session_id: str) -> None:
-        self.api = api
-        self.headers = {**LEGACY, "mcp-session-id": session_id}
-
-    @classmethod
-    async def begun(cls, api: Api) -> "Session":
-        greeting = {
-            "protocolVersion": "2025-11-25",
-            "capabilities": {},
-            "clientInfo": {"name": "test", "version": "1"},
-        }
-        hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": greeting}
-        answer = await api.send("POST", "/mcp", json=hello, headers=LEGACY)
-        return cls(api, answer.headers["mcp-session-id"])
-
-    async def post(self, method: str, **message: Any) -> str:
-        body = {"jsonrpc": "2.0", "method": method, **message}
-        return (await self.api.send("POST", "/mcp", json=body, headers=self.headers)).text
-
+class Session(LegacySession):
     async def subscribe(self, uri: str = "quota://me") -> str | None:
         """What is said against it."""
         answer = await self.post("resources/subscribe", id=2, params={"uri": uri})
         (body,) = [line[5:] for line in answer.splitlines() if line.startswith("data: {")]
         error = json.loads(body).get("error")
         return error and error["message"]
-
-    async def end(self) -> None:
-        assert (await self.api.send("DELETE", "/mcp", headers=self.headers)).status_code == 200
 
 
 class Ear:

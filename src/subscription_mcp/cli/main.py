@@ -1,5 +1,6 @@
 """The command `subscription-mcp`: its subcommands, its faults as sentences, its exit codes."""
 
+import copy
 import importlib
 import sys
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import click
 
 from subscription_mcp import __version__
+from subscription_mcp.auth.permissions import is_for_the_operator
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
@@ -48,8 +50,17 @@ class LazyGroup(click.Group):
         if place is None:
             return None
         module, name = place.split(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+        return permitted(getattr(importlib.import_module(module), name), cmd_name)
+
+
+def permitted(command: click.Command, words: str) -> click.Command | None:
+    """The command, a group with those the permission table gives the operator of this machine."""
+    if not isinstance(command, click.Group):
+        return command if is_for_the_operator(words) else None
+    group = copy.copy(command)
+    children = {name: permitted(child, f"{words} {name}") for name, child in command.commands.items()}
+    group.commands = {name: child for name, child in children.items() if child is not None}
+    return group
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

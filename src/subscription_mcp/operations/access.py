@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from subscription_mcp.auth.permissions import Reach, reach
+from subscription_mcp.auth.permissions import Reach, reach, rows_of_tool
 from subscription_mcp.auth.principal import Principal, Role
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
@@ -107,6 +107,10 @@ class Access:
         """Whether the operation exists at all for the caller."""
         return self.reach_of(operation, caller) > Reach.NONE
 
+    def has_tool(self, tool: str, caller: Caller) -> bool:
+        """Whether the tool, or any action of it, exists for the caller."""
+        return any(self.is_visible(row, caller) for row in rows_of_tool(tool))
+
     def sees_whole_accounts(self, operation: str, caller: Caller) -> bool:
         """Whether the caller may ask about an account as a whole; a service only ever asks about users."""
         reached = self.reach_of(operation, caller)
@@ -130,7 +134,10 @@ class Access:
         default = self.catalog.plans.get(self.catalog.default_plan or "")
         feature = self.catalog.feature_of_tool(operation)
         has_it = feature is None or (default is not None and bool(default.features.get(feature)))
-        return has_it and reach(operation, roles, members_may_record=self._members_may_record) > Reach.NONE
+        return has_it and any(
+            reach(row, roles, members_may_record=self._members_may_record) > Reach.NONE
+            for row in rows_of_tool(operation)
+        )
 
     def withheld(self, operation: str, caller: Caller) -> Refusal | None:
         """The refusal of an operation the caller's plan does not include. Looks at the caller's own plan and

@@ -189,10 +189,6 @@ class Reports:
             tenant, sum(plan.accounts for plan in plans), sum(plan.users for plan in plans), period, plans
         )
 
-    def may_summarise(self, caller: Caller) -> bool:
-        """Whether the caller sees whole tenants."""
-        return self._access.is_visible("tenant_summary", caller)
-
     async def _view(self, granted: Granted) -> AccountView | None:
         """The account meant; None for a whole tenant."""
         if granted.subject is None:

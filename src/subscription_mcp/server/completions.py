@@ -14,12 +14,13 @@ from mcp_types import (
 )
 
 from subscription_mcp.auth.identity import Identify
+from subscription_mcp.auth.permissions import COMPLETIONS
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.operations import Operations
 from subscription_mcp.operations.access import Caller
 from subscription_mcp.server.faults import error_of
 from subscription_mcp.server.offers import Offer, listed
-from subscription_mcp.server.prompts import PROMPTS, OfferedPrompt
+from subscription_mcp.server.prompts import PROMPTS
 from subscription_mcp.server.resources import PERIODS, RESOURCES
 
 VALUES_MAX = 100
@@ -53,10 +54,8 @@ def _offer_of(
 
 async def _values(offer: Offer, argument: CompletionArgument, caller: Caller, do: Operations) -> list[str]:
     name, typed = argument.name, argument.value
-    if isinstance(offer, OfferedPrompt):
-        if name not in dict(offer.arguments):
-            return []
-    elif f"{{{name}}}" not in offer.key:
+    operation = COMPLETIONS[f"{name} of {offer.key}"]
+    if not do.access.is_visible(operation, caller):
         return []
     catalog = do.plans.catalog
     match name:
@@ -73,7 +72,7 @@ async def _values(offer: Offer, argument: CompletionArgument, caller: Caller, do
         case "feature":
             return _beginning(typed, catalog.features)
         case "account_id":
-            return await do.access.accounts_within_reach(offer.operation, caller, typed, VALUES_MAX + 1)
+            return await do.access.accounts_within_reach(operation, caller, typed, VALUES_MAX + 1)
     return []
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolRequestParams, GetPromptRequestParams, methods
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.domain.errors import Refusal
@@ -40,6 +41,12 @@ class UntouchedArguments(FuncMetadata):
 class NoArguments(ArgModelBase):
     """Stands where the SDK wants a model; ours is published and applied instead."""
 
+
+_PARAMS: dict[str, type[BaseModel]] = {
+    "tools/call": CallToolRequestParams,
+    "prompts/get": GetPromptRequestParams,
+}
+"""What the SDK reads the parameters of a request into, before it asks a handler of ours."""
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 """Stands where the SDK wants a schema: ours are made when somebody lists them, not before the first answer."""
@@ -69,17 +76,25 @@ def known_only(tools: frozenset[str], prompts: frozenset[str]) -> ServerMiddlewa
     async def only(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         params: Mapping[str, Any] = ctx.params or {}
         match ctx.method:
-            case "tools/call" if not _is_among(tools, params.get("name")):
-                raise unknown_tool(params.get("name"))
             case "tools/call" if not isinstance(params.get("arguments", {}), dict | None):
                 raise MCPError(INVALID_PARAMS, "arguments must be an object")
+            case "tools/call" if not _is_among(tools, params.get("name")):
+                _judge_as_if_known(ctx)
+                raise unknown_tool(params.get("name"))
             case "prompts/get" if not _is_among(prompts, params.get("name")):
+                _judge_as_if_known(ctx)
                 raise unknown_prompt(params.get("name"))
             case "resources/read":
                 return await _read(ctx, call_next, params.get("uri"))
         return await call_next(ctx)
 
     return only
+
+
+def _judge_as_if_known(ctx: ServerRequestContext[Any, Any]) -> None:
+    """Raises ValidationError where what is hidden would: a wrong request must not tell it from what is unknown."""
+    methods.validate_client_request(ctx.method, ctx.protocol_version, ctx.params)
+    _PARAMS[ctx.method].model_validate(ctx.params or {}, by_name=False)
 
 
 def per_caller(toolbox: Toolbox, identify: Identify, listening: Listening) -> ServerMiddleware[Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from subscription_mcp.auth.permissions import PROMPTS, RESOURCES
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.operations.access import Access, Caller
 
@@ -17,8 +18,12 @@ class Offer:
     name: str
     title: str
     description: str
-    operation: str
     about: Literal["catalog", "me", "account"] = "me"
+
+    @property
+    def operation(self) -> str:
+        """The row of the permission table that decides."""
+        return RESOURCES[self.key] if "://" in self.key else PROMPTS[self.key]
 
     def exists_for(self, caller: Caller, access: Access) -> bool:
         """Whether it is there at all. A service acts for others and has nothing of its own to show; whole

@@ -33,14 +33,12 @@ QUOTA = OfferedPrompt(
     "quota",
     "What is left",
     "How much of your plan is left, and when it resets.",
-    "get_tier_info",
 )
 COMPARE_PLANS = OfferedPrompt(
     "compare_plans",
     "compare_plans",
     "Compare plans",
     "Which plan fits: prices, limits and features beside what you use now.",
-    "list_plans",
     "catalog",
     (("plans", "The plans to compare, separated by commas; all of them unless given."),),
 )
@@ -49,7 +47,6 @@ EXPLAIN_DENIAL = OfferedPrompt(
     "explain_denial",
     "Explain a refusal",
     "Why something is refused, until when, and what would help. Needs event or feature.",
-    "check_quota",
     "me",
     (
         ("event", "The kind of event that was refused, like message."),

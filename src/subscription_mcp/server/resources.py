@@ -29,7 +29,6 @@ PLANS = Offer(
     "plans",
     "Plans on offer",
     "Prices, limits and features of every plan, cheapest first.",
-    "list_plans",
     "catalog",
 )
 PLAN = Offer(
@@ -37,7 +36,6 @@ PLAN = Offer(
     "plan",
     "One plan",
     "Price, limits and features of one plan.",
-    "list_plans",
     "catalog",
 )
 PRICING = Offer(
@@ -45,7 +43,6 @@ PRICING = Offer(
     "pricing",
     "Prices of models",
     "What calls of models and providers cost: for a million tokens, or for one search, page or image.",
-    "list_plans",
     "catalog",
 )
 MY_SUBSCRIPTION = Offer(
@@ -53,35 +50,30 @@ MY_SUBSCRIPTION = Offer(
     "my-subscription",
     "My plan",
     "Your plan, its price, limits and features, and what is used.",
-    "get_tier_info",
 )
 MY_QUOTA = Offer(
     "quota://me",
     "my-quota",
     "My quota",
     "What is used and left of every limit, and when it resets.",
-    "get_tier_info",
 )
 MY_QUOTA_OF_METER = Offer(
     "quota://me/{meter}",
     "my-quota-of-meter",
     "My quota of one meter",
     "What is used and left of one meter's limits.",
-    "get_tier_info",
 )
 MY_USAGE = Offer(
     "usage://me/{period}",
     "my-usage",
     "My usage",
     f"What you used in a period: {', '.join(PERIODS)}.",
-    "get_usage_analytics",
 )
 QUOTA_OF_ACCOUNT = Offer(
     "quota://accounts/{account_id}",
     "quota-of-account",
     "Quota of an account",
     "What a whole account has used and left of every limit, and when it resets.",
-    "get_tier_info",
     "account",
 )
 USAGE_OF_ACCOUNT = Offer(
@@ -89,7 +81,6 @@ USAGE_OF_ACCOUNT = Offer(
     "usage-of-account",
     "Usage of an account",
     f"What a whole account used in a period: {', '.join(PERIODS)}.",
-    "get_usage_analytics",
     "account",
 )
 RESOURCES = (

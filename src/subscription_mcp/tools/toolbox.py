@@ -1,7 +1,8 @@
 """The toolbox: every tool by name, who sees it, and the one way to call it.
 
 MCP and HTTP both call here, so that a call means the same on each. The order is fixed: a tool the caller's
-role hides does not exist; one its plan withholds is refused; then the arguments are judged; then it runs.
+role hides does not exist; one its plan withholds is refused; then the arguments are judged; an action beyond the
+caller's role is forbidden; then it runs.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from subscription_mcp.auth.permissions import row_of_action
 from subscription_mcp.auth.principal import Principal
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.operations import Operations
@@ -232,7 +234,7 @@ class Toolbox:
         return [
             tool
             for tool in TOOLS
-            if access.is_visible(tool.name, caller) and access.withheld(tool.name, caller) is None
+            if access.has_tool(tool.name, caller) and access.withheld(tool.name, caller) is None
         ]
 
     def listed_for_nobody(self) -> list[Tool]:
@@ -254,12 +256,15 @@ class Toolbox:
         # Whoever acts for others is not thereby somebody with a subscription of its own.
         is_first_sight = not principal.is_operator or _is_about_caller(principal, arguments)
         caller = await access.caller(principal, may_make_known=is_first_sight)
-        if not access.is_visible(name, caller):
+        if not access.has_tool(name, caller):
             raise UnknownTool
         refusal = access.withheld(name, caller)
         if refusal is not None:
             raise refusal
         given = parsed(tool.arguments, arguments)
+        action = getattr(given, "action", None)
+        if action is not None and not access.is_visible(row_of_action(name, action), caller):
+            raise forbidden()
         if tenant is not None:
             given = _in_tenant(given, tenant, principal)
         return await tool.body(self._do, caller, given)

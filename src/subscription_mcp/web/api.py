@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from subscription_mcp.auth.identity import principal_of_request
 from subscription_mcp.auth.jwks import KeysHealth
+from subscription_mcp.auth.permissions import ROUTES
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, internal, not_found
 from subscription_mcp.domain.identifiers import is_id
 from subscription_mcp.operations.access import Target
@@ -30,6 +31,7 @@ from subscription_mcp.web.problems import (
 from subscription_mcp.web.reading import check_is_json, strict_json, whole_body
 
 TOOLS_PATH = "/api/mcp/tools"
+SUBSCRIPTION_PATH = "/api/tenants/{tenant_id}/subscription"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -84,6 +86,7 @@ def api_routes(
     base_url: str,
 ) -> list[Route]:
     do = toolbox.operations
+    of_account, of_tenant = (ROUTES[f"GET {SUBSCRIPTION_PATH}{part}"] for part in ("", "#tenant"))
 
     async def tools(request: Request) -> Response:
         listed = await toolbox.listed(principal_of_request())
@@ -93,12 +96,12 @@ def api_routes(
         tenant = request.path_params["tenant_id"]
         target = _target_of(request, tenant)
         caller = await do.access.caller(principal_of_request(), may_make_known=target == Target())
-        summarises = do.reports.may_summarise(caller)
+        summarises = do.access.is_visible(of_tenant, caller)
         if tenant != caller.principal.tenant and target == Target():
             # Of another tenant there is no "me": only the tenant itself, for those who may see it.
             summary = await do.reports.tenant(caller, tenant)
             return JsonResponse({"tenant": documents.tenant_summary(summary)})
-        view = await do.plans.account(caller, target)
+        view = await do.plans.account(caller, target, of_account)
         document = documents.tier_info(view, do.plans.catalog)
         if summarises:
             document["tenant"] = documents.tenant_summary(await do.reports.tenant(caller, tenant))
@@ -131,7 +134,7 @@ def api_routes(
     return [
         Route(f"{TOOLS_PATH}/{{tool_name}}", tool_calls, methods=["POST"]),
         Route(TOOLS_PATH, _answering(tools), methods=["GET"]),
-        Route("/api/tenants/{tenant_id}/subscription", _answering(subscription), methods=["GET"]),
+        Route(SUBSCRIPTION_PATH, _answering(subscription), methods=["GET"]),
         Route("/api/plans", _answering(plans), methods=["GET"]),
         Route("/api/pricing", _answering(pricing), methods=["GET"]),
         Route("/openapi.json", _answering(openapi), methods=["GET"]),

@@ -1,5 +1,6 @@
 """The HTTP application: `/mcp`, the API and health behind one guard."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,10 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from subscription_mcp.auth.permissions import ROUTES
 from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.web.api import ToolCalls, on_defect, on_http_exception, tool_named
 from subscription_mcp.web.eras import Eras
 from subscription_mcp.web.guard import MCP_PATH, Guard
+
+log = logging.getLogger(__name__)
 
 METADATA_PATH = "/.well-known/oauth-protected-resource/mcp"
 
@@ -36,7 +40,7 @@ def build_app(
             yield
 
     app = Starlette(
-        routes=[Route(MCP_PATH, mcp), *api],
+        routes=[route for route in (Route(MCP_PATH, mcp), *api) if _is_permitted(route)],
         lifespan=running,
         exception_handlers={HTTPException: on_http_exception, Exception: on_defect},
     )
@@ -54,6 +58,16 @@ def build_app(
 
     metadata_url = f"{base_url}{METADATA_PATH}"
     return Guard(straight, verifier, public_url=public_url, metadata_url=metadata_url, scopes=scopes)
+
+
+def _is_permitted(route: Route) -> bool:
+    """Whether the permission table names every method of a route; one it does not name is not there."""
+    methods = (route.methods or set()) - {"HEAD"}  # which comes with GET
+    keys = [f"{method} {route.path}" for method in methods] or [route.path]
+    missing = [key for key in keys if key not in ROUTES]
+    if missing:
+        log.error("not served, for want of a row in the permission table: %s", ", ".join(missing))
+    return not missing
 
 
 def resource_metadata(base_url: str, issuer: str, scopes: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The guard in front of every route: bounds on what is read, and who is calling.
 
-One place, so that `/mcp` and `/api` judge a request alike. Paths that need no token are named here.
+One place, so that `/mcp` and `/api` judge a request alike.
 """
 
 import logging
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from subscription_mcp.auth.identity import authenticated
+from subscription_mcp.auth.permissions import ANYBODY, ROUTES
 from subscription_mcp.auth.principal import Principal
 from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.domain.errors import Refusal, internal
@@ -34,12 +35,10 @@ from subscription_mcp.web.reading import (
 
 log = logging.getLogger(__name__)
 
-PUBLIC_PATHS = frozenset(
-    {
-        *("/healthz", "/readyz", "/api/plans", "/api/pricing", "/openapi.json"),
-        "/.well-known/oauth-protected-resource/mcp",
-    }
-)
+PUBLIC_PATHS = frozenset(route.split()[-1] for route in ROUTES) - {
+    route.split()[-1] for route, row in ROUTES.items() if row != ANYBODY
+}
+"""Where no method asks for an access token."""
 MCP_PATH = "/mcp"
 HEADER_EXTRA_BYTES = len(": \r\n")
 LENGTH_DIGITS_MAX = 16
