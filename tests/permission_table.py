@@ -49,7 +49,7 @@ revoke_tokens                     NONE     NONE     NONE     NONE     NONE      
 ROLES = tuple(ROWS["get_tier_info"])
 
 PLANNED = {
-    *("manage_subscription", "manage_members", "manage_plans"),
+    *("manage_members", "manage_plans"),
     *(row for row in ROWS if row.startswith("manage_accounts.")),
     "manage_limits.clear_rate",
 }
@@ -62,6 +62,7 @@ LEASE = "…"
 CALLS: dict[str, dict[str, Any]] = {
     "get_tier_info": {},
     "upgrade_tier": {"plan": "advanced", "dry_run": True},
+    "manage_subscription": {"action": "resume", "dry_run": True},
     "get_usage_analytics": {},
     "list_usage_events": {},
     "check_quota": MESSAGE,

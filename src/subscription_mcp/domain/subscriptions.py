@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Money, Plan, monthly_micros
 from subscription_mcp.domain.errors import Code
 from subscription_mcp.domain.identifiers import AccountKind
-from subscription_mcp.domain.instants import DAY, Instant
+from subscription_mcp.domain.instants import DAY, MILLISECOND, Instant
 from subscription_mcp.domain.money import prorate
 from subscription_mcp.domain.windows import MONTHS_OF_INTERVAL, Anchor, BillingPeriod, Interval, Period
 
@@ -89,7 +89,9 @@ class Scheduled:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What an account has subscribed to. Billing periods count from `anchor`. `seats` are bought, and None where the
+    """What an account has subscribed to. Billing periods count from `anchor`, and are shown `anchor_nudge` later:
+    usage is told apart by the start of its period, so one that begins in the very instant another began in, as under a
+    clock that stands still, is counted from a microsecond before it. `seats` are bought, and None where the
     plan has no price for one. With `prepaid_until` it was sold for a fixed number of days."""
 
     plan: str
@@ -98,6 +100,7 @@ class Subscription:
     anchor: Instant
     created_at: Instant
     interval: Interval = "monthly"
+    anchor_nudge: Instant = 0
     seats: int | None = None
     trial_started_at: Instant | None = None
     trial_ends_at: Instant | None = None
@@ -161,10 +164,11 @@ class Subscription:
 
     @property
     def billing_anchor(self) -> Anchor:
-        return Anchor(self.anchor, self.interval)
+        return Anchor(self.anchor, self.interval, self.anchor_nudge)
 
     def period_at(self, now: Instant) -> Period:
-        return BillingPeriod().period_at(now, self.billing_anchor)
+        """The billing period as it is shown and charged."""
+        return BillingPeriod().period_at(now, Anchor(self.anchor + self.anchor_nudge, self.interval))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,14 @@ def started(plan: Plan, origin: Origin, now: Instant, trial: Trial | None = None
         return subscription
     trial = trial or Trial(plan.key, now, now + plan.trial_days * DAY)
     return replace(subscription, trial_started_at=trial.started_at, trial_ends_at=trial.ends_at)
+
+
+def anchored(subscription: Subscription, now: Instant, before: Subscription | None) -> Subscription:
+    """The subscription with billing periods that begin now, whatever was used `before` in this instant."""
+    if before is None or not 0 <= now - before.anchor < MILLISECOND:
+        return replace(subscription, anchor=now, anchor_nudge=0)
+    anchor = before.anchor - 1
+    return replace(subscription, anchor=anchor, anchor_nudge=now - anchor)
 
 
 def seats_bought(plan: Plan, seats: int | None) -> int | None:
@@ -271,7 +283,8 @@ def _credit(current: Subscription, plan: Plan, now: Instant) -> list[Line]:
         return []  # a plan whose price of the interval was taken away
     paid_until = current.prepaid_until or current.period_at(now).end
     assert paid_until is not None
-    lines = _stretch(plan, current.interval, current.seats, now, paid_until, current.anchor)
+    anchor = current.anchor + current.anchor_nudge
+    lines = _stretch(plan, current.interval, current.seats, now, paid_until, anchor)
     return [Line("credit", -line.micros) for line in lines if line.micros]
 
 
@@ -302,7 +315,7 @@ def change_of_plan(
     full = _lines_of(to_plan, interval, seats)
     price = price_of(to_plan, interval, seats)
     assert price is not None and full is not None
-    begun = replace(started(to_plan, origin, now), interval=interval, seats=seats)
+    begun = replace(anchored(started(to_plan, origin, now), now, current), interval=interval, seats=seats)
     if current is not None:
         begun = replace(begun, created_at=current.created_at, claimed_at=current.claimed_at)
     held = current.plan if current is not None else None
@@ -348,7 +361,12 @@ def change_of_plan(
         return Change(held, to_plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
     rest = _prorated(full, period.end - now, period.end - period.start, price.currency)
     lines = [*rest, *_credit(current, from_plan, now)]
-    after = replace(begun, anchor=current.anchor, past_due_since=current.past_due_since)
+    after = replace(
+        begun,
+        anchor=current.anchor,
+        anchor_nudge=current.anchor_nudge,
+        past_due_since=current.past_due_since,
+    )
     return Change(held, to_plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
 
 

@@ -37,10 +37,12 @@ class Period(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """Where a subscription's billing periods count from, and how long each is."""
+    """Where a subscription's billing periods count from, and how long each is. They are shown `nudge` later than
+    they are counted."""
 
     at: Instant
     interval: Interval = "monthly"
+    nudge: Instant = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ TABLES = {
         _table("ledger_catalog", "name published_at", "name"),
         _table(
             "subscription",
-            "tenant:word account_kind:kind account:word plan version origin anchor created_at interval seats"
+            "tenant:word account_kind:kind account:word plan version origin anchor created_at interval anchor_nudge seats"
             " trial_started_at trial_ends_at prepaid_until ended_at ended_as past_due_since suspended_at claimed_at"
             " scheduled_at scheduled_reason next_plan next_version next_interval next_seats",
             "tenant account_kind account",

@@ -15,6 +15,7 @@ from subscription_mcp.domain.subscriptions import (
     Origin,
     Subscription,
     Trial,
+    anchored,
     price_of,
     seats_max,
     started,
@@ -255,7 +256,11 @@ def _subscription_of(
         if claimed.key == subscription.plan:
             return replace(subscription, origin="token")
         begun = _begun(facts, claimed, "token", standing, now)
-        return replace(begun, created_at=subscription.created_at, suspended_at=subscription.suspended_at)
+        return replace(
+            anchored(begun, now, subscription),
+            created_at=subscription.created_at,
+            suspended_at=subscription.suspended_at,
+        )
     return subscription
 
 
@@ -311,9 +316,12 @@ def _as_issued(
         and not before.price.is_free
         and not plan.price.is_free
     )
+    if goes_on:
+        begun = replace(begun, anchor=subscription.anchor, anchor_nudge=subscription.anchor_nudge)
+    else:
+        begun = anchored(begun, now, subscription)
     return replace(
         begun,
-        anchor=subscription.anchor if goes_on else now,
         created_at=subscription.created_at,
         interval=subscription.interval if price_of(plan, subscription.interval) else "monthly",
         claimed_at=claimed_at,

@@ -9,7 +9,15 @@ from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.rolling import used_at
 from subscription_mcp.domain.subscriptions import AccountKey
-from subscription_mcp.domain.windows import Anchor, Level, Period, Rolling, Window, window_of_key
+from subscription_mcp.domain.windows import (
+    Anchor,
+    BillingPeriod,
+    Level,
+    Period,
+    Rolling,
+    Window,
+    window_of_key,
+)
 from subscription_mcp.ledger.commands import refused
 from subscription_mcp.ledger.machine.facts import Counter, CounterKey, Facts, Turn
 
@@ -39,12 +47,19 @@ class Totals:
     def period(self, window: Window) -> Period:
         return self.facts.period(window, self.anchor, self.at)
 
+    def shown(self, window: Window) -> Period:
+        """The period as people are told it."""
+        period, nudge = self.period(window), self.anchor.nudge
+        if nudge == 0 or not isinstance(window, BillingPeriod) or period.end is None:
+            return period
+        return Period(period.start + nudge, period.end + nudge)
+
     def of(self, limit: Limit) -> Total:
         """The total a limit looks at; nothing where it is not loaded yet."""
         counter = self.facts.counter(self.key(limit.meter, limit.window, limit.scope))
         if counter is None:
             return _NOTHING
-        return total_of(counter, limit.window, self.period(limit.window), self.at, self.now)
+        return total_of(counter, limit.window, self.shown(limit.window), self.at, self.now)
 
     def states(self, limits: Sequence[Limit], *, whole_account: bool) -> list[LimitState]:
         """How the limits stand. What each user of a group may use says nothing about the group as a whole."""
@@ -131,7 +146,7 @@ def tally_of(totals: Totals, limits: Iterable[Limit], meters: Iterable[str]) -> 
     for limit, place in places:
         counter = counters[place]
         assert counter is not None
-        checked.append((limit, unit_of(facts.catalog, limit.meter), counter, totals.period(limit.window)))
+        checked.append((limit, unit_of(facts.catalog, limit.meter), counter, totals.shown(limit.window)))
     start, end = _FOR_EVER
     for window in windows:
         if not window.is_rolling:

@@ -231,8 +231,8 @@ def _decision_on(
         )
         key = key or totals.key(limit.meter, limit.window, limit.scope)
         counter = turn.facts.counter(key)
-        period = totals.period(limit.window)
-        if not limit.window.is_rolling and period.start != key.start:
+        period = totals.shown(limit.window)
+        if not limit.window.is_rolling and totals.period(limit.window).start != key.start:
             # A billing period that another plan has cut short since.
             period = limit.window.period_at(at, located.anchor._replace(at=key.start))
         if counter is None:

@@ -3,6 +3,7 @@
 -- no next_plan, the end; `scheduled_reason` is change, cancel or end.
 ALTER TABLE subscription DROP COLUMN status;
 ALTER TABLE subscription ADD COLUMN seats INTEGER;
+ALTER TABLE subscription ADD COLUMN anchor_nudge INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE subscription ADD COLUMN trial_started_at INTEGER;
 ALTER TABLE subscription ADD COLUMN trial_ends_at INTEGER;
 ALTER TABLE subscription ADD COLUMN prepaid_until INTEGER;
