@@ -97,7 +97,8 @@ def total_of(
         period = Period(now - window.length, used_at(at, now) + window.length)
         holds = [(one.expires_at, one.quantity) for id_, one in counter.holds.items() if id_ != besides]
         live = [(until, quantity) for until, quantity in holds if now < until]
-        return Total(counter.used_at(now), held, period, counter.cells, at + window.length > now, live)
+        counts = at + window.length > now and at >= counter.cleared_at
+        return Total(counter.used_at(now), held, period, counter.cells, counts, live)
     return Total(counter.used, held, period)
 
 
