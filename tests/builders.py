@@ -24,6 +24,7 @@ from subscription_mcp.ledger.commands import (
     Actor,
     ChangePlan,
     ChangeSubscription,
+    ClearRate,
     CloseSession,
     Decided,
     OpenSession,
@@ -291,6 +292,13 @@ def a_limit_set(
     who = a_subject(subject) if isinstance(subject, str) else subject
     operator = Actor("olivia", "tenant_admin")
     return SetLimit(who, operator, meter, window, maximum, reason, within_plan, expires_at)
+
+
+def a_clearing(
+    subject: Subject | str = "bob", *, meter: str | None = None, reason: str = "asked for it"
+) -> ClearRate:
+    who = a_subject(subject) if isinstance(subject, str) else subject
+    return ClearRate(who, Actor("olivia", "tenant_admin"), reason, meter)
 
 
 def a_publication(*plans: Plan) -> PublishPlans:

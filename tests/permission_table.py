@@ -51,7 +51,6 @@ ROLES = tuple(ROWS["get_tier_info"])
 PLANNED = {
     *("manage_members", "manage_plans"),
     *(row for row in ROWS if row.startswith("manage_accounts.")),
-    "manage_limits.clear_rate",
 }
 """Rows of tools and actions that are not there yet. Whoever adds one takes its row out of here."""
 
@@ -76,6 +75,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "has_feature": {"feature": "mcp_access"},
     "list_plans": {},
     "manage_limits": {"action": "list"},
+    "manage_limits.clear_rate": {"action": "clear_rate", "reason": "why"},
 }
 """The smallest valid call of every row that is a tool or an action of one, without a target."""
 
@@ -177,6 +177,7 @@ usage            get_tier_info      --tenant globex --user doug
 limits list      manage_limits      --tenant globex --user doug
 limits set       manage_limits      --tenant globex --user doug --meter messages --window day --limit 5 --reason why
 limits clear     manage_limits      --tenant globex --user doug --meter messages --window day --reason why
+limits clear-rate  manage_limits.clear_rate  --tenant globex --user doug --reason why
 limits history   manage_limits      --tenant globex --user doug
 plans list       list_plans         --json
 plans show       list_plans         basic

@@ -63,8 +63,8 @@ class Model:
                 if rhythm != held.rhythm and window == "billing_period":
                     # Another plan has cut it short since: its end is told from its own start.
                     end = period(window, zone, start, (start, held.months))[1]
-            elif self.now < at + length:
-                start, used = self.now - length, [one for one in used if self.now < one.used_at + length]
+            elif at >= (since := self.accounts.counts_from(account, who, meter, window, length)):
+                start, used = self.now - length, [one for one in used if one.used_at >= since]
             else:
                 continue  # it happened before anything that counts
             sums = total(used, meter), total(kept, meter)

@@ -74,6 +74,10 @@ def recount(path: Path, opened: sqlite3.Connection | None = None) -> int:
             )
         }
         rolling = connection.execute("SELECT tenant, holder, window, meter, cells FROM rolling").fetchall()
+        cleared = {
+            tuple(place): at
+            for *place, at in connection.execute("SELECT tenant, holder, window, meter, at FROM rate_cleared")
+        }
         (now,) = connection.execute(
             "SELECT max(value, coalesce((SELECT recorded_at FROM event ORDER BY seq DESC LIMIT 1), 0))"
             " FROM ledger_info WHERE name = 'last_commit_at'"
@@ -119,18 +123,19 @@ def recount(path: Path, opened: sqlite3.Connection | None = None) -> int:
     wanted = {key: used for key, used in expected.items() if key in made or key in counters}
     assert sorted(counters.items() ^ wanted.items()) == []
     assert rollups == cells
-    for _, holder, window, meter, packed in rolling:
+    for tenant, holder, window, meter, packed in rolling:
         start = now - SLIDING[words[window]]
         holders_summed = {h for h, (t, k, a, _) in holders.items() if (t, k, a) == holders[holder][:3]}
         mine = holders_summed if holder in group_as_a_whole.values() else {holder}
         came_at = max(since for place, since in kept.items() if place[:2] == (words[meter], words[window]))
         # What was used before the window was kept is known by the quarter of an hour, and may be 5 minutes ahead.
+        forgotten = cleared.get((tenant, holder, window, meter), 0) - 1
         slack = 1200 * SECOND if came_at >= min(recorded_at for *_, recorded_at in events) else 0
         least, most = (
             sum(
                 json.loads(gains).get(words[meter], 0)
                 for _, _, h, gains, at, recorded_at in events
-                if h in mine and min(at, recorded_at) > since
+                if h in mine and min(at, recorded_at) > max(since, forgotten)
             )
             for since in (start, start - slack)
         )

@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from tests.builders import a_change, a_limit_set, a_record, a_reserve, a_settle, a_subject, an_opening
+from tests.builders import (
+    a_change,
+    a_clearing,
+    a_limit_set,
+    a_record,
+    a_reserve,
+    a_settle,
+    a_subject,
+    an_opening,
+)
 from tests.chaos.world import GROUPS, LATE, PLANS, TENANTS, USERS, World
 
 from subscription_mcp.domain.catalog import UNLIMITED
@@ -87,6 +96,7 @@ AROUND: dict[str, Choices] = {
     "again": {"which": ANY},
     "clock": {"seconds": (*TIMES, *TIMES, 200 * DAYS, 410 * DAYS, -1, -40, -3 * HOURS, -30 * HOURS)},
     "restart": {},
+    "clear": {"tenant": TENANT, "who": ANYBODY},
     "fault": {"kind": ("error", "stop before", "stop after"), "at": tuple(range(40))},
 }
 DELIVERIES = ("at once", "at once", "at once", "later", "later", "newest first", "twice", "all but the first")
@@ -95,6 +105,7 @@ WEIGHTS = {"record": 16, "reserve": 8, "settle": 8, "open": 4, "clock": 8, "agai
     "change": 6,
     "publish": 2,
     "limit": 5,
+    "clear": 3,
     "join": 4,
 }
 
@@ -121,6 +132,8 @@ class Story:
             world.clock.advance(seconds=drawn["seconds"])
         elif kind == "fault":
             self.fault = (drawn["kind"], drawn["at"])
+        elif kind == "clear":  # alone: by it the ledger's clock goes on
+            await world.do(ledger, [a_clearing(self.subject(drawn["tenant"], drawn["who"]))])
         elif kind == "restart":
             await world.ledgers[ledger].close()
             await world.start(ledger)

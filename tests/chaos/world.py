@@ -11,7 +11,7 @@ from uuid import UUID
 from tests.builders import Clock, a_catalog, a_change, a_limit, a_plan, a_publication, a_record, a_subject
 from tests.chaos.faults import Faults, Kind, Stopped, abandon, connecting
 from tests.chaos.model import Model
-from tests.chaos.model_sessions import AccountsAndSessions
+from tests.chaos.model_rates import AccountsSessionsAndRates
 from tests.chaos.periods import SECOND
 from tests.chaos.recount import recount
 from tests.chaos.telling import facts_of
@@ -27,7 +27,7 @@ GROUPS = ("north", "south")
 TENANTS = ("acme", "globex")
 PLANS = ("basic", "advanced", "premium")
 ZONES = ("America/New_York", "Europe/Berlin", "UTC")
-PRUNED = ("answer", "key_index", "offer", "reservation", "session")
+PRUNED = ("answer", "key_index", "offer", "reservation", "session", "rate_cleared")
 FOR_EVER = 4_000_000_000_000_000
 DAY = 86_400 * SECOND
 
@@ -112,7 +112,7 @@ class World:
     def __init__(self, place: Path, seed: Any, clock: Clock, zones: Sequence[str] = ZONES) -> None:
         self.path, self.clock, self.zones = place / "ledger.db", clock, zones
         self.dice = random.Random(seed)
-        self.model = Model(AccountsAndSessions())
+        self.model = Model(AccountsSessionsAndRates())
         self.ledgers: list[Ledger] = []
         self.faults: list[Faults] = []
         self.said: list[str] = []
@@ -125,8 +125,10 @@ class World:
         self.spectator = sqlite3.connect(self.path, isolation_level=None)
         self.spectator.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         await self.do(0, [self.publication()])
-        # A window that is published in the very microsecond of the first event is taken for one that came later.
+        # A window that is published in the very microsecond of the first event is taken for one that came later. What is
+        # committed after it keeps them apart, also where the clock goes back.
         self.clock.advance(microseconds=1)
+        await self.do(0, [a_change("advanced", a_subject("bob"), offer="the first")])
 
     async def start(self, number: int) -> None:
         faults = self.faults[number] = Faults()

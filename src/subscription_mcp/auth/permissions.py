@@ -161,6 +161,7 @@ COMMANDS = Deciding(
         "limits list": "manage_limits",
         "limits set": "manage_limits",
         "limits clear": "manage_limits",
+        "limits clear-rate": "manage_limits.clear_rate",
         "limits history": "manage_limits",
         "plans list": "list_plans",
         "plans show": "list_plans",

@@ -1,4 +1,4 @@
-"""`limits`: limits set by hand in place of the plan's, as the operator of this machine."""
+"""`limits`: limits set by hand in place of the plan's, and rates cleared, as the operator of this machine."""
 
 from typing import Any
 
@@ -68,6 +68,17 @@ def set_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
 def clear_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Let the plan's limit apply again."""
     _show(_ask(ctx, given, action="clear"), as_json)
+
+
+@limits.command("clear-rate")
+@target_options
+@click.option("--meter", help="A meter the plan limits per minute; all of them unless given.")
+@reason_option
+@json_option
+@click.pass_context
+def clear_rate(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Let somebody who was too fast go on at once: forget the last minute."""
+    _show(_ask(ctx, given, action="clear_rate"), as_json)
 
 
 @limits.command("history")

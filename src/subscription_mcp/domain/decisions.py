@@ -196,8 +196,8 @@ class Decision:
 @dataclass(slots=True)
 class Total:
     """A counter as it stands before the event. A rolling window counts only what was used within it, which
-    `cells` tell apart, and ends when the event itself comes back; an event reported so late that it lies before it
-    is none of its business (`counts`)."""
+    `cells` tell apart, and ends when the event itself comes back; an event reported so late that it lies before it,
+    or before the window was cleared, is none of its business (`counts`)."""
 
     used: int
     held: int

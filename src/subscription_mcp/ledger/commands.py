@@ -215,6 +215,16 @@ class SetLimit:
 
 
 @dataclass(slots=True)
+class ClearRate:
+    """Forget what a user, or a whole group, used in the sliding minutes: of one meter, or of all."""
+
+    subject: Subject
+    actor: Actor
+    reason: str
+    meter: str | None = None
+
+
+@dataclass(slots=True)
 class RevokeTokens:
     """Take access tokens back: the one with a `token_id`, else all issued up to `issued_before` (real time,
     not the ledger's) to a subject, in a tenant, or to a subject in a tenant."""
@@ -252,6 +262,7 @@ Command = (
     | ChangeSubscription
     | SetStatus
     | SetLimit
+    | ClearRate
     | RevokeTokens
     | PublishPlans
 )
@@ -336,7 +347,7 @@ class StatusChanged:
 
 @dataclass(slots=True)
 class LimitsChanged:
-    """The account's limits before and after an override changed."""
+    """The account's limits before and after an override changed, or a rate was cleared."""
 
     before: AccountView
     after: AccountView

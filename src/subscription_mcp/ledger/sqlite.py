@@ -220,6 +220,7 @@ class SqliteEngine:
                         self._store.note_commit(turn.now)
                     self._rows_since_checkpoint += self._pruner.prune(turn.now, len(commands))
                     connection.execute("COMMIT")
+                    self._last_now = turn.now
                     self._note(turn.now)
                     self.catalog = self._facts.catalog
                     if self._watchers:

@@ -108,7 +108,8 @@ def dangling(connection: sqlite3.Connection) -> Iterator[str]:
         if count:
             yield f"{count:,} holders name a {column} that is not there."
     for (window,) in connection.execute(
-        "SELECT text FROM word WHERE id IN (SELECT window FROM counter UNION SELECT window FROM rolling)"
+        "SELECT text FROM word WHERE id IN (SELECT window FROM counter UNION SELECT window FROM rolling"
+        " UNION SELECT window FROM rate_cleared)"
     ):
         try:
             window_of_key(window)

@@ -9,6 +9,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from subscription_mcp.domain.identifiers import uuid7_after
@@ -84,7 +85,8 @@ class _Sweep:
             ("reservation", self._reservations),
             ("session", self._sessions),
             ("counter", self._counters),
-            ("rolling", self._rolling),
+            ("rolling", partial(self._sliding, "rolling", "r.cells")),
+            ("rate_cleared", partial(self._sliding, "rate_cleared", "json_array(json_array(r.at, 0))")),
         ):
             tenant = 0
             while tenant := self._tenant_after(table, tenant):
@@ -203,10 +205,10 @@ class _Sweep:
                     )
             yield len(rows)
 
-    def _rolling(self, tenant: int) -> Iterator[int]:
+    def _sliding(self, table: str, cells_column: str, tenant: int) -> Iterator[int]:
         for rows in self._few(
-            "SELECT r.window, r.holder, r.meter, w.text, r.cells FROM rolling r JOIN word w ON w.id = r.window"
-            " WHERE r.tenant = ? AND (r.window, r.holder, r.meter) > (?, ?, ?)"
+            f"SELECT r.window, r.holder, r.meter, w.text, {cells_column} FROM {table} r"
+            " JOIN word w ON w.id = r.window WHERE r.tenant = ? AND (r.window, r.holder, r.meter) > (?, ?, ?)"
             " ORDER BY r.window, r.holder, r.meter LIMIT ?",
             tenant,
             (0, 0, 0),
@@ -214,7 +216,7 @@ class _Sweep:
             for *key, window, cells in rows:
                 if rolling_is_over(window, json.loads(cells), self._now):
                     self._db.execute(
-                        "DELETE FROM rolling WHERE tenant = ? AND window = ? AND holder = ? AND meter = ?",
+                        f"DELETE FROM {table} WHERE tenant = ? AND window = ? AND holder = ? AND meter = ?",
                         (tenant, *key),
                     )
             yield len(rows)

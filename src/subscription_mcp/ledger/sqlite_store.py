@@ -26,7 +26,7 @@ from subscription_mcp.domain.catalog import (
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.identifiers import AccountKind, uuid7_after
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
-from subscription_mcp.domain.rolling import Cells, with_use
+from subscription_mcp.domain.rolling import Cells, used_at, with_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Scheduled, Subscription, Trial
 from subscription_mcp.domain.usage import gains_of
@@ -431,7 +431,8 @@ class Store:
         if counter.length is None:
             counter.used = self._used_before(key, since, now) if row is None else row[0]
         else:
-            cells = self._cells_before(key, counter.length, since, now) if row is None else from_json(row[0])
+            counter.cleared_at = self._cleared_at(place)
+            cells = self._cells_before(counter, since, now) if row is None else from_json(row[0])
             counter.cells = [(at, quantity) for at, quantity in cells]
         if place is not None:
             # Those that have expired too: the next reservation clears them away.
@@ -448,6 +449,18 @@ class Store:
                 key, now if since is None else since, now, facts.catalog
             )
         return counter
+
+    def _cleared_at(self, place: tuple[int, int, int, int, int] | None) -> Instant:
+        """From when on use counts again in a rolling window; 0 where it was never cleared."""
+        if place is None:
+            return 0
+        tenant, _, *key = place
+        row = self._one(
+            "SELECT at FROM rate_cleared WHERE tenant = ? AND window = ? AND holder = ? AND meter = ?",
+            tenant,
+            *key,
+        )
+        return 0 if row is None else cast(Instant, row[0])
 
     def _may_be_held_elsewhere(self, key: CounterKey, since: Instant, now: Instant) -> bool:
         """Whether a live reservation may be older than the total, so that it holds nothing of it yet."""
@@ -543,10 +556,14 @@ class Store:
                 return min(end, anchor.at) if key.start < anchor.at else end
         return window.period_at(key.start, anchor).end
 
-    def _cells_before(self, key: CounterKey, length: Instant, since: Instant | None, now: Instant) -> Cells:
+    def _cells_before(self, counter: Counter, since: Instant | None, now: Instant) -> Cells:
+        key, length = counter.key, counter.length
+        assert length is not None
         if not self._came_late(key, since, now):
             return []
         last = self.last_recorded_at()
+        if counter.cleared_at + FUTURE_TOLERANCE > last - length:
+            return self._cells_since(counter.cleared_at, key, length, now)
         question = UsageTotals(
             _whose(key), last - length, last + FUTURE_TOLERANCE + 1, frozenset({"quarter"})
         )
@@ -556,6 +573,16 @@ class Store:
                 # At the end of its quarter, or of all there is: given back a little late, never early.
                 at = min(cast(Instant, row.quarter) + QUARTER, last)
                 cells = with_use(cells, at, row.quantity, length, now)
+        return cells
+
+    def _cells_since(self, start: Instant, key: CounterKey, length: Instant, now: Instant) -> Cells:
+        """What was used from an instant on, from the events: a quarter of an hour has both sides of it."""
+        cells: Cells = []
+        page = EventPage(_whose(key), start, now + FUTURE_TOLERANCE + 1, size=-1)
+        for _, event in self._event_page(page)[0]:
+            at = used_at(event.occurred_at, event.recorded_at)
+            if at >= start:
+                cells = with_use(cells, at, event.gains.get(key.meter, 0), length, now)
         return cells
 
     def _read_plans(self, key: tuple[str, int]) -> Plan:
@@ -752,6 +779,16 @@ class Store:
         self._free_places.clear()
         for (holder, override_key), override in changes.overrides.items():
             self._save_override(holder, override_key, override)
+        if changes.rates_cleared:
+            many(
+                "INSERT OR REPLACE INTO rate_cleared (tenant, window, holder, meter, at) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (tenant, *rest, at)
+                    for (tenant, _, *rest), at in (
+                        (self._key_made(key), at) for key, at in changes.rates_cleared.items()
+                    )
+                ],
+            )
         if changes.offers:
             many(
                 "INSERT OR REPLACE INTO offer (tenant, handle, actor, digest, terms, expires_at, used_at)"

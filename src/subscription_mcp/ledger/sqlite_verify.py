@@ -162,6 +162,12 @@ class _Recount:
         self._places = Places(limited, book.counted_since, {*levels, *(meter for (meter,) in counted)})
         first = connection.execute("SELECT recorded_at FROM event ORDER BY seq LIMIT 1").fetchone()
         self._first_recorded_at: Instant = FOR_EVER if first is None else first[0]
+        self._cleared: dict[Key, Instant] = {
+            (tenant, 0, *rest): at
+            for tenant, *rest, at in connection.execute(
+                "SELECT tenant, window, holder, meter, at FROM rate_cleared"
+            )
+        }
         self._anchors: dict[int, AnchorHistory] = {}
         self._windows: dict[str, Window] = {}
         self._periods: dict[tuple[str, Anchor], Period] = {}
@@ -222,6 +228,8 @@ class _Recount:
     def _add_rolling(
         self, key: Key, place: Place, length: Instant, gain: int, at: Instant, is_kept: int
     ) -> None:
+        if at < self._cleared.get(key, 0):
+            return
         began = self._now - length
         slack = slack_of(length, came_late=place.since >= self._first_recorded_at)
         if at > began:

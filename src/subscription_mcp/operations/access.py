@@ -103,6 +103,9 @@ class Access:
     def reach_of(self, operation: str, caller: Caller) -> Reach:
         return reach(operation, caller.roles, members_may_record=self._members_may_record)
 
+    def reach_of_role(self, operation: str, role: str) -> Reach:
+        return reach(operation, frozenset({role}), members_may_record=self._members_may_record)
+
     def is_visible(self, operation: str, caller: Caller) -> bool:
         """Whether the operation exists at all for the caller."""
         return self.reach_of(operation, caller) > Reach.NONE
@@ -175,7 +178,10 @@ class Access:
             if caller.view is None:
                 raise _user_id_required()
             subject = self.subject_of(principal)._replace(account=target.account_id)
-            return Granted(caller, tenant, subject, True, caller.view.standing.role or "member")
+            own: str = caller.view.standing.role or "member"
+            if self.reach_of_role(operation, own) is Reach.NONE:  # it is as an operator that one may
+                own = _acting_role(operation, caller.roles, reached)
+            return Granted(caller, tenant, subject, True, own)
         role = _acting_role(operation, caller.roles, reached)
         if role == "service" and target.user_id is None:
             raise _user_id_required()

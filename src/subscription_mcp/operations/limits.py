@@ -1,17 +1,25 @@
-"""Limits set by hand, and their history."""
+"""Limits set by hand, rates cleared, and the history of both."""
 
 from dataclasses import dataclass
 
 from subscription_mcp.domain.catalog import Maximum
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.ledger.commands import AccountView, Arrive, AuditEntry, LimitsChanged, SetLimit
+from subscription_mcp.ledger.commands import (
+    AccountView,
+    Arrive,
+    AuditEntry,
+    ClearRate,
+    LimitsChanged,
+    SetLimit,
+)
 from subscription_mcp.ledger.queries import AuditTrail
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Target, whose_of
 
 HISTORY_SIZE = 100
 TOOL = "manage_limits"
+CLEAR_RATE = f"{TOOL}.clear_rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class LimitChange:
 
 
 class Limits:
-    """Listing, setting and clearing overrides."""
+    """Listing, setting and clearing overrides, and clearing rates."""
 
     def __init__(self, ledger: Ledger, access: Access) -> None:
         self._ledger = ledger
@@ -40,7 +48,7 @@ class Limits:
     async def change(self, caller: Caller, target: Target, change: LimitChange) -> LimitsChanged:
         """Set or clear an override, with its entry in the audit trail. Raises Refusal."""
         granted = await self._access.grant(TOOL, caller, target)
-        outcome = await self._ledger.submit_one(
+        return await self._changed(
             SetLimit(
                 granted.subject_or_refuse(),
                 granted.actor,
@@ -52,6 +60,16 @@ class Limits:
                 expires_at=change.expires_at,
             )
         )
+
+    async def clear_rate(
+        self, caller: Caller, target: Target, meter: str | None, reason: str
+    ) -> LimitsChanged:
+        """Forget what was used in the sliding minutes, of a meter or of all; operators only. Raises Refusal."""
+        granted = await self._access.grant(CLEAR_RATE, caller, target)
+        return await self._changed(ClearRate(granted.subject_or_refuse(), granted.actor, reason, meter))
+
+    async def _changed(self, command: SetLimit | ClearRate) -> LimitsChanged:
+        outcome = await self._ledger.submit_one(command)
         if isinstance(outcome, Refusal):
             raise outcome
         assert isinstance(outcome, LimitsChanged)

@@ -19,12 +19,12 @@ HANDLE_BYTES = 18
 
 @dataclass(slots=True)
 class FeatureAnswer:
-    """Whether an account has a feature, and which plans do."""
+    """Whether an account has a feature, and which plans do, with what value."""
 
     feature: str
     granted: bool
     value: FeatureValue
-    plans: list[str]
+    plans: dict[str, FeatureValue]
 
 
 class Plans:
@@ -69,7 +69,7 @@ class Plans:
             )
         going = view.subscription is not None and view.subscription.standstill_at(view.as_of) is None
         value = view.plan.features.get(feature, False) if view.plan is not None and going else False
-        plans = [plan.key for plan in self.catalog.plans_with_feature(feature)]
+        plans = {plan.key: plan.features[feature] for plan in self.catalog.plans_with_feature(feature)}
         return FeatureAnswer(feature, bool(value), value, plans)
 
     async def change(

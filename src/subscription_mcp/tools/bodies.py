@@ -85,7 +85,7 @@ async def has_feature(do: Operations, caller: Caller, given: wire.HasFeatureArgu
         "feature": answer.feature,
         "granted": answer.granted,
         "value": answer.value,
-        "plans": answer.plans,
+        "plans": list(answer.plans),
     }
     return Answer(texts.feature(answer), document)
 
@@ -186,13 +186,16 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
             texts.limit_history(entries),
             document | {"limits": documents.limits(view.limits), "history": shown},
         )
-    maximum: Maximum | None = None
-    if given.action == "set":
-        maximum = UNLIMITED if given.limit == "unlimited" else given.limit
-    expires_at = instant_of(given.expires_at, "expires_at")
-    changed = await do.limits.change(
-        caller, target, LimitChange(given.meter, given.window, maximum, given.reason, expires_at)
-    )
+    if given.action == "clear_rate":
+        changed = await do.limits.clear_rate(caller, target, given.meter, given.reason)
+    else:
+        maximum: Maximum | None = None
+        if given.action == "set":
+            maximum = UNLIMITED if given.limit == "unlimited" else given.limit
+        expires_at = instant_of(given.expires_at, "expires_at")
+        changed = await do.limits.change(
+            caller, target, LimitChange(given.meter, given.window, maximum, given.reason, expires_at)
+        )
     after = documents.limits(changed.after.limits)
     document |= {
         "limits": after,

@@ -1,9 +1,10 @@
 """What a tool says in words: complete on its own, for clients that show no structure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from subscription_mcp.domain.catalog import Catalog, ModelPrice, Money, Plan, Price
+from subscription_mcp.domain.catalog import Catalog, FeatureValue, ModelPrice, Money, Plan, Price
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
@@ -77,7 +78,7 @@ def plans(offered: list[Plan]) -> str:
             + (" for the whole account" if limit.scope == "account" else "")
             for limit in plan.limits
         )
-        features = ", ".join(name for name, value in plan.features.items() if value)
+        features = ", ".join(_with_value(name, value) for name, value in plan.features.items() if value)
         lines.append(
             f"{plan.title} ({plan.key}): {_price(plan.price)}; {limits or 'no limits'}"
             + (f"; with {features}" if features else "")
@@ -232,11 +233,16 @@ def usage_events(events: list[UsageEvent], next_cursor: str | None) -> str:
 
 
 def feature(answer: FeatureAnswer) -> str:
-    have = f"Plans with it: {', '.join(answer.plans)}." if answer.plans else "No plan has it."
+    plans = ", ".join(_with_value(plan, value) for plan, value in answer.plans.items())
+    have = f"Plans with it: {plans}." if plans else "No plan has it."
     if answer.granted:
         value = "" if answer.value is True else f", value {answer.value}"
         return f"Yes: {answer.feature} is included{value}. {have}"
     return f"No: {answer.feature} is not included. {have}"
+
+
+def _with_value(name: str, value: FeatureValue) -> str:
+    return name if value is True else f"{name} ({value})"
 
 
 def decision(decided: Decision) -> str:
@@ -283,10 +289,17 @@ def limit_history(entries: list[AuditEntry]) -> str:
         return "No limit was ever changed by hand here."
     return "\n".join(
         f"{format_instant(entry.at)} {entry.actor.user} ({entry.actor.role}) {entry.action} "
-        f"{(entry.after or {}).get('meter')} per {(entry.after or {}).get('window')}: "
-        f"{(entry.before or {}).get('limit')} -> {(entry.after or {}).get('limit')}. {entry.reason or ''}".rstrip()
+        f"{_change_of_limit(entry.before or {}, entry.after or {})}. {entry.reason or ''}".rstrip()
         for entry in entries
     )
+
+
+def _change_of_limit(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    window = after.get("window")
+    if "used" in before:
+        used = before["used"].items()
+        return ", ".join(f"{meter} per {window}: {quantity} used -> 0" for meter, quantity in used)
+    return f"{after.get('meter')} per {window}: {before.get('limit')} -> {after.get('limit')}"
 
 
 def _money(money: Money) -> str:

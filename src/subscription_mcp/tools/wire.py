@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX
 from subscription_mcp.domain.identifiers import ID_PATTERN
 from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
+from subscription_mcp.domain.windows import MINUTE_WINDOW
 
 PAGE_SIZE_MAX = 200
 BATCH_EVENTS_MAX = 1000
@@ -205,9 +206,9 @@ class ListUsageEventsArguments(TargetArguments):
 
 
 class ManageLimitsArguments(TargetArguments):
-    action: Literal["list", "set", "clear", "history"]
-    meter: Word = left_out()
-    window: Word = left_out("day, month, … as the plan limits it.")
+    action: Literal["list", "set", "clear", "clear_rate", "history"]
+    meter: Word = left_out("For clear_rate: all meters unless given.")
+    window: Word = left_out("day, month, … as the plan limits it; clear_rate clears minute.")
     limit: Annotated[int, Field(ge=0, le=TOTAL_MAX)] | Literal["unlimited"] = left_out(
         'For set: an integer or "unlimited".'
     )
@@ -216,10 +217,15 @@ class ManageLimitsArguments(TargetArguments):
 
     @model_validator(mode="after")
     def _what_the_action_needs(self) -> "ManageLimitsArguments":
-        needed = {"set": ("meter", "window", "limit", "reason"), "clear": ("meter", "window", "reason")}
+        needed = {
+            "set": ("meter", "window", "limit", "reason"),
+            "clear": ("meter", "window", "reason"),
+            "clear_rate": ("reason",),
+        }
         allowed = {
             "set": ("meter", "window", "limit", "expires_at", "reason"),
             "clear": ("meter", "window", "reason"),
+            "clear_rate": ("meter", "window", "reason"),
         }
         for name in needed.get(self.action, ()):
             if name not in self.model_fields_set:
@@ -227,6 +233,8 @@ class ManageLimitsArguments(TargetArguments):
         for name in ("meter", "window", "limit", "expires_at", "reason"):
             if name in self.model_fields_set and name not in allowed.get(self.action, ()):
                 raise ValueError(f"{self.action} takes no {name}")
+        if self.action == "clear_rate" and self.window not in (None, MINUTE_WINDOW):
+            raise ValueError(f"clear_rate clears the window {MINUTE_WINDOW} and no other")
         return self
 
 

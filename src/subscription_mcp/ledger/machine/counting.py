@@ -112,7 +112,8 @@ def total_of(
         period = Period(now - window.length, used_at(at, now) + window.length)
         holds = [(one.expires_at, one.quantity) for id_, one in counter.holds.items() if id_ != besides]
         live = [(until, quantity) for until, quantity in holds if now < until]
-        return Total(counter.used_at(now), held, period, counter.cells, at + window.length > now, live)
+        counts = at + window.length > now and at >= counter.cleared_at
+        return Total(counter.used_at(now), held, period, counter.cells, counts, live)
     return Total(counter.used, held, period)
 
 
@@ -157,12 +158,12 @@ def tally_of(totals: Totals, limits: Iterable[Limit], meters: Iterable[str]) -> 
     return Tally(Period(start, end), checked, [one for one in counters.values() if one is not None])
 
 
-def keep_what_is_limited(turn: Turn, plan: Plan) -> None:
-    """Keep the totals a new version of a plan limits, from now on and for everybody."""
+def keep_what_is_limited(turn: Turn, plan: Plan, since: Instant) -> None:
+    """Keep the totals a new version of a plan limits, for everybody."""
     facts = turn.facts
     for limit in plan.limits:
         for window, scope in places_of(limit):
-            facts.counted_since.setdefault((limit.meter, window.key, scope), turn.now)
+            facts.counted_since.setdefault((limit.meter, window.key, scope), since)
     for counter in facts.counters.values():
         if not counter.kept and facts.kept_since(counter.key) is not None:
             counter.kept = True

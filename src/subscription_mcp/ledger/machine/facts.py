@@ -92,7 +92,8 @@ class Hold(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Counter:
     """A running total as it is known: what is used and what reservations hold. That of a rolling window, which
-    has a `length`, is in its cells. One that is not `kept` is only looked at because of an override: it is
+    has a `length`, is in its cells, and nothing that was used before it was cleared by hand (`cleared_at`, 0 if
+    never) counts in it. One that is not `kept` is only looked at because of an override: it is
     added up from what is saved each time. `place` is what the engine knows it by."""
 
     key: CounterKey
@@ -100,6 +101,7 @@ class Counter:
     holds: dict[str, Hold] = field(default_factory=dict)
     length: Instant | None = None
     cells: Cells = ()
+    cleared_at: Instant = 0
     kept: bool = True
     place: Any = None
     meter: str = field(init=False)
@@ -122,7 +124,7 @@ class Counter:
         """Count something that happened at `at`."""
         if self.length is None:
             self.used += gain
-        else:
+        elif self.cleared_at <= at:
             self.cells = with_use(self.cells, at, gain, self.length, now)
 
 
@@ -322,6 +324,8 @@ class Changes:
     trials: dict[tuple[str, str], tuple[TrialKind, Trial]] = field(default_factory=dict)
     members: dict[tuple[str, str], tuple[Membership, Instant]] = field(default_factory=dict)
     overrides: dict[tuple[HolderKey, OverrideKey], Override | None] = field(default_factory=dict)
+    rates_cleared: dict[CounterKey, Instant] = field(default_factory=dict)
+    """From when on use counts again in a rolling window."""
     offers: dict[tuple[str, bytes], Offer] = field(default_factory=dict)
     holds: dict[tuple[CounterKey, str], Hold | None] = field(default_factory=dict)
     reservations: dict[tuple[str, str], Reservation] = field(default_factory=dict)
@@ -338,7 +342,8 @@ class Changes:
         if self.current_plans is not None:
             return None
         found = {(key.tenant, key.account) for key in self.subscriptions}
-        for key in (*(counter.key for counter in self.counters), *(key for key, _ in self.holds)):
+        counted = (counter.key for counter in self.counters)
+        for key in (*counted, *self.rates_cleared, *(key for key, _ in self.holds)):
             found |= {(key.tenant, key.account), (key.tenant, key.user)}
         for (account, user), _ in self.overrides:
             found |= {(account.tenant, account.account), (account.tenant, user)}

@@ -1,4 +1,4 @@
-"""Limits set by hand."""
+"""Limits set by hand, and rates cleared."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,12 +7,15 @@ from subscription_mcp.domain.catalog import (
     UNLIMITED,
     Limit,
     Maximum,
+    Plan,
     Scope,
 )
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import format_instant
+from subscription_mcp.domain.windows import MINUTE_WINDOW
 from subscription_mcp.domain.wording import maximum_text
 from subscription_mcp.ledger.commands import (
+    ClearRate,
     LimitsChanged,
     SetLimit,
     refused,
@@ -26,9 +29,11 @@ from subscription_mcp.ledger.machine.accounts import (
     must_be_known,
     must_have_room,
     overrides_of,
+    totals_of,
     view_of,
 )
 from subscription_mcp.ledger.machine.facts import (
+    Counter,
     HolderKey,
     Override,
     OverrideKey,
@@ -88,12 +93,83 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
     return LimitsChanged(before, after, entry)
 
 
-def _limit_to_override(located: Located, command: SetLimit) -> Limit:
-    plan = located.plan
-    if plan is None:
+def clear_rate(turn: Turn, command: ClearRate) -> LimitsChanged | None:
+    """Let somebody who was too fast go on at once. What open reservations hold stays held."""
+    facts = turn.facts
+    located = locate(turn, command.subject)
+    if located is None:
+        return None
+    before = view_of(turn, located)
+    if facts.missing:
+        return None
+    must_be_known(located, command.actor)
+    rates = _rates_of(turn, located, command.meter)
+    must_have_room(turn, located)
+    if not turn.may_write:
+        return None
+    make_known(turn, located, command.actor)
+    shown = {
+        "window": MINUTE_WINDOW,
+        "scope": "account" if located.standing.user is None else "user",
+        "used": {meter: counter.used_at(turn.now) for meter, counter in rates.items()},
+    }
+    # Time goes on, so that nothing used before shares its instant with what is used from now on.
+    turn.now = facts.now = turn.now + 1
+    for counter in rates.values():
+        counter.cleared_at = turn.changes.rates_cleared[counter.key] = turn.now
+        if counter.cells:
+            counter.cells = ()
+            turn.changes.counters.add(counter)
+    entry = audit(
+        turn,
+        located.account,
+        located.user,
+        "limit.clear_rate",
+        command.actor,
+        command.reason,
+        shown,
+        {**shown, "used": dict.fromkeys(rates, 0)},
+    )
+    return LimitsChanged(before, view_of(turn, located), entry)
+
+
+def _rates_of(turn: Turn, located: Located, meter: str | None) -> dict[str, Counter]:
+    """The sliding minutes of exactly whom is meant, by meter: a group's member has their own, and so has the group."""
+    plan = _plan_of(located)
+    rates = [limit for limit in located.limits if limit.window.key == MINUTE_WINDOW]
+    if located.standing.account_kind == "group":
+        scope: Scope = "account" if located.standing.user is None else "user"
+        own = [limit for limit in rates if limit.scope == scope]
+    else:
+        own = rates
+    totals = totals_of(turn, located, turn.now)
+    found = {
+        limit.meter: counter
+        for limit in own
+        if meter in (None, limit.meter)
+        and (counter := turn.facts.counter(totals.key(limit.meter, limit.window, limit.scope))) is not None
+    }
+    if not found and not turn.facts.missing:
+        whose = {"user": "for each user", "account": "for the whole account"}
+        known = ", ".join(f"{limit.meter} {whose[limit.scope]}" for limit in rates) or "nothing"
+        raise refused(
+            "invalid_request",
+            f"There is no such rate to clear. The {plan.title} plan limits per minute: {known}.",
+            FieldProblem("meter", "must be one the plan limits per minute, for whom is meant"),
+        )
+    return found
+
+
+def _plan_of(located: Located) -> Plan:
+    if located.plan is None:
         raise refused(
             "payment_required", "There is no subscription for this account yet, so it has no limits to set."
         )
+    return located.plan
+
+
+def _limit_to_override(located: Located, command: SetLimit) -> Limit:
+    plan = _plan_of(located)
     for_group = located.standing.account_kind == "group" and located.standing.user is None
     preferred: Scope = "account" if for_group else "user"
     limit = plan.limit_for(command.meter, command.window, preferred) or plan.limit_for(

@@ -25,6 +25,8 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
     if facts.catalog_name != command.catalog:
         facts.catalog_name = changes.catalog_name = command.catalog
         changes.published_at = turn.now
+    # Before the first there is nothing that was not kept: it is told apart from an event of the same instant.
+    at = turn.now - 1 if is_first else turn.now
     published, held_back = [], []
     current: dict[str, Plan] = {}
     for plan in command.plans:
@@ -37,8 +39,8 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
             head = facts.plan_heads[plan.key] = PlanHead(version, digest, "file")
             facts.plan_versions[(plan.key, digest)] = version
             new = facts.plans[(plan.key, version)] = plan.with_version(version)
-            changes.plan_versions.append((new, digest, turn.now))
-            keep_what_is_limited(turn, new)
+            changes.plan_versions.append((new, digest, at))
+            keep_what_is_limited(turn, new, at)
             published.append(plan.key)
         # A definition that was there before is that version again, not a new one.
         version = head.version if plan.key in held_back else facts.plan_versions[(plan.key, digest)]
