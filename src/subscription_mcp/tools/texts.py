@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from subscription_mcp.domain.catalog import Catalog, ModelPrice, Money, Plan, Price
-from subscription_mcp.domain.decisions import Decision
+from subscription_mcp.domain.decisions import Decision, unit_of
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.wording import (
@@ -12,6 +12,7 @@ from subscription_mcp.domain.wording import (
     counted,
     line_of,
     maximum_text,
+    meter_words,
     overview_sentence,
     per_window,
     standstill_sentence,
@@ -69,15 +70,18 @@ def session(decided: SessionDecided) -> str:
     return f"Session {opened.id} is open until {until}. {decided.decision.message}"
 
 
-def plans(offered: list[Plan]) -> str:
+def plans(offered: list[Plan], catalog: Catalog) -> str:
     lines = []
     for plan in offered:
         limits = ", ".join(
-            f"{maximum_text(limit.maximum)} {limit.meter.replace('_', ' ')} {per_window(limit.window)}"
+            f"{maximum_text(limit.maximum)} {meter_words(limit.meter, unit_of(catalog, limit.meter))} "
+            + per_window(limit.window)
             + (" for the whole account" if limit.scope == "account" else "")
             for limit in plan.limits
         )
-        features = ", ".join(name for name, value in plan.features.items() if value)
+        features = ", ".join(
+            name if value is True else f"{name} {value}" for name, value in plan.features.items() if value
+        )
         lines.append(
             f"{plan.title} ({plan.key}): {_price(plan.price)}; {limits or 'no limits'}"
             + (f"; with {features}" if features else "")
@@ -252,11 +256,11 @@ def quota_prompt(view: AccountView) -> str:
     )
 
 
-def compare_plans_prompt(offered: list[Plan], view: AccountView | None) -> str:
+def compare_plans_prompt(offered: list[Plan], catalog: Catalog, view: AccountView | None) -> str:
     mine = f"\n\nWhat I have and use now: {tier_info(view)}" if view is not None else ""
     return (
         "Compare these plans for me in a small table, then say in one sentence which fits best what I use and what "
-        f"it would cost. Use only these numbers.\n\n{plans(offered)}{mine}"
+        f"it would cost. Use only these numbers.\n\n{plans(offered, catalog)}{mine}"
     )
 
 
@@ -298,5 +302,5 @@ def _price(price: Price) -> str:
         return "free"
     parts = [f"{_money(price.monthly)} a month"] if price.monthly is not None else []
     parts += [f"{_money(price.yearly)} a year"] if price.yearly is not None else []
-    parts += [f"{_money(price.per_seat)} per seat"] if price.per_seat is not None else []
-    return " or ".join(parts[:2]) + (f" and {parts[2]}" if len(parts) > 2 else "")
+    per_seat = f" and {_money(price.per_seat)} a month per seat" if price.per_seat is not None else ""
+    return " or ".join(parts) + per_seat
