@@ -61,7 +61,7 @@ LEASE = "…"
 CALLS: dict[str, dict[str, Any]] = {
     "get_tier_info": {},
     "upgrade_tier": {"plan": "advanced", "dry_run": True},
-    "manage_subscription": {"action": "resume", "dry_run": True},
+    "manage_subscription": {"action": "cancel", "dry_run": True},
     "get_usage_analytics": {},
     "list_usage_events": {},
     "check_quota": MESSAGE,

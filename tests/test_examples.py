@@ -1,19 +1,21 @@
-"""The examples do what they say. `bedrock_chat.py` is run by test_readme.py, which shows what it prints."""
+"""The examples do what they say. `bedrock_chat.py` and `call.py` are run by test_readme.py, which shows what they print."""
 
 import json
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
+import pytest
 from tests.harness import ERAS, ROOT, Place
 
-from subscription_mcp.catalogs import load_catalog
+from subscription_mcp.catalogs import load_catalog, shipped_names
 
 
-def created(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(place: Place, example: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "create_test_users.py"), *arguments],
-        env=place.environment(),
+        [sys.executable, str(ROOT / "examples" / example), *arguments],
+        env=place.environment(**variables),
         cwd=place.folder,
         capture_output=True,
         text=True,
@@ -22,13 +24,18 @@ def created(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def test_each_token_it_prints_has_its_tier(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+def created(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(place, "create_test_users.py", *arguments)
+
+
+@pytest.mark.parametrize("catalog", shipped_names())
+async def test_each_token_it_prints_has_its_tier(tmp_path: Path, catalog: str) -> None:
+    place = Place(tmp_path, CATALOG=catalog)
     done = created(place, "--tenant", "globex", "--json")
     assert done.returncode == 0, done.stderr
     users = json.loads(done.stdout)
-    assert [user["plan"] for user in users] == list(load_catalog("bedrock-chat").plans)
-    for user, mode in zip(users, [*ERAS.values(), "auto"], strict=True):
+    assert [user["plan"] for user in users] == list(load_catalog(catalog).plans)
+    for user, mode in zip(users, cycle(ERAS.values())):
         async with place.over_stdio(user["token"], mode) as talk:
             told = await talk.call("get_tier_info")
         assert (told["tenant_id"], told["user_id"], told["plan"]) == ("globex", user["user"], user["plan"])
@@ -51,3 +58,24 @@ def test_it_says_in_a_sentence_what_is_wrong(tmp_path: Path) -> None:
     done = created(Place(tmp_path, CATALOG="bedrok-chat"))
     assert done.returncode == 2 and done.stdout == ""
     assert "did you mean 'bedrock-chat'?" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_call_says_in_words_what_came_of_it(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    service = place.token("app", role="service")
+    with place.serving() as server:
+        url = f"--url={server.base_url}/mcp"
+
+        def call(*words: str, token: str = service) -> tuple[int, str]:
+            done = run(place, "call.py", url, *words, TOKEN=token)
+            return done.returncode, done.stdout + done.stderr
+
+        code, told = call("record_usage", "user_id=bella", "event=message", "quantity=50")
+        assert code == 0 and told.startswith("Basic plan: 50 of 50 messages")
+        assert call("record_usage", "user_id=bella", "event=mail")[0] == 1
+        assert call("no_such_tool") == (1, "Unknown tool: no_such_tool\n")
+        assert "is the token one of its own?" in call("get_tier_info", token="nonsense")[1]
+        # Nobody is there to answer: nothing is changed.
+        assert call("upgrade_tier", "plan=advanced", token=place.token("bella"))[1].endswith(
+            "Declined: nothing was changed.\n"
+        )

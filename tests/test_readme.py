@@ -21,7 +21,7 @@ from tests.generated_docs import README, with_tables
 
 from subscription_mcp.auth.keys import VerificationKey
 from subscription_mcp.auth.tokens import TokenVerifier
-from subscription_mcp.catalogs import load_catalog
+from subscription_mcp.catalogs import load_catalog, shipped_names
 from subscription_mcp.cli import main as cli
 from subscription_mcp.domain.errors import HTTP_STATUS
 from subscription_mcp.domain.windows import WINDOW_NAMES
@@ -92,11 +92,14 @@ class Step:
     line: int
 
 
-def steps() -> list[Step]:
-    """Every command in order. In a console block `$ ` begins a command, `> ` goes on with it, and the rest is
-    what it prints; in a bash block every line is a command."""
-    found: list[Step] = []
-    for block in blocks("bash", "console"):
+def steps() -> list[Step | Block]:
+    """Every command, and every file to be written, in order. In a console block `$ ` begins a command, `> ` goes
+    on with it, and the rest is what it prints; in a bash block every line is a command."""
+    found: list[Any] = []
+    for block in blocks("bash", "console", "toml"):
+        if block.language == "toml":
+            found.append(block)
+            continue
         for number, line in enumerate(block.text.splitlines(), block.line + 1):
             if block.language == "bash":
                 found.append(Step(re.sub(r"\s+# .*", "", line), None, number))
@@ -162,9 +165,14 @@ def checkout(tmp_path: Path) -> Path:
     for name, words in (("python", ""), (CONSOLE_SCRIPT, "-m subscription_mcp ")):
         (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n')
         (binaries / name).chmod(0o755)
-    for block in blocks("toml"):
-        (tmp_path / block.name).write_text(block.text, "utf-8")
     return tmp_path
+
+
+def write(block: Block, folder: Path) -> None:
+    """Put a file where it says it is, as its reader does."""
+    path = folder / block.name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(block.text, "utf-8")
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -258,15 +266,17 @@ def perform(shell: Shell, step: Step) -> tuple[int, str]:
             return shell.serve(f'"$PWD/.venv/bin/{CONSOLE_SCRIPT}" demo --dir .demo')
         case ["subscription-mcp", "serve", *_]:
             return shell.serve(step.command)
-    return shell.run(
-        step.command.replace(PORT, shell.port).replace("bedrock_chat.py", f"bedrock_chat.py {shell.url}")
-    )
+    command = step.command.replace(PORT, shell.port).replace("bedrock_chat.py", f"bedrock_chat.py {shell.url}")
+    return shell.run(command.replace("call.py", f"call.py --url {shell.url}"))
 
 
 @pytest.mark.skipif(not shutil.which("bash") or not shutil.which("curl"), reason="needs bash and curl")
 def test_every_command_does_what_is_shown(checkout: Path) -> None:
     with a_shell(checkout) as shell:
         for step in steps():
+            if isinstance(step, Block):
+                write(step, checkout)
+                continue
             code, output = perform(shell, step)
             shown = f"README.md:{step.line} {step.command}\n{output}"
             assert code == 0, shown
@@ -302,15 +312,14 @@ def test_the_demo_prints_configurations_that_work(tmp_path: Path) -> None:
 # --- The files ---------------------------------------------------------------------------------------------
 
 
-def test_every_catalog_and_configuration_loads(checkout: Path) -> None:
+def test_every_catalog_and_configuration_loads(tmp_path: Path) -> None:
+    for block in blocks("toml"):
+        write(block, tmp_path)
     names = [block.name for block in blocks("toml")]
-    assert sorted(names) == ["my-catalog.toml", "provider.toml", "subscription.toml"]
-    catalog = load_catalog(str(checkout / "my-catalog.toml"))
-    assert catalog.default_plan == "free"
-    settings = load_settings({"config": str(checkout / "subscription.toml")}, environ={})
-    assert settings.catalog == str(checkout / "my-catalog.toml")
-    assert settings.database_path == checkout / "ledger.db"
-    provider = load_settings({"config": str(checkout / "provider.toml")}, environ={})
+    assert sorted(names) == ["my-catalog.toml", "provider.toml", "translations/catalog.toml"]
+    for name in ("my-catalog.toml", "translations/catalog.toml"):
+        assert load_catalog(str(tmp_path / name)).default_plan == "free"
+    provider = load_settings({"config": str(tmp_path / "provider.toml")}, environ={})
     assert (provider.key_kind, provider.issuer) == ("jwks", "https://id.example.com")
 
 
@@ -363,6 +372,10 @@ def test_the_claims_shown_are_accepted() -> None:
 
 def test_the_generated_tables_are_what_the_code_says() -> None:
     assert with_tables(TEXT) == TEXT, "README.md is behind the code: run `python -m tests.generated_docs`"
+
+
+def test_every_shipped_catalog_is_there() -> None:
+    assert sorted(re.findall(r"`(.+?)`", row[0])[0] for row in table("catalog")) == list(shipped_names())
 
 
 def test_every_code_is_there_with_its_status() -> None:

@@ -89,7 +89,6 @@ def test_the_local_key_is_made_once_and_is_private(place: Place) -> None:
         ("token", "mint", "--user", "bella", "--ttl", "0s"),
         ("serve", "--port", "99999"),
         ("usage", "--nonsense"),
-        ("catalog", "check"),
     ],
 )
 def test_a_wrong_usage_is_2_with_a_sentence(place: Place, arguments: tuple[str, ...]) -> None:
@@ -107,7 +106,10 @@ def test_shipped_catalogs_are_listed_and_shown(place: Place) -> None:
     assert place.run("catalog", "list").stdout.startswith("bedrock-chat")
     shown = json.loads(place.run("catalog", "show", "bedrock-chat", "--json").stdout)
     assert [plan["plan"] for plan in shown["plans"]] == ["basic", "advanced", "premium"]
-    assert "Advanced (advanced): 29.00 USD a month" in place.run("catalog", "show", "bedrock-chat").stdout
+    assert shown["events"] == {"message": {}, "tool_call": {"tool": "text"}}
+    told = place.run("catalog", "show", "bedrock-chat").stdout
+    assert "\nEvents: message, tool_call (tool: text).\n" in told
+    assert "Advanced (advanced): 29.00 USD a month" in told
 
 
 BROKEN = {
@@ -148,6 +150,10 @@ def test_a_good_catalog_of_ones_own_is_fine(place: Place) -> None:
     (place.folder / "mine.toml").write_text(good.replace("limit = 50 }", "limit = 7 }"))
     checked = place.run("catalog", "check", "mine.toml")
     assert checked.returncode == OK, checked.stderr
+    assert place.run("catalog", "check", CATALOG="mine.toml").stderr.startswith(
+        f"{place.folder / 'mine.toml'}: fine"
+    )
+    assert "7 messages a day" in place.run("catalog", "show", CATALOG="mine.toml").stdout
     shown = place.run("usage", "--user", "bella", CATALOG="mine.toml")
     assert "0 of 7" in shown.stdout
     assert place.run("catalog", "check", "missing.toml").returncode == CONFIGURATION
@@ -217,6 +223,15 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert [finding["check"] for finding in findings if finding["state"] == "FAIL"] == [check]
 
 
+def test_doctor_says_that_the_ledger_counts_by_another_catalog(place: Place) -> None:
+    assert place.run("usage", "--user", "bella").returncode == OK
+    ill = place.run("doctor", CATALOG="notion-agent")
+    assert ill.returncode == FAILED
+    (line,) = [line for line in ill.stdout.splitlines() if line.startswith("FAIL")]
+    assert line.endswith("counts by the catalog bedrock-chat")
+    assert place.run("doctor").returncode == OK
+
+
 def test_migrate_makes_the_schema_and_check_only_looks(place: Place) -> None:
     before = place.run("migrate", "--check")
     assert before.returncode == FAILED
@@ -261,6 +276,11 @@ def test_a_frozen_clock_and_a_public_url_do_not_go_together(place: Place) -> Non
 
 
 # Serving
+
+
+def test_a_server_says_what_it_serves(place: Place) -> None:
+    with place.serving() as server:
+        server.wait_for_log(f"catalog   bedrock-chat\nledger    {place.database}\n")
 
 
 def test_a_taken_port_is_said(place: Place) -> None:
@@ -315,6 +335,16 @@ def test_demo_data_is_made_once_and_anew_on_request(place: Place) -> None:
     assert (folder / "secret").read_text() == secret
     assert (folder / "secret").stat().st_mode & 0o777 == 0o600
     assert (folder / "subscription.toml").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_demo_says_that_it_is_not_about_the_configured_catalog(place: Place) -> None:
+    folder = place.folder / "demo"
+    told = place.run("demo", "--no-serve", "--dir", str(folder), CATALOG="notion-agent")
+    assert told.returncode == OK
+    assert "are those of bedrock-chat, not of notion-agent" in told.stderr
+    for variables in ({}, {"CONFIG": str(folder / "subscription.toml")}, {"CATALOGUE": "a misspelt setting"}):
+        again = place.run("demo", "--no-serve", "--dir", str(folder), **variables)
+        assert again.returncode == OK and "not of" not in again.stderr
 
 
 def test_two_demos_started_at_once_make_one_whole_set_of_data(place: Place) -> None:

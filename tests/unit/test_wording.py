@@ -7,7 +7,7 @@ from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.domain.decisions import Total, limit_states
 from subscription_mcp.domain.instants import parse_instant
 from subscription_mcp.domain.windows import Anchor
-from subscription_mcp.domain.wording import clock_time, counted, line_of, overview_sentence
+from subscription_mcp.domain.wording import clock_time, counted, line_of, meter_words, overview_sentence
 
 NOW = parse_instant(TODAY)
 
@@ -46,6 +46,20 @@ def states_of(plan, used: int = 0):
 )
 def test_numbers_are_read_with_their_unit(count: int, unit: str, text: str) -> None:
     assert counted(count, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("meter", "unit", "text"),
+    [
+        ("messages", "message", "messages"),
+        ("api_calls", "API call", "API calls"),
+        ("storage_mb", "MB", "storage MB"),
+        ("llm_tokens", "LLM token", "LLM tokens"),
+        ("compute_minutes", "minute", "compute minutes"),
+    ],
+)
+def test_a_meter_is_spelled_like_its_unit(meter: str, unit: str, text: str) -> None:
+    assert meter_words(meter, unit) == text
 
 
 @pytest.mark.parametrize(

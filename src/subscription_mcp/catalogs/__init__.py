@@ -16,14 +16,18 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
 
 
+def shipped_text(name: str) -> str:
+    """The file of a shipped catalog, which explains itself."""
+    return files(__name__).joinpath(name + _SUFFIX).read_text("utf-8")
+
+
 def load_catalog(name_or_path: str) -> Catalog:
     """The shipped catalog of that name, else the one in the file of that path.
 
     Raises CatalogError: no such catalog or file, not readable, or something wrong inside.
     """
     if name_or_path in shipped_names():
-        name = name_or_path + _SUFFIX
-        return parse_catalog(files(__name__).joinpath(name).read_text("utf-8"), source=name)
+        return parse_catalog(shipped_text(name_or_path), source=name_or_path + _SUFFIX)
     try:
         # Some editors begin a file with a byte order mark; TOML does not allow it.
         text = Path(name_or_path).read_text("utf-8-sig")

@@ -6,6 +6,7 @@ import click
 
 from subscription_mcp.catalogs import load_catalog, shipped_names
 from subscription_mcp.cli.common import json_option, print_json, settings_of, tell
+from subscription_mcp.domain.catalog import EventType
 from subscription_mcp.domain.wording import counted
 from subscription_mcp.tools import documents, texts
 
@@ -28,21 +29,30 @@ def list_catalogs(as_json: bool) -> None:
 
 
 @catalog.command("show")
-@click.argument("name_or_path")
+@click.argument("name_or_path", required=False)
 @json_option
-def show_catalog(name_or_path: str, as_json: bool) -> None:
-    """The plans and prices of a catalog: a shipped name or a file."""
-    found = load_catalog(name_or_path)
+@click.pass_context
+def show_catalog(ctx: click.Context, name_or_path: str | None, as_json: bool) -> None:
+    """The events, plans and prices of a catalog: a shipped name or a file, else the configured one."""
+    found = load_catalog(name_or_path or settings_of(ctx).catalog)
     if as_json:
         plans = [documents.plan(plan, found) for plan in found.plans_by_price]
-        head = {"name": found.name, "title": found.title, "currency": found.currency}
+        events = {event.name: dict(event.attributes) for event in found.events.values()}
+        head = {"name": found.name, "title": found.title, "currency": found.currency, "events": events}
         print_json({**head, "plans": plans, **documents.pricing(found)})
         return
     click.echo(f"{found.title} ({found.name})")
-    click.echo(texts.plans(list(found.plans_by_price)))
+    click.echo(f"Events: {', '.join(_event(event) for event in found.events.values())}.")
+    click.echo(texts.plans(list(found.plans_by_price), found))
     if found.prices:
         click.echo("Calls of models and providers cost:")
         click.echo(texts.model_prices(found.prices))
+
+
+def _event(event: EventType) -> str:
+    """What is recorded, with the attributes it may have: `document (characters: integer)`."""
+    attributes = ", ".join(f"{name}: {kind}" for name, kind in event.attributes.items())
+    return f"{event.name} ({attributes})" if attributes else event.name
 
 
 @catalog.command("publish")
@@ -68,9 +78,11 @@ def publish_catalog(ctx: click.Context, yes: bool) -> None:
 
 
 @catalog.command("check")
-@click.argument("path")
-def check_catalog(path: str) -> None:
-    """Check a catalog file; says file, key, what is wrong and the nearest valid word."""
+@click.argument("path", required=False)
+@click.pass_context
+def check_catalog(ctx: click.Context, path: str | None) -> None:
+    """Check a catalog file, else the configured one; says file, key, what is wrong and the nearest valid word."""
+    path = path or settings_of(ctx).catalog
     found = load_catalog(path)
     parts = [
         counted(len(found.plans), "plan"),

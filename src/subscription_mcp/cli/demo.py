@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ import platformdirs
 from subscription_mcp.auth.keys import verification_key
 from subscription_mcp.auth.principal import Role
 from subscription_mcp.auth.tokens import mint
-from subscription_mcp.cli.common import log_to_stderr, tell
+from subscription_mcp.cli.common import log_to_stderr, settings_of, tell
 from subscription_mcp.cli.serving import DEFAULT_PORT, listen, run_http
 from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.settings import DEFAULT_NAME, Settings, SettingsError, load_settings
 
 OURSELVES = (sys.executable, "-m", "subscription_mcp")
+CATALOG = "bedrock-chat"
 PORTS_TRIED = 20
 TOKEN_DAYS = 30
 
@@ -56,9 +57,16 @@ PERSONAS = (
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--reset", is_flag=True, help="Make the demo data anew.")
 @click.option("--no-serve", is_flag=True, help="Make the data and print everything, but start no server.")
-def demo(directory: Path | None, port: int, reset: bool, no_serve: bool) -> None:
-    """Start a server with demo data and print how to reach it: URLs, a token per persona, client configurations."""
+@click.pass_context
+def demo(ctx: click.Context, directory: Path | None, port: int, reset: bool, no_serve: bool) -> None:
+    """Start a server with demo data of the catalog bedrock-chat and print how to reach it: URLs, a token per persona, client configurations."""
     log_to_stderr()
+    with suppress(SettingsError):  # nothing of the environment is used, so none of its faults stop it
+        if (configured := settings_of(ctx).catalog) != CATALOG:
+            tell(
+                f"The demo's people and their usage are those of {CATALOG}, not of {configured}, which is configured. "
+                "To try that one: subscription-mcp serve"
+            )
     folder = (directory or platformdirs.user_data_path(DEFAULT_NAME, appauthor=False) / "demo").absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Two demos started at once make one set of data.
@@ -88,7 +96,7 @@ def prepare(folder: Path, *, reset: bool) -> Settings:
     lines = [
         "# Written by `subscription-mcp demo`; delete this folder to start over.",
         f"database_url = {json.dumps(f'sqlite:///{database}')}",
-        'catalog = "bedrock-chat"',
+        f"catalog = {json.dumps(CATALOG)}",
         "",
         "[auth]",
         f"secret = {json.dumps(secret.read_text())}",
@@ -151,7 +159,7 @@ def print_guide(folder: Path, base_url: str, tokens: dict[str, str]) -> None:
     bin_folder, configuration = str(Path(sys.executable).parent), str(folder / "subscription.toml")
     lines = [
         "",
-        "subscription-mcp demo: tenants acme and globex, catalog bedrock-chat",
+        f"subscription-mcp demo: tenants acme and globex, catalog {CATALOG}",
         "",
         f"  MCP        {base_url}/mcp",
         f"  HTTP API   {base_url}/api/mcp/tools      plans {base_url}/api/plans, prices {base_url}/api/pricing",

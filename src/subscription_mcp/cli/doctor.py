@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from subscription_mcp import __version__
 from subscription_mcp.auth.keys import verification_key
 from subscription_mcp.cli.common import json_option, lacks_key, print_json, settings_of
 from subscription_mcp.cli.main import error_text
+from subscription_mcp.domain.catalog_file import CatalogError
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.settings import Settings, SettingsError
 
@@ -132,7 +134,8 @@ def _catalog(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    from subscription_mcp.ledger.sqlite_schema import schema_of_file
+    from subscription_mcp.catalogs import load_catalog
+    from subscription_mcp.ledger.sqlite_schema import catalog_of_file, schema_of_file
 
     path = settings.database_path
     if not path.exists():
@@ -158,6 +161,14 @@ def _database(settings: Settings) -> Finding:
         return Finding(
             "live", "database", "warn", seen, "subscription-mcp migrate; a server does it at its start"
         )
+    counts_by = catalog_of_file(path)
+    with suppress(CatalogError):  # judged on its own
+        if counts_by not in (None, load_catalog(settings.catalog).name):
+            fix = (
+                "name that catalog, or another DATABASE_URL: a ledger counts by one catalog; "
+                "`subscription-mcp catalog publish` changes it on purpose"
+            )
+            return Finding("live", "database", "FAIL", f"{path} counts by the catalog {counts_by}", fix)
     return Finding("live", "database", "ok", seen)
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "stdio": "subscription_mcp.cli.serving:stdio",
     "serve": "subscription_mcp.cli.serving:serve",
     "demo": "subscription_mcp.cli.demo:demo",
+    "init": "subscription_mcp.cli.init:init",
     "token": "subscription_mcp.cli.token:token",
     "catalog": "subscription_mcp.cli.catalog:catalog",
     "usage": "subscription_mcp.cli.usage:usage",

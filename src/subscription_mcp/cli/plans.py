@@ -28,7 +28,7 @@ def list_plans(ctx: click.Context, as_json: bool) -> None:
     async def look(service: "Service") -> tuple[list[Any], str]:
         do = service.operations.plans
         offered = await do.offered()
-        return [documents.plan(plan, do.catalog) for plan in offered], texts.plans(offered)
+        return [documents.plan(plan, do.catalog) for plan in offered], texts.plans(offered, do.catalog)
 
     found, text = on_the_ledger(settings_of(ctx), look)
     if as_json:

@@ -47,7 +47,10 @@ def serve(ctx: click.Context, host: str, port: int) -> None:
     listening = listen(host, port)
 
     def announce(base_url: str) -> None:
-        tell(f"MCP       {base_url}/mcp\nHTTP API  {base_url}/api/mcp/tools\nhealth    {base_url}/readyz")
+        tell(
+            f"MCP       {base_url}/mcp\nHTTP API  {base_url}/api/mcp/tools\nhealth    {base_url}/readyz\n"
+            f"catalog   {settings.catalog}\nledger    {settings.database_path}"
+        )
 
     look_later()
     log_to_stderr()

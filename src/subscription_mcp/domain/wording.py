@@ -159,7 +159,8 @@ def overview_sentence(plan: Plan | None, states: Sequence["LimitState"]) -> str:
 
 def line_of(state: "LimitState") -> str:
     """One limit as a sentence without its full stop."""
-    name = state.meter.replace("_", " ").capitalize()
+    name = meter_words(state.meter, state.unit)
+    name = name[0].upper() + name[1:]
     if state.maximum is UNLIMITED:
         return f"{name}: {state.used:,} used {_used_in(state)}{_by_whom(state)}, no limit"
     resets = _resets(state)
@@ -193,6 +194,12 @@ def _length(window: Window) -> str:
     seconds = window.seconds or 0
     unit, name = next((unit, name) for unit, name in _UNITS_OF_TIME if seconds % unit == 0)
     return counted(seconds // unit, name)
+
+
+def meter_words(meter: str, unit: str) -> str:
+    """A meter as people read it, spelled like its unit: `api_calls` of the unit `API call` is `API calls`."""
+    spelled = {word.lower(): word for form in _one_and_many(unit) for word in form.split()}
+    return " ".join(spelled.get(word, word) for word in meter.split("_"))
 
 
 def counted(count: int, unit: str) -> str:

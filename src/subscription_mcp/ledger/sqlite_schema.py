@@ -2,13 +2,15 @@
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.ledger.port import LedgerUnusable
+
+T = TypeVar("T")
 
 APPLICATION_ID = 0x5355424D  # "SUBM"
 SCHEMA_WITH_REVOCATIONS = 3
@@ -175,13 +177,26 @@ def schema_of_file(path: Path) -> tuple[int, int]:
     """The schema a file has (0 where there is none yet) and the newest one; changes nothing."""
     newest = max(migrations())
     _must_be_no_folder(path)
-    if not path.exists():
-        return 0, newest
+    return (_asked(path, schema_version) if path.exists() else 0), newest
+
+
+def catalog_of_file(path: Path) -> str | None:
+    """The name of the catalog a file of the newest schema counts by; None where nobody has started on it yet."""
+
+    def name(connection: sqlite3.Connection) -> str | None:
+        row = connection.execute("SELECT name FROM ledger_catalog").fetchone()
+        return row and str(row[0])
+
+    return _asked(path, name)
+
+
+def _asked(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
+    """What a file says, which is only read. Raises LedgerUnusable."""
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
         try:
             check_identity(connection, path)
-            return schema_version(connection), newest
+            return question(connection)
         finally:
             connection.close()
     except sqlite3.Error as error:

@@ -75,7 +75,7 @@ async def compare_plans(do: Operations, caller: Caller, given: Arguments) -> str
                 fields=[FieldProblem("plans", f"must be among {names}")],
             )
         offered = [plan for plan in offered if plan.key in wanted]
-    return texts.compare_plans_prompt(offered, caller.view)
+    return texts.compare_plans_prompt(offered, do.plans.catalog, caller.view)
 
 
 async def explain_denial(do: Operations, caller: Caller, given: Arguments) -> str:

@@ -75,7 +75,8 @@ async def manage_subscription(
 async def list_plans(do: Operations, caller: Caller, given: wire.ListPlansArguments) -> Answer:
     offered = await do.plans.offered()
     return Answer(
-        texts.plans(offered), {"plans": [documents.plan(plan, do.plans.catalog) for plan in offered]}
+        texts.plans(offered, do.plans.catalog),
+        {"plans": [documents.plan(plan, do.plans.catalog) for plan in offered]},
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from subscription_mcp.domain.catalog import Catalog, FeatureValue, ModelPrice, Money, Plan, Price
-from subscription_mcp.domain.decisions import Decision
+from subscription_mcp.domain.decisions import Decision, unit_of
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.wording import (
@@ -13,6 +13,7 @@ from subscription_mcp.domain.wording import (
     counted,
     line_of,
     maximum_text,
+    meter_words,
     overview_sentence,
     per_window,
     standstill_sentence,
@@ -70,11 +71,12 @@ def session(decided: SessionDecided) -> str:
     return f"Session {opened.id} is open until {until}. {decided.decision.message}"
 
 
-def plans(offered: list[Plan]) -> str:
+def plans(offered: list[Plan], catalog: Catalog) -> str:
     lines = []
     for plan in offered:
         limits = ", ".join(
-            f"{maximum_text(limit.maximum)} {limit.meter.replace('_', ' ')} {per_window(limit.window)}"
+            f"{maximum_text(limit.maximum)} {meter_words(limit.meter, unit_of(catalog, limit.meter))} "
+            + per_window(limit.window)
             + (" for the whole account" if limit.scope == "account" else "")
             for limit in plan.limits
         )
@@ -258,11 +260,11 @@ def quota_prompt(view: AccountView) -> str:
     )
 
 
-def compare_plans_prompt(offered: list[Plan], view: AccountView | None) -> str:
+def compare_plans_prompt(offered: list[Plan], catalog: Catalog, view: AccountView | None) -> str:
     mine = f"\n\nWhat I have and use now: {tier_info(view)}" if view is not None else ""
     return (
         "Compare these plans for me in a small table, then say in one sentence which fits best what I use and what "
-        f"it would cost. Use only these numbers.\n\n{plans(offered)}{mine}"
+        f"it would cost. Use only these numbers.\n\n{plans(offered, catalog)}{mine}"
     )
 
 
@@ -311,5 +313,5 @@ def _price(price: Price) -> str:
         return "free"
     parts = [f"{_money(price.monthly)} a month"] if price.monthly is not None else []
     parts += [f"{_money(price.yearly)} a year"] if price.yearly is not None else []
-    parts += [f"{_money(price.per_seat)} per seat"] if price.per_seat is not None else []
-    return " or ".join(parts[:2]) + (f" and {parts[2]}" if len(parts) > 2 else "")
+    per_seat = f" and {_money(price.per_seat)} a month per seat" if price.per_seat is not None else ""
+    return " or ".join(parts) + per_seat

@@ -19,7 +19,8 @@ def publish_plans(turn: Turn, command: PublishPlans) -> PlansPublished | None:
         raise refused(
             "conflict",
             f"This ledger counts by the catalog '{facts.catalog_name}', not by '{command.catalog}'. Name that catalog "
-            "or another ledger in the settings; `subscription-mcp catalog publish` changes it on purpose.",
+            "(CATALOG) or another ledger (DATABASE_URL) in the settings; `subscription-mcp catalog publish` changes it "
+            "on purpose.",
         )
     is_first = facts.catalog_name is None
     if facts.catalog_name != command.catalog:
