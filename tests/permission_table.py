@@ -166,6 +166,7 @@ COMMANDS = table("""
 stdio            files only         -
 serve            files only         -
 demo             files only         -
+init             files only         -
 token mint       files only         -
 token inspect    files only         -
 token revoke     revoke_tokens      --tenant globex --subject doug

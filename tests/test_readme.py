@@ -266,7 +266,9 @@ def perform(shell: Shell, step: Step) -> tuple[int, str]:
             return shell.serve(f'"$PWD/.venv/bin/{CONSOLE_SCRIPT}" demo --dir .demo')
         case ["subscription-mcp", "serve", *_]:
             return shell.serve(step.command)
-    command = step.command.replace(PORT, shell.port).replace("bedrock_chat.py", f"bedrock_chat.py {shell.url}")
+    command = step.command.replace(PORT, shell.port).replace(
+        "bedrock_chat.py", f"bedrock_chat.py {shell.url}"
+    )
     return shell.run(command.replace("call.py", f"call.py --url {shell.url}"))
 
 

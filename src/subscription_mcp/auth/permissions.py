@@ -150,6 +150,7 @@ COMMANDS = Deciding(
         "stdio": FILES_ONLY,
         "serve": FILES_ONLY,
         "demo": FILES_ONLY,
+        "init": FILES_ONLY,
         "token mint": FILES_ONLY,
         "token inspect": FILES_ONLY,
         "token revoke": "revoke_tokens",
