@@ -10,13 +10,14 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog, EventType, Limit, Maximum, Meter, Plan, Scope
 from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definition
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
 from subscription_mcp.domain.sessions import Session
+from subscription_mcp.domain.subscriptions import MemberRole
 from subscription_mcp.domain.windows import parse_window
 from subscription_mcp.ledger.commands import (
     AccountView,
@@ -24,6 +25,8 @@ from subscription_mcp.ledger.commands import (
     ChangePlan,
     CloseSession,
     Decided,
+    ManageMember,
+    MembersChanged,
     OpenSession,
     Outcome,
     PlansPublished,
@@ -263,6 +266,24 @@ def a_limit_set(
     return SetLimit(who, operator, meter, window, maximum, reason, within_plan, expires_at)
 
 
+def a_member_change(
+    action: Literal["add", "remove", "set_role"],
+    user: str,
+    group: str = "team",
+    *,
+    actor: str = "ada",
+    actor_role: str = "admin",
+    role: MemberRole = "member",
+    tokens_before: Instant = 0,
+    reason: str | None = None,
+    tenant: str = "acme",
+    **fields: Any,
+) -> ManageMember:
+    """A change in a group, or with `account_kind` personal in the account of the person `group`."""
+    subject = Subject(tenant, None, group, **{"account_kind": "group", **fields})
+    return ManageMember(subject, Actor(actor, actor_role), action, user, role, tokens_before, reason)
+
+
 def a_publication(*plans: Plan) -> PublishPlans:
     return PublishPlans("test", list(plans), {plan.key: plan_digest(plan.definition) for plan in plans})
 
@@ -339,6 +360,11 @@ def duration_of(outcome: Outcome) -> int:
 
 def _session_id(session: Outcome | str) -> str:
     return session if isinstance(session, str) else session_of(session).id
+
+
+def members_of(outcome: Outcome) -> MembersChanged:
+    assert isinstance(outcome, MembersChanged), outcome
+    return outcome
 
 
 def view_of(outcome: Outcome) -> AccountView:

@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from tests.builders import a_change, a_limit_set, a_record, a_reserve, a_settle, a_subject, an_opening
+from tests.builders import (
+    a_change,
+    a_limit_set,
+    a_member_change,
+    a_record,
+    a_reserve,
+    a_settle,
+    a_subject,
+    an_opening,
+)
 from tests.chaos.world import GROUPS, LATE, PLANS, TENANTS, USERS, World
 
 from subscription_mcp.domain.catalog import UNLIMITED
@@ -82,6 +91,13 @@ COMMANDS: dict[str, Choices] = {
     },
     "publish": {"basic_messages": (12, 12, 6, 20), "late": (0, *range(len(LATE)))},
     "join": {"tenant": TENANT, "user": USERS, "group": (*GROUPS, *GROUPS[:1] * 2)},
+    "member": {
+        "tenant": TENANT,
+        "user": USERS,
+        "group": (*GROUPS, *GROUPS[:1] * 2),
+        "action": ("add", "add", "remove", "set_role"),
+        "role": ("admin", "member"),
+    },
 }
 AROUND: dict[str, Choices] = {
     "again": {"which": ANY},
@@ -96,6 +112,7 @@ WEIGHTS = {"record": 16, "reserve": 8, "settle": 8, "open": 4, "clock": 8, "agai
     "publish": 2,
     "limit": 5,
     "join": 4,
+    "member": 4,
 }
 
 
@@ -195,6 +212,10 @@ class Story:
 
     def join(self, tenant, user, group):
         return [Arrive(a_subject(user, tenant, group=group))]
+
+    def member(self, tenant, user, group, action, role):
+        operator = {"actor": "olivia", "actor_role": "tenant_admin"}
+        return [a_member_change(action, user, group, tenant=tenant, role=role, **operator)]
 
     def subject(self, tenant: str, who: str) -> Subject:
         if who in GROUPS:

@@ -17,6 +17,7 @@ from subscription_mcp.ledger.commands import (
     CheckUsage,
     CloseSession,
     Command,
+    ManageMember,
     OpenSession,
     Outcome,
     PublishPlans,
@@ -31,6 +32,7 @@ from subscription_mcp.ledger.commands import (
 from subscription_mcp.ledger.machine.accounts import arrive
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import set_limit
+from subscription_mcp.ledger.machine.members import manage_member
 from subscription_mcp.ledger.machine.plans import publish_plans
 from subscription_mcp.ledger.machine.reservations import reserve, settle
 from subscription_mcp.ledger.machine.revocations import revoke_tokens
@@ -113,6 +115,8 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return set_status(turn, command)
             case SetLimit():
                 return set_limit(turn, command)
+            case ManageMember():
+                return manage_member(turn, command)
             case RevokeTokens():
                 return revoke_tokens(turn, command)
             case PublishPlans():
