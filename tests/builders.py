@@ -10,14 +10,14 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog, EventType, Limit, Maximum, Meter, Plan, Scope
 from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definition
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
 from subscription_mcp.domain.sessions import Session
-from subscription_mcp.domain.subscriptions import Change
+from subscription_mcp.domain.subscriptions import Change, MemberRole
 from subscription_mcp.domain.windows import parse_window
 from subscription_mcp.ledger.commands import (
     AccountView,
@@ -27,6 +27,8 @@ from subscription_mcp.ledger.commands import (
     ClearRate,
     CloseSession,
     Decided,
+    ManageMember,
+    MembersChanged,
     OpenSession,
     Outcome,
     PlanChanged,
@@ -301,6 +303,24 @@ def a_clearing(
     return ClearRate(who, Actor("olivia", "tenant_admin"), reason, meter)
 
 
+def a_member_change(
+    action: Literal["add", "remove", "set_role"],
+    user: str,
+    group: str = "team",
+    *,
+    actor: str = "ada",
+    actor_role: str = "admin",
+    role: MemberRole = "member",
+    tokens_before: Instant = 0,
+    reason: str | None = None,
+    tenant: str = "acme",
+    **fields: Any,
+) -> ManageMember:
+    """A change in a group, or with `account_kind` personal in the account of the person `group`."""
+    subject = Subject(tenant, None, group, **{"account_kind": "group", **fields})
+    return ManageMember(subject, Actor(actor, actor_role), action, user, role, tokens_before, reason)
+
+
 def a_publication(*plans: Plan) -> PublishPlans:
     return PublishPlans("test", list(plans), {plan.key: plan_digest(plan.definition) for plan in plans})
 
@@ -391,6 +411,11 @@ def duration_of(outcome: Outcome) -> int:
 
 def _session_id(session: Outcome | str) -> str:
     return session if isinstance(session, str) else session_of(session).id
+
+
+def members_of(outcome: Outcome) -> MembersChanged:
+    assert isinstance(outcome, MembersChanged), outcome
+    return outcome
 
 
 def view_of(outcome: Outcome) -> AccountView:

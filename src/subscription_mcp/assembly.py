@@ -77,6 +77,7 @@ def make_service(settings: Settings, catalog: Catalog, clock: Clock | None = Non
     ledger = Ledger(engine)
     operations = Operations.on(
         ledger,
+        real_time=system_clock,
         members_may_record=settings.metering.members_may_record,
         tier_decides=settings.auth.tier == "token",
     )

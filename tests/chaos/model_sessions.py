@@ -2,13 +2,13 @@
 
 from types import SimpleNamespace as Thing
 
-from tests.chaos.model_accounts import Accounts
+from tests.chaos.model_members import Members
 from tests.chaos.periods import SECOND
 
 from subscription_mcp.domain.catalog import UNLIMITED
 
 
-class AccountsAndSessions(Accounts):
+class AccountsAndSessions(Members):
     def __init__(self):
         super().__init__()
         self.sessions = []

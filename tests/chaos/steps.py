@@ -6,6 +6,7 @@ from tests.builders import (
     a_change,
     a_clearing,
     a_limit_set,
+    a_member_change,
     a_record,
     a_reserve,
     a_settle,
@@ -91,6 +92,13 @@ COMMANDS: dict[str, Choices] = {
     },
     "publish": {"basic_messages": (12, 12, 6, 20), "late": (0, *range(len(LATE)))},
     "join": {"tenant": TENANT, "user": USERS, "group": (*GROUPS, *GROUPS[:1] * 2)},
+    "member": {
+        "tenant": TENANT,
+        "user": USERS,
+        "group": (*GROUPS, *GROUPS[:1] * 2),
+        "action": ("add", "add", "remove", "set_role"),
+        "role": ("admin", "member"),
+    },
 }
 AROUND: dict[str, Choices] = {
     "again": {"which": ANY},
@@ -107,6 +115,7 @@ WEIGHTS = {"record": 16, "reserve": 8, "settle": 8, "open": 4, "clock": 8, "agai
     "limit": 5,
     "clear": 3,
     "join": 4,
+    "member": 4,
 }
 
 
@@ -208,6 +217,10 @@ class Story:
 
     def join(self, tenant, user, group):
         return [Arrive(a_subject(user, tenant, group=group))]
+
+    def member(self, tenant, user, group, action, role):
+        operator = {"actor": "olivia", "actor_role": "tenant_admin"}
+        return [a_member_change(action, user, group, tenant=tenant, role=role, **operator)]
 
     def subject(self, tenant: str, who: str) -> Subject:
         if who in GROUPS:

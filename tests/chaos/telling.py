@@ -8,6 +8,7 @@ from subscription_mcp.ledger.commands import (
     AccountView,
     Decided,
     LimitsChanged,
+    MembersChanged,
     Outcome,
     PlanChanged,
     PlansPublished,
@@ -58,6 +59,9 @@ def facts_of(outcome: Outcome) -> dict[str, Any]:
             }
         case LimitsChanged():
             return {"code": "ok", "limits": limits_of(outcome.after.limits)}
+        case MembersChanged():
+            told = {"code": "ok", "seats": outcome.seats_used, "max": outcome.seats_max}
+            return told | {"founded": outcome.founded, "action": outcome.audit.action}
         case PlanChanged(change=change):
             return {
                 "code": "ok",

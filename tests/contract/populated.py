@@ -7,6 +7,7 @@ from tests.builders import (
     a_closing,
     a_limit,
     a_limit_set,
+    a_member_change,
     a_plan,
     a_publication,
     a_record,
@@ -101,4 +102,6 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
         a_change("basic", offer="a-handle"),
         RevokeTokens(OPERATOR, clock.now, subject="mallory", tenant="acme", reason="gone"),
         RevokeTokens(OPERATOR, clock.now, token_id="a-token"),
+        a_member_change("add", "uma", actor="tom"),
+        a_member_change("remove", "uma", actor="tom", tokens_before=clock.now),
     )

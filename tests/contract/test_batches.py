@@ -15,6 +15,7 @@ from tests.builders import (
     a_change,
     a_limit,
     a_limit_set,
+    a_member_change,
     a_plan,
     a_publication,
     a_record,
@@ -39,6 +40,8 @@ LARGER = a_plan(
 )
 EDITED = a_plan(a_limit(12), a_limit(11, window="month"), a_limit(10, window="rolling:PT5H"), sessions=2)
 CREW = a_subject("ann", group="crew")
+CREW_ADMIN = a_subject("cat", group="crew", group_admin=True)
+OPERATOR = {"actor": "olivia", "actor_role": "tenant_admin"}
 COMMANDS: dict[str, Callable[[Clock], Command]] = {
     "record": lambda clock: a_record(quantity=3),
     "record late": lambda clock: a_record(quantity=2, occurred_at=clock.now - HOUR),
@@ -50,7 +53,23 @@ COMMANDS: dict[str, Callable[[Clock], Command]] = {
     "publish": lambda clock: a_publication(EDITED, LARGER),
     "set limit": lambda clock: a_limit_set(5),
     "look": lambda clock: Arrive(a_subject()),
+    "join the crew": lambda clock: Arrive(CREW_ADMIN),
+    "join another crew": lambda clock: Arrive(a_subject("cat", group="other", group_admin=True)),
+    "add to the crew": lambda clock: a_member_change("add", "bob", "crew", actor="cat"),
+    "remove from the crew": lambda clock: a_member_change("remove", "bob", "crew", actor="cat"),
+    "remove the administrator": lambda clock: a_member_change("remove", "cat", "crew", **OPERATOR),
+    "make an administrator": lambda clock: a_member_change(
+        "set_role", "bob", "crew", role="admin", **OPERATOR
+    ),
 }
+PEOPLE = [
+    "join the crew",
+    "record",
+    "add to the crew",
+    "record",
+    "make an administrator",
+    "join another crew",
+]
 LONG = ["record", "offer", "change plan", "record", "publish", "record", "set limit", "record late"]
 
 
@@ -58,6 +77,10 @@ LONG = ["record", "offer", "change plan", "record", "publish", "record", "set li
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(names=st.lists(st.sampled_from(sorted(COMMANDS)), min_size=2, max_size=16))
 @example(names=["record", "offer", "change plan", "record", "publish", "record"])
+@example(names=[*PEOPLE, "remove from the crew", "record", "add to the crew", "record"])
+@example(
+    names=["join the crew", "add to the crew", "remove from the crew", "record", "remove the administrator"]
+)
 @example(names=[*LONG, "record for the crew", "open", "open", "reserve", "look", "record"])
 def test_a_batch_with_changes_of_plan_and_catalog_in_it_is_the_same_as_one_by_one(
     opened: Callable[[Path], SqliteStore], names: list[str]

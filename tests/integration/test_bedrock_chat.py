@@ -13,7 +13,7 @@ TIERS = {
     "advanced": ("29.00", 200, 5_000, 7_200, 3, True),
     "premium": ("99.00", 1_000, 25_000, 28_800, 10, True),
 }
-WITHHELD = {"get_usage_analytics", "list_usage_events", "manage_limits"}
+WITHHELD = {"get_usage_analytics", "list_usage_events", "manage_limits", "manage_members"}
 SESSIONS = {"open_session", "renew_session", "close_session"}
 CHANGES = {"upgrade_tier", "manage_subscription"}
 KEPT = {"get_tier_info", "check_quota", "list_plans", "has_feature"} | CHANGES | SESSIONS
@@ -202,7 +202,7 @@ async def test_a_first_valid_claim_replaces_the_default_once(place: Place, serve
 async def test_a_withheld_tool_says_what_would_unlock_it(place: Place, server: Server, era: str) -> None:
     async with server.client(place.token("wanda"), ERAS[era]) as user:
         for tool in sorted(WITHHELD):
-            refusal = await user.refusal(tool, **({"action": "list"} if tool == "manage_limits" else {}))
+            refusal = await user.refusal(tool, **({"action": "list"} if tool.startswith("manage_") else {}))
             assert refusal["code"] == "feature_not_in_plan"
             assert refusal["unlocks"] == [{"action": "upgrade_tier", "plan": "advanced"}]
 

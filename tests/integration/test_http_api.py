@@ -13,8 +13,9 @@ from tests.harness import ERAS, TODAY, Place, Server, problem_of
 from subscription_mcp.cli.serving import listen
 
 SESSIONS = ["open_session", "renew_session", "close_session"]
-BASIC = ["get_tier_info", "check_quota", "upgrade_tier", "list_plans", "has_feature", *SESSIONS]
-WITH_ACCESS = [*BASIC, "get_usage_analytics", "list_usage_events", "manage_limits"]
+PLANS = ["upgrade_tier", "manage_subscription", "list_plans", "has_feature"]
+BASIC = ["get_tier_info", "check_quota", *PLANS, *SESSIONS]
+WITH_ACCESS = [*BASIC, "get_usage_analytics", "list_usage_events", "manage_limits", "manage_members"]
 SERVICE = [
     "get_tier_info",
     "check_quota",

@@ -53,7 +53,7 @@ def usage(
     who = view.standing.user or view.standing.account
     click.echo(f"{who} in {view.standing.tenant}: {plan.title + ' plan' if plan else 'no subscription'}")
     for state in view.limits:
-        click.echo(f"  {_bar(state)}  {line_of(state)}")
+        click.echo(f"  {_bar(state)}  {line_of(state, view.limits)}")
 
 
 async def _view(settings: Settings, principal: Principal, target: Target) -> tuple[AccountView, Any]:

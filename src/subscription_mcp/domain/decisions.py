@@ -292,7 +292,7 @@ def decide(
         unlocks.append(Unlock("wait", until=until))
     too_fast = until is not None and all(state.window == MINUTE_WINDOW for state in refused)
     offer = limit_offer(next_plan, refused[0], limits_of)
-    said = refusal_sentence(plan, refused[0], refused[0].gain, offer)
+    said = refusal_sentence(plan, states, refused[0].gain, offer)
     code: Code = "rate_limited" if too_fast else "quota_exceeded"
     return Decision(code, plan, event, quantity, states, now, unlocks, said)
 
@@ -383,7 +383,7 @@ def say_as_recorded(decision: Decision, catalog: Catalog) -> None:
     if decision.code == "ok":
         decision.said = near_sentence(decision.message, first, offer) if decision.unlocks else None
     elif decision.code in ("quota_exceeded", "rate_limited"):
-        decision.said = refusal_sentence(decision.plan_held, first, decision.quantity, offer)
+        decision.said = refusal_sentence(decision.plan_held, decision.limits, decision.quantity, offer)
     elif decision.said is None:
         decision.said = STOOD_STILL.format(plan=decision.plan_held.title)
 

@@ -62,6 +62,7 @@ class Membership:
 
     account: str
     role: MemberRole
+    joined_at: Instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,6 +397,18 @@ def cancellation(current: Subscription, plan: Plan, follows: Plan | None, now: I
     nothing = Money(0, _currency_of(plan))
     after = replace(current, scheduled=_end_at(end, follows, "cancel"))
     return Change(plan.key, follows.key if follows is not None else None, nothing, nothing, end, after)
+
+
+def left_behind(current: Subscription, follows: Plan | None, now: Instant) -> Subscription:
+    """What an account has from which the subscription has moved to another one: `follows`, or its end."""
+    moved = replace(
+        current,
+        trial_started_at=None,
+        trial_ends_at=None,
+        past_due_since=None,
+        scheduled=_end_at(now, follows, "cancel"),
+    )
+    return moved.at(now)
 
 
 def as_it_was(current: Subscription, plan: Plan, now: Instant) -> Change:

@@ -50,13 +50,23 @@ def status_sentence(plan: Plan, states: Sequence["LimitState"]) -> str:
     state = states[0]
     if state.maximum is UNLIMITED:
         return f"{plan.title} plan: {counted(state.used, state.unit)} used {_used_in(state)}, no limit."
-    return f"{plan.title} plan: {use_of(state)}, {state.remaining:,} left.{_sentence(_resets(state))}"
+    return f"{plan.title} plan: {use_of(state, states)}, {state.remaining:,} left.{_sentence(_resets(state))}"
 
 
-def refusal_sentence(plan: Plan, state: "LimitState", gain: int, offer: str) -> str:
-    """Why not, until when, and what would help."""
+def refusal_sentence(plan: Plan, states: Sequence["LimitState"], gain: int, offer: str) -> str:
+    """Why not, until when, and what would help. Of a member's cap and the pool it is in, both that refuse are named."""
+    state, *others = states
+    why = _refused(state, states, gain)
+    for other in others:
+        alike = (other.meter, other.limit.window) == (state.meter, state.limit.window)
+        if alike and other.refused and other.scope != state.scope:
+            why += f"; {_refused(other, states, gain)}"
+    return f"{plan.title} plan: {why}.{_sentence(_resets(state))}{offer}"
+
+
+def _refused(state: "LimitState", states: Sequence["LimitState"], gain: int) -> str:
     asked = "" if state.remaining == 0 else f", and {gain:,} more would pass the limit"
-    return f"{plan.title} plan: {use_of(state)}{asked}.{_sentence(_resets(state))}{offer}"
+    return f"{use_of(state, states)}{asked}"
 
 
 def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Plan], Sequence[Limit]]) -> str:
@@ -154,28 +164,34 @@ def overview_sentence(plan: Plan | None, states: Sequence["LimitState"]) -> str:
             if plan.limits
             else f"{plan.title} plan. No limits."
         )
-    return f"{plan.title} plan. " + " ".join(f"{line_of(state)}." for state in states)
+    return f"{plan.title} plan. " + lines_of(states)
 
 
-def line_of(state: "LimitState") -> str:
+def lines_of(states: Sequence["LimitState"]) -> str:
+    """One sentence for each limit."""
+    return " ".join(f"{line_of(state, states)}." for state in states)
+
+
+def line_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
     """One limit as a sentence without its full stop."""
     name = meter_words(state.meter, state.unit)
     name = name[0].upper() + name[1:]
     if state.maximum is UNLIMITED:
-        return f"{name}: {state.used:,} used {_used_in(state)}{_by_whom(state)}, no limit"
+        return f"{name}: {state.used:,} used {_used_in(state)}{_by_whom(state, among)}, no limit"
     resets = _resets(state)
     until = f", {resets[0].lower()}{resets[1:]}" if resets else ""
     return (
-        f"{name}: {state.used:,} of {state.maximum:,} used {_used_in(state)}{_by_whom(state)}, "
+        f"{name}: {state.used:,} of {state.maximum:,} used {_used_in(state)}{_by_whom(state, among)}, "
         f"{state.remaining:,} left{until}"
     )
 
 
-def use_of(state: "LimitState") -> str:
+def use_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
     held = f" ({state.held:,} more held)" if state.held else ""
     if state.maximum is UNLIMITED:
-        return f"{counted(state.used, state.unit)} used {_used_in(state)}{_by_whom(state)}{held}"
-    return f"{state.used:,} of {counted(state.maximum, state.unit)} used {_used_in(state)}{_by_whom(state)}{held}"
+        return f"{counted(state.used, state.unit)} used {_used_in(state)}{_by_whom(state, among)}{held}"
+    used = f"{state.used:,} of {counted(state.maximum, state.unit)} used"
+    return f"{used} {_used_in(state)}{_by_whom(state, among)}{held}"
 
 
 def _used_in(state: "LimitState") -> str:
@@ -238,8 +254,12 @@ def _sentence(text: str) -> str:
     return f" {text}." if text else ""
 
 
-def _by_whom(state: "LimitState") -> str:
-    return " by the whole account" if state.scope == "account" else ""
+def _by_whom(state: "LimitState", among: Sequence["LimitState"]) -> str:
+    """Whose use it is, where that is not plainly the user's own: a cap is told from the pool it is in."""
+    if state.scope == "account":
+        return " by the whole account"
+    in_pool = any((other.meter, other.scope) == (state.meter, "account") for other in among)
+    return " by this member" if in_pool else ""
 
 
 def _resets(state: "LimitState") -> str:

@@ -14,7 +14,14 @@ from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.sessions import Session
-from subscription_mcp.domain.subscriptions import Action, Change, Origin, Subscription
+from subscription_mcp.domain.subscriptions import (
+    AccountKey,
+    Action,
+    Change,
+    MemberRole,
+    Origin,
+    Subscription,
+)
 from subscription_mcp.domain.windows import Interval
 
 
@@ -225,6 +232,21 @@ class ClearRate:
 
 
 @dataclass(slots=True)
+class ManageMember:
+    """Add a user to a group or to a personal account, which founds a group; remove a member, or have them in
+    another role. `subject` is the account. Access tokens issued up to `tokens_before` (real time, not the
+    ledger's) bring nobody back who was removed."""
+
+    subject: Subject
+    actor: Actor
+    action: Literal["add", "remove", "set_role"]
+    user: str
+    role: MemberRole
+    tokens_before: Instant
+    reason: str | None = None
+
+
+@dataclass(slots=True)
 class RevokeTokens:
     """Take access tokens back: the one with a `token_id`, else all issued up to `issued_before` (real time,
     not the ledger's) to a subject, in a tenant, or to a subject in a tenant."""
@@ -263,6 +285,7 @@ Command = (
     | SetStatus
     | SetLimit
     | ClearRate
+    | ManageMember
     | RevokeTokens
     | PublishPlans
 )
@@ -355,6 +378,17 @@ class LimitsChanged:
 
 
 @dataclass(slots=True)
+class MembersChanged:
+    """A group after somebody was added, removed or given another role; `founded` where that made it."""
+
+    account: AccountKey
+    seats_used: int
+    seats_max: Maximum | None
+    founded: bool
+    audit: "AuditEntry"
+
+
+@dataclass(slots=True)
 class TokensRevoked:
     """The entry of the audit trail; every process refuses the tokens within a second."""
 
@@ -379,6 +413,7 @@ Outcome = (
     | PlanChanged
     | StatusChanged
     | LimitsChanged
+    | MembersChanged
     | TokensRevoked
     | PlansPublished
     | Refusal

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.subscriptions import MemberRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +89,32 @@ class AccountIds:
     size: int
 
 
-Query = UsageTotals | EventPage | AuditTrail | TenantSummary | PlanHolders | RevocationsSince | AccountIds
+@dataclass(frozen=True, slots=True)
+class MemberPage:
+    """The members of a group in a fixed order, from `after` the place the last page ended at: as `MemberRow`s, and
+    whether there are more."""
+
+    tenant: str
+    account: str
+    size: int
+    after: int = 0
+
+
+@dataclass(slots=True)
+class MemberRow:
+    place: int
+    user: str
+    role: MemberRole
+    joined_at: Instant
+
+
+Query = (
+    UsageTotals
+    | EventPage
+    | AuditTrail
+    | TenantSummary
+    | PlanHolders
+    | RevocationsSince
+    | AccountIds
+    | MemberPage
+)

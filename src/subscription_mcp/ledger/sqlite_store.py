@@ -50,6 +50,7 @@ from subscription_mcp.ledger.machine.facts import (
     CounterKey,
     Dimensions,
     Facts,
+    GroupSize,
     Hold,
     Holder,
     HolderKey,
@@ -67,6 +68,8 @@ from subscription_mcp.ledger.queries import (
     AccountIds,
     AuditTrail,
     EventPage,
+    MemberPage,
+    MemberRow,
     PlanCount,
     PlanHolders,
     Query,
@@ -88,6 +91,15 @@ ACCOUNT_IDS = (
     "SELECT w.text FROM (SELECT id, text FROM word WHERE text >= ? AND text < ? || char(0x10FFFF)"
     " ORDER BY text LIMIT ?) w WHERE EXISTS (SELECT 1 FROM subscription s WHERE s.tenant = ?"
     " AND s.account_kind IN (0, 1) AND s.account = w.id) LIMIT ?"
+)
+# By themselves these would walk through everybody in the tenant.
+USERS = "SELECT count(*) FROM member INDEXED BY member_by_account WHERE tenant = ? AND account = ?"
+ADMINS = (
+    "SELECT count(*) FROM member INDEXED BY member_admin WHERE tenant = ? AND account = ? AND role = 'admin'"
+)
+MEMBERS = (
+    "SELECT user, role, joined_at FROM member INDEXED BY member_by_account"
+    " WHERE tenant = ? AND account = ? AND user > ? ORDER BY user"
 )
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
 _HELD_COLUMNS = tuple(one.name for one in fields(Subscription) if one.name != "scheduled")
@@ -367,13 +379,22 @@ class Store:
 
     def _read_members(self, key: tuple[str, str]) -> Membership | None:
         tenant, user = self.word(key[0]), self.word(key[1])
-        row = self._one("SELECT account, role FROM member WHERE tenant = ? AND user = ?", tenant, user)
-        return None if row is None else Membership(self.text(row[0]), row[1])
+        row = self._one(
+            "SELECT account, role, joined_at FROM member WHERE tenant = ? AND user = ?", tenant, user
+        )
+        return None if row is None else Membership(self.text(row[0]), *row[1:])
 
-    def _read_seats(self, key: tuple[str, str]) -> int:
+    def _read_removed(self, key: tuple[str, str, str]) -> Instant | None:
+        row = self._one(
+            "SELECT tokens_before FROM member_removed WHERE tenant = ? AND user = ? AND account = ?",
+            *(self.word(text) for text in key),
+        )
+        return None if row is None else row[0]
+
+    def _read_groups(self, key: tuple[str, str]) -> GroupSize:
         tenant, account = self.word(key[0]), self.word(key[1])
-        row = self._one("SELECT count(*) FROM member WHERE tenant = ? AND account = ?", tenant, account)
-        return 0 if row is None else row[0]
+        (users,), (admins,) = self._one(USERS, tenant, account), self._one(ADMINS, tenant, account)
+        return GroupSize(users, admins)
 
     def _read_subscriptions(self, key: AccountKey) -> Subscription | None:
         row = self._one(
@@ -748,14 +769,8 @@ class Store:
                     for (t, whose), (kind, trial) in changes.trials.items()
                 ],
             )
-        if changes.members:
-            many(
-                "INSERT OR REPLACE INTO member (tenant, user, account, role, joined_at) VALUES (?, ?, ?, ?, ?)",
-                [
-                    (self.word_made(t), self.word_made(u), self.word_made(m.account), m.role, at)
-                    for (t, u), (m, at) in changes.members.items()
-                ],
-            )
+        if changes.members or changes.removed:
+            self._save_members(changes)
         if changes.events:
             rows = [self._event_row(holder, event) for holder, event in changes.events]
             _EVENTS.all(self._db, rows)
@@ -850,6 +865,32 @@ class Store:
             )
         if changes.catalog_name is not None or changes.current_plans is not None:
             self._db.execute("UPDATE ledger_info SET value = value + 1 WHERE name = 'plans_revision'")
+
+    def _save_members(self, changes: Changes) -> None:
+        self._db.executemany(
+            "DELETE FROM member WHERE tenant = ? AND user = ?",
+            [(self.word(t), self.word(u)) for (t, u), one in changes.members.items() if one is None],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO member (tenant, user, account, role, joined_at) VALUES (?, ?, ?, ?, ?)",
+            [
+                (self.word_made(t), self.word_made(u), self.word_made(one.account), one.role, one.joined_at)
+                for (t, u), one in changes.members.items()
+                if one is not None
+            ],
+        )
+        self._db.executemany(
+            "DELETE FROM member_removed WHERE tenant = ? AND user = ? AND account = ?",
+            [[self.word(text) for text in key] for key, at in changes.removed.items() if at is None],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO member_removed (tenant, user, account, tokens_before) VALUES (?, ?, ?, ?)",
+            [
+                (*(self.word_made(text) for text in key), at)
+                for key, at in changes.removed.items()
+                if at is not None
+            ],
+        )
 
     def _subscription_row(self, key: AccountKey, value: Subscription) -> tuple[Any, ...]:
         return (
@@ -1057,6 +1098,17 @@ class Store:
 
             case AccountIds():
                 return self._account_ids(question)
+            case MemberPage():
+                return self._member_page(question)
+
+    def _member_page(self, question: MemberPage) -> tuple[list[MemberRow], bool]:
+        """In the order in which their names came into the ledger: as the index has them."""
+        rows = self._db.execute(
+            f"{MEMBERS} LIMIT ?",
+            (self.word(question.tenant), self.word(question.account), question.after, question.size + 1),
+        ).fetchall()
+        found = [MemberRow(place, self.text(place), role, joined_at) for place, role, joined_at in rows]
+        return found[: question.size], len(found) > question.size
 
     def _account_ids(self, question: AccountIds) -> list[str]:
         rows = self._db.execute(

@@ -3,10 +3,12 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
+from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger.commands import (
     AccountView,
     AuditEntry,
     LimitsChanged,
+    MembersChanged,
     PlanChanged,
     SessionDecided,
     UsageEvent,
@@ -15,6 +17,7 @@ from subscription_mcp.ledger.port import Touched
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.limits import Limits
+from subscription_mcp.operations.members import Members
 from subscription_mcp.operations.metering import Metering
 from subscription_mcp.operations.plans import Plans
 from subscription_mcp.operations.reports import Reports
@@ -29,6 +32,7 @@ class Operations:
     metering: Metering
     plans: Plans
     limits: Limits
+    members: Members
     reports: Reports
     sessions: Sessions
     ready: Callable[[], Awaitable[bool]]
@@ -37,13 +41,22 @@ class Operations:
     """What commits touched, as they happen, also those of other processes."""
 
     @classmethod
-    def on(cls, ledger: Ledger, *, members_may_record: bool, tier_decides: bool = False) -> "Operations":
+    def on(
+        cls,
+        ledger: Ledger,
+        *,
+        real_time: Callable[[], Instant],
+        members_may_record: bool,
+        tier_decides: bool = False,
+    ) -> "Operations":
+        """`real_time` is the machine's clock, by which access tokens are issued."""
         access = Access(ledger, members_may_record=members_may_record, tier_decides=tier_decides)
         return cls(
             access,
             Metering(ledger, access),
             Plans(ledger, access),
             Limits(ledger, access),
+            Members(ledger, access, real_time),
             Reports(ledger, access),
             Sessions(ledger, access),
             ledger.ready,
@@ -55,6 +68,7 @@ __all__ = [
     "AccountView",
     "AuditEntry",
     "LimitsChanged",
+    "MembersChanged",
     "Operations",
     "PlanChanged",
     "SessionDecided",

@@ -1,9 +1,7 @@
 """Reports: usage summed from the rollups, single events page by page, a tenant at a glance."""
 
-import base64
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from subscription_mcp.domain.analytics import (
     BREAKDOWN_ROWS_MAX,
@@ -28,6 +26,7 @@ from subscription_mcp.ledger.commands import AccountView, Arrive, UsageEvent
 from subscription_mcp.ledger.queries import EventPage, PlanCount, TenantSummary, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target, whose_of
+from subscription_mcp.operations.cursors import cursor_of, position_of
 
 PAGE_SIZE = 50
 _DIMENSION_KEYS = frozenset({"event", "plan", "provider", "model", "tool", "client"})
@@ -151,11 +150,13 @@ class Reports:
             else named_period("last_30_days", end, "UTC", None).start
         )
         period = explicit_period(start, end)
-        before = _position_of(request.cursor, whose)
+        before = position_of(request.cursor, *astuple(whose))
         page, more = await self._ledger.query(
             EventPage(whose, period.start, period.end or end, request.page_size, request.event, before)
         )
-        return EventsAnswer([event for _, event in page], _cursor_of(page[-1][0], whose) if more else None)
+        return EventsAnswer(
+            [event for _, event in page], cursor_of(page[-1][0], *astuple(whose)) if more else None
+        )
 
     async def tenant(self, caller: Caller, tenant: str) -> TenantAnswer:
         """Accounts, users and usage by plan, and which tools each plan uses. Raises Refusal."""
@@ -225,25 +226,3 @@ class Reports:
                 f"Unknown meter. There are: {names}.",
                 fields=[FieldProblem("meters", f"must be among {names}")],
             )
-
-
-def _cursor_of(position: int, whose: Whose) -> str:
-    """Where a page ended. It names whose page it was, so that it cannot be carried to somebody else's."""
-    text = json.dumps([position, whose.tenant, whose.account_kind, whose.account, whose.user])
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _position_of(cursor: str | None, whose: Whose) -> int | None:
-    if cursor is None:
-        return None
-    try:
-        position, *owner = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError):
-        position, owner = None, []
-    if type(position) is not int or owner != [whose.tenant, whose.account_kind, whose.account, whose.user]:
-        raise Refusal(
-            "invalid_request",
-            "This cursor does not belong to this list. Start again without one.",
-            fields=[FieldProblem("cursor", "must be the next_cursor of the same list")],
-        )
-    return position

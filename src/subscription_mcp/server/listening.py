@@ -403,9 +403,10 @@ class Listening:
 
 
 def _state(view: AccountView, meter: str | None) -> Hashable:
-    """What a listener is told about: the plan, each maximum, and how near it is."""
+    """What a listener is told about: which account it is and of how many, the plan, each maximum, and how near it is."""
     subscription = view.subscription
     return (
+        (view.standing.account_kind, view.standing.account, view.seats_used),
         (view.plan.key, view.plan.version) if view.plan is not None else None,
         (subscription.status_at(view.as_of), subscription.scheduled, subscription.seats)
         if subscription

@@ -12,6 +12,7 @@ from subscription_mcp.domain.instants import Instant, parse_instant
 from subscription_mcp.operations import Operations, PlanChanged
 from subscription_mcp.operations.access import Caller, Target
 from subscription_mcp.operations.limits import LimitChange
+from subscription_mcp.operations.members import MemberChange
 from subscription_mcp.operations.metering import Settlement, UsageReport
 from subscription_mcp.operations.reports import EventsRequest, UsageRequest
 from subscription_mcp.tools import documents, texts, wire
@@ -206,6 +207,16 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
         "audit_id": changed.audit.id,
     }
     return Answer(texts.limits_changed(changed), document)
+
+
+async def manage_members(do: Operations, caller: Caller, given: wire.ManageMembersArguments) -> Answer:
+    group = Target(given.tenant_id, given.account_id)
+    if given.action == "list":
+        answer = await do.members.listed(caller, group, given.cursor, given.page_size)
+    else:
+        change = MemberChange(given.action, given.user_id, given.role or "member", given.reason)
+        answer = await do.members.change(caller, group, change)
+    return Answer(texts.members(answer), documents.members(answer))
 
 
 # From arguments to requests

@@ -10,6 +10,7 @@ from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.subscriptions import Scheduled, Subscription, seats_max
 from subscription_mcp.domain.windows import Period
 from subscription_mcp.operations import AccountView, AuditEntry, PlanChanged, SessionDecided, UsageEvent
+from subscription_mcp.operations.members import MembersAnswer
 from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
 
 Document = dict[str, Any]
@@ -276,6 +277,26 @@ def audit_entry(entry: AuditEntry) -> Document:
         "before": _plain(entry.before),
         "after": _plain(entry.after),
         "at": format_instant(entry.at),
+    }
+
+
+def members(answer: MembersAnswer) -> Document:
+    """One page of an account's users, its seats, and the entry of what was changed."""
+    changed = answer.changed
+    return {
+        "account_id": answer.account,
+        "account_kind": answer.account_kind,
+        "members": [
+            {
+                "user_id": one.user,
+                "role": one.role,
+                "joined_at": None if one.joined_at is None else format_instant(one.joined_at),
+            }
+            for one in answer.members
+        ],
+        "next_cursor": answer.next_cursor,
+        "seats": {"used": answer.seats_used, "max": maximum(answer.seats_max or UNLIMITED)},
+        "audit_id": changed.audit.id if changed is not None else None,
     }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from subscription_mcp.domain.catalog import Catalog, FeatureValue, ModelPrice, Money, Plan, Price
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, FeatureValue, ModelPrice, Money, Plan, Price
 from subscription_mcp.domain.decisions import Decision, unit_of
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
@@ -12,6 +12,7 @@ from subscription_mcp.domain.wording import (
     clock_time,
     counted,
     line_of,
+    lines_of,
     maximum_text,
     meter_words,
     overview_sentence,
@@ -23,10 +24,12 @@ from subscription_mcp.operations import (
     AccountView,
     AuditEntry,
     LimitsChanged,
+    MembersChanged,
     PlanChanged,
     SessionDecided,
     UsageEvent,
 )
+from subscription_mcp.operations.members import MemberChange, MembersAnswer
 from subscription_mcp.operations.plans import FeatureAnswer
 from subscription_mcp.operations.reports import UsageReportAnswer
 
@@ -183,7 +186,7 @@ def plan_change_question(changed: PlanChanged, words: ChangeWords) -> str:
 
 def _then(changed: PlanChanged) -> str:
     """What the limits are afterwards, and until when where it was sold for some days."""
-    limits = "; ".join(line_of(state) for state in changed.limits_after)
+    limits = "; ".join(line_of(state, changed.limits_after) for state in changed.limits_after)
     until = changed.change.after.prepaid_until or changed.change.after.trial_ends_at
     ends = (
         f" It ends {clock_time(until, 'UTC')}."
@@ -218,7 +221,7 @@ def usage_report(answer: UsageReportAnswer, unit_of: dict[str, str]) -> str:
             "\nMore in the structured result." if not answer.truncated else "\nThis list was cut; narrow it."
         )
     if answer.limits:
-        text += "\n" + " ".join(f"{line_of(state)}." for state in answer.limits)
+        text += f"\n{lines_of(answer.limits)}"
     return text
 
 
@@ -282,8 +285,43 @@ def limits(view: AccountView) -> str:
 
 
 def limits_changed(changed: LimitsChanged) -> str:
-    after = " ".join(f"{line_of(state)}." for state in changed.after.limits)
+    after = lines_of(changed.after.limits)
     return f"Done, effective at once: {limit_history([changed.audit])}\n{after}".rstrip()
+
+
+def members(answer: MembersAnswer) -> str:
+    """Who is in an account, or what has changed in it, and how many seats are taken."""
+    most = answer.seats_max or UNLIMITED
+    seats = f"{counted(answer.seats_used, 'seat')} used, no maximum"
+    if most is not UNLIMITED:
+        seats = f"{answer.seats_used:,} of {counted(most, 'seat')} used"
+    if answer.change is not None and answer.changed is not None:
+        return f"Done, effective at once: {_member_change(answer.change, answer.changed)} {seats}."
+    shown = ", ".join(
+        one.user + (" (admin)" if one.role == "admin" else "") for one in answer.members[:LINES_MAX]
+    )
+    more = " and more" if answer.next_cursor is not None or len(answer.members) > LINES_MAX else ""
+    return f"{answer.account}: {shown or 'nobody'}{more}. {seats}."
+
+
+def _member_change(change: MemberChange, changed: MembersChanged) -> str:
+    user, account = change.user, changed.account.account
+    match change.action:
+        case "add":
+            founded = (
+                f" The subscription has moved to the group {account}, which begins with nothing used; what was used "
+                "before stays with the personal account."
+                if changed.founded
+                else ""
+            )
+            return f"{user} is in {account} now with the role {change.role}.{founded}"
+        case "remove":
+            return (
+                f"{user} is no longer in {account} and has a personal account again; access tokens from before do not "
+                "bring them back."
+            )
+        case "set_role":
+            return f"{user} has the role {change.role} in {account} now."
 
 
 def limit_history(entries: list[AuditEntry]) -> str:

@@ -210,6 +210,18 @@ TOOLS: tuple[Tool, ...] = (
         read_only=False,
         destructive=True,
     ),
+    Tool(
+        "manage_members",
+        "People in a group",
+        "Call this to list the members of a group, to add or remove one, or to change a role. Adding somebody to a "
+        "personal account whose plan has seats makes it a group.",
+        wire.ManageMembersArguments,
+        wire.ManageMembersResult,
+        bodies.manage_members,
+        read_only=False,
+        destructive=True,
+        idempotent=False,
+    ),
 )
 
 

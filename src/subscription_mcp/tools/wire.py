@@ -23,6 +23,8 @@ Word = Annotated[str, Field(min_length=1, max_length=64)]
 LeaseId = Annotated[str, Field(min_length=1, max_length=64)]
 TtlSeconds = Annotated[int, Field(ge=1, le=31_622_400)]
 Interval = Literal["monthly", "yearly"]
+Cursor = Annotated[str, Field(min_length=1, max_length=1024)]
+PageSize = Annotated[int, Field(ge=1, le=PAGE_SIZE_MAX)]
 Attributes = dict[str, Annotated[str | int, WithJsonSchema({"type": ["string", "integer"]})]]
 
 
@@ -201,8 +203,8 @@ class ListUsageEventsArguments(TargetArguments):
     start: Instant = left_out("RFC 3339; 30 days before end unless given.")
     end: Instant = left_out()
     event: Word = left_out()
-    cursor: Annotated[str, Field(min_length=1, max_length=1024)] = left_out("next_cursor of the last page.")
-    page_size: Annotated[int, Field(ge=1, le=PAGE_SIZE_MAX)] = 50
+    cursor: Cursor = left_out("next_cursor of the last page.")
+    page_size: PageSize = 50
 
 
 class ManageLimitsArguments(TargetArguments):
@@ -235,6 +237,33 @@ class ManageLimitsArguments(TargetArguments):
                 raise ValueError(f"{self.action} takes no {name}")
         if self.action == "clear_rate" and self.window not in (None, MINUTE_WINDOW):
             raise ValueError(f"clear_rate clears the window {MINUTE_WINDOW} and no other")
+        return self
+
+
+class ManageMembersArguments(TargetArguments):
+    account_id: Id = left_out("The group; mine unless given.")
+    user_id: Id = left_out("The member meant; not for list.")
+    action: Literal["list", "add", "remove", "set_role"]
+    role: Literal["admin", "member"] = left_out("For add, member unless given; for set_role.")
+    reason: PlainText = left_out("Kept in the audit trail.")
+    cursor: Cursor = left_out("next_cursor of the last page.")
+    page_size: PageSize = 50
+
+    @model_validator(mode="after")
+    def _what_the_action_needs(self) -> "ManageMembersArguments":
+        needed = {"add": ("user_id",), "remove": ("user_id",), "set_role": ("user_id", "role")}
+        allowed = {
+            "list": ("cursor", "page_size"),
+            "add": ("user_id", "role", "reason"),
+            "remove": ("user_id", "reason"),
+            "set_role": ("user_id", "role", "reason"),
+        }
+        for name in needed.get(self.action, ()):
+            if name not in self.model_fields_set:
+                raise ValueError(f"{self.action} needs {name}")
+        for name in ("user_id", "role", "reason", "cursor", "page_size"):
+            if name in self.model_fields_set and name not in allowed[self.action]:
+                raise ValueError(f"{self.action} takes no {name}")
         return self
 
 
@@ -590,4 +619,19 @@ class ManageLimitsResult(Result):
     limits_before: list[LimitResult] | None
     limits_after: list[LimitResult] | None
     history: list[LimitHistoryResult] | None
+    audit_id: str | None
+
+
+class MemberResult(Result):
+    user_id: str
+    role: Literal["admin", "member"]
+    joined_at: str | None = Field(description="null where a personal account has no subscription yet.")
+
+
+class ManageMembersResult(Result):
+    account_id: str
+    account_kind: Literal["personal", "group"]
+    members: list[MemberResult] = Field(description="One page, as it is now.")
+    next_cursor: str | None
+    seats: SeatsResult = Field(description="max null is no maximum.")
     audit_id: str | None

@@ -18,6 +18,7 @@ from subscription_mcp.ledger.commands import (
     ClearRate,
     CloseSession,
     Command,
+    ManageMember,
     OpenSession,
     Outcome,
     PublishPlans,
@@ -32,6 +33,7 @@ from subscription_mcp.ledger.commands import (
 from subscription_mcp.ledger.machine.accounts import arrive
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import clear_rate, set_limit
+from subscription_mcp.ledger.machine.members import manage_member
 from subscription_mcp.ledger.machine.plans import publish_plans
 from subscription_mcp.ledger.machine.reservations import reserve, settle
 from subscription_mcp.ledger.machine.revocations import revoke_tokens
@@ -116,6 +118,8 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return set_limit(turn, command)
             case ClearRate():
                 return clear_rate(turn, command)
+            case ManageMember():
+                return manage_member(turn, command)
             case RevokeTokens():
                 return revoke_tokens(turn, command)
             case PublishPlans():

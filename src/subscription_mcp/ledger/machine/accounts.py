@@ -35,6 +35,7 @@ from subscription_mcp.ledger.machine.counting import Tally, Totals, tally_of
 from subscription_mcp.ledger.machine.facts import (
     NO_ANCHOR,
     Facts,
+    GroupSize,
     Holder,
     HolderKey,
     Override,
@@ -135,9 +136,9 @@ def _located(
     facts = turn.facts
     account = AccountKey(standing.tenant, standing.account_kind, standing.account)
     stored: Subscription | None = facts.read("subscriptions", account)
-    seats_used = (
-        facts.read("seats", (account.tenant, account.account)) if account.account_kind == "group" else None
-    )
+    size: GroupSize | None = None
+    if account.account_kind == "group":
+        size = facts.read("groups", (account.tenant, account.account))
     overrides = overrides_of(facts, account, standing.user)
     if facts.missing or overrides is None:
         return None
@@ -154,9 +155,14 @@ def _located(
     if joins:
         standing.role = "admin" if subject.group_admin else "member"
         leaves = membership.account if membership is not None else None
-        if leaves is not None and facts.read("seats", (account.tenant, leaves)) is None:
+        if leaves is not None:
+            facts.read("groups", (account.tenant, leaves))
+        removed: Instant | None = facts.read("removed", (account.tenant, standing.user, account.account))
+        if facts.missing:
             return None
-        must_have_a_seat(plan, subscription, seats_used or 0)
+        if removed is not None:
+            _must_be_newer(subject, removed)
+        must_have_a_seat(plan, subscription, size.users if size is not None else 0)
     return Located(
         standing,
         account,
@@ -166,9 +172,20 @@ def _located(
         limits_of_overrides(overrides),
         joins,
         leaves,
-        seats_used,
+        size.users if size is not None else None,
         subscription.standstill_at(turn.now) if subscription is not None else None,
     )
+
+
+def _must_be_newer(subject: Subject, removed: Instant) -> None:
+    """Refuse a token that names a group its user was removed from since. What it says is rounded down to seconds, and
+    one that does not say when it was issued may be any age."""
+    if (subject.claimed_at or 0) * SECOND <= removed:
+        raise refused(
+            "forbidden",
+            "You were removed from the group this access token names, after it was issued. Sign in again to go on with "
+            "a new one, or ask an administrator of the group to add you.",
+        )
 
 
 def must_have_a_seat(plan: Plan | None, subscription: Subscription | None, seats_used: int) -> None:
@@ -220,11 +237,11 @@ def _standing_of_whole(facts: Facts, subject: Subject) -> tuple[Standing, None] 
     tenant, named = subject.tenant, subject.account
     assert named is not None
     of_group = facts.read("subscriptions", AccountKey(tenant, "group", named))
-    seats = facts.read("seats", (tenant, named))
+    size = facts.read("groups", (tenant, named))
     of_person = facts.read("subscriptions", AccountKey(tenant, "personal", named))
     if facts.missing:
         return None
-    if subject.account_kind != "personal" and (of_group is not None or seats):
+    if subject.account_kind != "personal" and (of_group is not None or size.users):
         return Standing(tenant, "group", named, None, None), None
     if subject.account_kind != "group" and of_person is not None:
         return Standing(tenant, "personal", named, named, None), None
@@ -418,16 +435,20 @@ def arrive(turn: Turn, command: Arrive) -> AccountView | None:
     if user is not None:
         make_known(turn, located, Actor(user, "token"))
         if located.joins:
-            view.seats_used = turn.facts.seats[(located.account.tenant, located.account.account)]
+            view.seats_used = turn.facts.groups[(located.account.tenant, located.account.account)].users
     return view
 
 
 def must_have_room(turn: Turn, located: Located) -> None:
     """Refuse one user more than a tenant may have, where first sight would make one."""
-    if not located.is_new or not _is_new_user(located):
-        return
-    size: TenantSize | None = turn.facts.read("tenants", located.account.tenant)
-    if size is not None and size.users >= turn.facts.bounds.users:
+    if located.is_new and _is_new_user(located):
+        must_have_room_for(turn, located.account.tenant, 1)
+
+
+def must_have_room_for(turn: Turn, tenant: str, users: int) -> None:
+    """Refuse so many users more than a tenant may have."""
+    size: TenantSize | None = turn.facts.read("tenants", tenant)
+    if size is not None and users and size.users + users > turn.facts.bounds.users:
         raise refused(
             "conflict",
             f"This tenant has {size.users:,} users, the most it may have here. The operator of this server can "
@@ -444,21 +465,14 @@ def make_known(turn: Turn, located: Located, actor: Actor) -> None:
     """Write what first sight makes: the membership, the subscription."""
     if not located.is_new:
         return
-    facts, changes, account = turn.facts, turn.changes, located.account
+    account = located.account
     if _is_new_user(located):
-        size = facts.tenants[account.tenant]
-        facts.tenants[account.tenant] = changes.tenants[account.tenant] = size._replace(users=size.users + 1)
+        count_users(turn, account.tenant, 1)
     if located.joins:
         assert located.standing.user is not None and located.standing.role != "holder"
         role = located.standing.role or "member"
-        key = (account.tenant, located.standing.user)
-        membership = Membership(account.account, role)
-        facts.members[key] = membership
-        changes.members[key] = (membership, turn.now)
-        facts.seats[(account.tenant, account.account)] = (located.seats_used or 0) + 1
-        if located.leaves is not None:
-            facts.seats[(account.tenant, located.leaves)] -= 1
-        facts.forget_located(account.tenant, account.account, located.leaves, located.user)
+        membership = Membership(account.account, role, turn.now)
+        save_membership(turn, account.tenant, located.standing.user, membership)
         before = {"account_id": located.leaves} if located.leaves is not None else None
         after = {"account_id": account.account, "role": role}
         audit(turn, account, located.standing.user, "member.join", actor, None, before, after)
@@ -466,6 +480,27 @@ def make_known(turn: Turn, located: Located, actor: Actor) -> None:
         action = "subscription.start" if located.stored is None else "subscription.change"
         user = located.standing.user
         save_subscription(turn, account, located.stored, located.subscription, action, actor, None, user)
+
+
+def count_users(turn: Turn, tenant: str, users: int) -> None:
+    """Note that a tenant has so many users more. Nobody is taken off: the bound is on all there ever were."""
+    size = turn.facts.tenants[tenant]
+    turn.facts.tenants[tenant] = turn.changes.tenants[tenant] = size._replace(users=size.users + users)
+
+
+def save_membership(turn: Turn, tenant: str, user: str, after: Membership | None) -> None:
+    """Have a user in a group, in another one or, with None, in none. The sizes of the groups are loaded already."""
+    facts = turn.facts
+    before = facts.members[(tenant, user)]
+    for membership, step in ((before, -1), (after, 1)):
+        if membership is None:
+            continue
+        users, admins = facts.groups[(tenant, membership.account)]
+        is_admin = membership.role == "admin"
+        facts.groups[(tenant, membership.account)] = GroupSize(users + step, admins + step * is_admin)
+        facts.forget_located(tenant, membership.account)
+    facts.members[(tenant, user)] = turn.changes.members[(tenant, user)] = after
+    facts.forget_located(tenant, user)
 
 
 def save_subscription(

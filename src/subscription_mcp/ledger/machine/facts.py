@@ -168,6 +168,13 @@ class Override:
     expires_at: Instant | None
 
 
+class GroupSize(NamedTuple):
+    """How many users a group has, and how many of them administer it."""
+
+    users: int = 0
+    admins: int = 0
+
+
 class TenantSize(NamedTuple):
     """How many there are of what `Bounds` bounds."""
 
@@ -205,7 +212,10 @@ class Facts:
     """The version of a plan that has a digest."""
     plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
     members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
-    seats: dict[tuple[str, str], int] = field(default_factory=dict)
+    removed: dict[tuple[str, str, str], Instant | None] = field(default_factory=dict)
+    """Who was removed from which group, by tenant, user and group: access tokens issued up to then, in real time, do
+    not bring them back."""
+    groups: dict[tuple[str, str], GroupSize] = field(default_factory=dict)
     subscriptions: dict[AccountKey, Subscription | None] = field(default_factory=dict)
     trials: dict[tuple[str, str], Trial | None] = field(default_factory=dict)
     """Trials had before, by tenant and `trial_of`."""
@@ -322,7 +332,8 @@ class Changes:
     tenants: dict[str, TenantSize] = field(default_factory=dict)
     subscriptions: dict[AccountKey, Subscription] = field(default_factory=dict)
     trials: dict[tuple[str, str], tuple[TrialKind, Trial]] = field(default_factory=dict)
-    members: dict[tuple[str, str], tuple[Membership, Instant]] = field(default_factory=dict)
+    members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
+    removed: dict[tuple[str, str, str], Instant | None] = field(default_factory=dict)
     overrides: dict[tuple[HolderKey, OverrideKey], Override | None] = field(default_factory=dict)
     rates_cleared: dict[CounterKey, Instant] = field(default_factory=dict)
     """From when on use counts again in a rolling window."""
@@ -347,8 +358,9 @@ class Changes:
             found |= {(key.tenant, key.account), (key.tenant, key.user)}
         for (account, user), _ in self.overrides:
             found |= {(account.tenant, account.account), (account.tenant, user)}
-        for (tenant, user), (membership, _) in self.members.items():
-            found |= {(tenant, membership.account), (tenant, user)}
+        for (tenant, user), membership in self.members.items():
+            found |= {(tenant, membership.account), (tenant, user)} if membership else {(tenant, user)}
+        found |= {(tenant, account) for tenant, _, account in self.removed}
         return frozenset(found)
 
     def __bool__(self) -> bool:

@@ -44,6 +44,9 @@ CREATE TABLE member_removed (
     PRIMARY KEY (tenant, user, account)
 ) STRICT, WITHOUT ROWID;
 
+-- How many administer a group: the last one stays.
+CREATE INDEX member_admin ON member (tenant, account) WHERE role = 'admin';
+
 -- When a rate was cleared by hand: nothing that was used before counts in the window any more.
 CREATE TABLE rate_cleared (
     tenant INTEGER NOT NULL,
