@@ -21,6 +21,16 @@ close_session         SELF    SELF     SELF     TENANT   SELF          SELF
 has_feature           SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 list_plans            SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 manage_limits         NONE    ACCOUNT  ACCOUNT  NONE     TENANT        ALL
+manage_accounts       NONE    NONE     NONE     NONE     TENANT        ALL
+manage_accounts.search            NONE  NONE  NONE  NONE  TENANT  ALL
+manage_accounts.show              NONE  NONE  NONE  NONE  TENANT  ALL
+manage_accounts.end_sessions      NONE  NONE  NONE  NONE  TENANT  ALL
+manage_accounts.statistics        NONE  NONE  NONE  NONE  TENANT  ALL
+manage_accounts.suspend           NONE  NONE  NONE  NONE  NONE    ALL
+manage_accounts.activate          NONE  NONE  NONE  NONE  NONE    ALL
+manage_accounts.payment_failed    NONE  NONE  NONE  NONE  NONE    ALL
+manage_accounts.payment_received  NONE  NONE  NONE  NONE  NONE    ALL
+manage_accounts.erase             NONE  NONE  NONE  NONE  NONE    ALL
 tenant_summary        NONE    NONE     NONE     NONE     TENANT        ALL
 """
 _HEAD, *_ROWS = [line.split() for line in MATRIX.strip().splitlines()]

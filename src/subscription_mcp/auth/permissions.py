@@ -28,6 +28,8 @@ an admin of the group in the ledger, the last three come from the token."""
 _READS = (_S, _A, _A, _T, _T, _X)
 _CHANGES = (_N, _A, _A, _N, _T, _X)
 _RECORDS = (_N, _N, _N, _T, _N, _N)
+_OPERATES = (_N, _N, _N, _N, _T, _X)
+_SUPER = (_N, _N, _N, _N, _N, _X)
 _SESSIONS = (_S, _S, _S, _T, _S, _S)
 
 REACH: Mapping[str, Mapping[str, Reach]] = {
@@ -50,7 +52,17 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "has_feature": _READS,
         "list_plans": _READS,
         "manage_limits": _CHANGES,
-        "tenant_summary": (_N, _N, _N, _N, _T, _X),
+        "manage_accounts": _OPERATES,
+        "manage_accounts.search": _OPERATES,
+        "manage_accounts.show": _OPERATES,
+        "manage_accounts.end_sessions": _OPERATES,
+        "manage_accounts.statistics": _OPERATES,
+        "manage_accounts.suspend": _SUPER,
+        "manage_accounts.activate": _SUPER,
+        "manage_accounts.payment_failed": _SUPER,
+        "manage_accounts.payment_received": _SUPER,
+        "manage_accounts.erase": _SUPER,
+        "tenant_summary": _OPERATES,
     }.items()
 }
 

@@ -10,10 +10,12 @@ from subscription_mcp.ledger.commands import (
     PlanChanged,
     SessionDecided,
     UsageEvent,
+    UserErased,
 )
 from subscription_mcp.ledger.port import Touched
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
+from subscription_mcp.operations.accounts import Accounts
 from subscription_mcp.operations.limits import Limits
 from subscription_mcp.operations.metering import Metering
 from subscription_mcp.operations.plans import Plans
@@ -31,6 +33,7 @@ class Operations:
     limits: Limits
     reports: Reports
     sessions: Sessions
+    accounts: Accounts
     ready: Callable[[], Awaitable[bool]]
     """Whether the ledger can be read and written right now."""
     changes: Callable[[], AsyncGenerator[Touched]]
@@ -46,6 +49,7 @@ class Operations:
             Limits(ledger, access),
             Reports(ledger, access),
             Sessions(ledger, access),
+            Accounts(ledger, access),
             ledger.ready,
             ledger.engine.changes,
         )
@@ -59,4 +63,5 @@ __all__ = [
     "PlanChanged",
     "SessionDecided",
     "UsageEvent",
+    "UserErased",
 ]

@@ -30,6 +30,7 @@ from subscription_mcp.ledger.commands import (
     Revocation,
     Subject,
     UsageEvent,
+    UserErased,
 )
 
 KEY_RETENTION = 35 * DAY
@@ -204,6 +205,10 @@ class Facts:
     plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
     members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
     seats: dict[tuple[str, str], int] = field(default_factory=dict)
+    admins: dict[tuple[str, str], int] = field(default_factory=dict)
+    """How many administrators a group has; this and the next are true for one batch."""
+    named: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Whether anything of a tenant is a user's or was done by them."""
     subscriptions: dict[AccountKey, Subscription | None] = field(default_factory=dict)
     trials: dict[tuple[str, str], Trial | None] = field(default_factory=dict)
     """Trials had before, by tenant and `trial_of`."""
@@ -257,6 +262,12 @@ class Facts:
     def forget_all_located(self) -> None:
         self.located.clear()
         self.located_in.clear()
+
+    def forget_what_is_asked_once(self) -> None:
+        """Hardly any idempotency key comes again; kept here they would be most of what is kept."""
+        self.answers.clear()
+        self.admins.clear()
+        self.named.clear()
 
     def counter(self, key: CounterKey) -> Counter | None:
         """The running total, or None after noting that it is missing."""
@@ -332,10 +343,11 @@ class Changes:
     current_plans: list[tuple[str, int, str]] | None = None
     audits: list[AuditEntry] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
+    erased: UserErased | None = None
 
     def touched(self) -> frozenset[tuple[str, str]] | None:
         """Whose plan, limits or totals may be others now: tenant and id of accounts and users; None is everybody."""
-        if self.current_plans is not None:
+        if self.current_plans is not None or self.erased is not None:
             return None
         found = {(key.tenant, key.account) for key in self.subscriptions}
         for key in (*(counter.key for counter in self.counters), *(key for key, _ in self.holds)):
