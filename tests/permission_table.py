@@ -50,7 +50,6 @@ ROLES = tuple(ROWS["get_tier_info"])
 
 PLANNED = {
     "manage_plans",
-    *(row for row in ROWS if row.startswith("manage_accounts.")),
 }
 """Rows of tools and actions that are not there yet. Whoever adds one takes its row out of here."""
 
@@ -76,6 +75,15 @@ CALLS: dict[str, dict[str, Any]] = {
     "list_plans": {},
     "manage_limits": {"action": "list"},
     "manage_members": {"action": "list"},
+    "manage_accounts.search": {"action": "search"},
+    "manage_accounts.show": {"action": "show"},
+    "manage_accounts.end_sessions": {"action": "end_sessions", "reason": "why"},
+    "manage_accounts.statistics": {"action": "statistics"},
+    "manage_accounts.suspend": {"action": "suspend", "reason": "why"},
+    "manage_accounts.activate": {"action": "activate", "reason": "why"},
+    "manage_accounts.erase": {"action": "erase", "reason": "why"},
+    "manage_accounts.payment_failed": {"action": "payment_failed", "reason": "why"},
+    "manage_accounts.payment_received": {"action": "payment_received", "reason": "why"},
     "manage_limits.clear_rate": {"action": "clear_rate", "reason": "why"},
 }
 """The smallest valid call of every row that is a tool or an action of one, without a target."""
@@ -184,6 +192,13 @@ limits history   manage_limits      --tenant globex --user doug
 plans list       list_plans         --json
 plans show       list_plans         basic
 plans holders    manage_plans       --json
+accounts search  manage_accounts.search  --tenant globex
+accounts show    manage_accounts.show  --tenant globex --user doug
+accounts suspend  manage_accounts.suspend  --tenant globex --user doug --reason why
+accounts activate  manage_accounts.activate  --tenant globex --user doug --reason why
+accounts end-sessions  manage_accounts.end_sessions  --tenant globex --user doug --reason why
+accounts statistics  manage_accounts.statistics  --tenant globex
+accounts erase   manage_accounts.erase  --tenant globex --user doug --reason why --yes
 events tail      list_usage_events  --tenant globex --user doug
 connect          files only         -
 bridge           files only         -

@@ -63,10 +63,10 @@ from subscription_mcp.ledger.commands import (
 )
 from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.ledger.queries import (
+    AccountCount,
     AccountIds,
     AuditTrail,
     EventPage,
-    PlanCount,
     PlanHolders,
     RevocationsSince,
     TenantSummary,
@@ -1297,8 +1297,8 @@ async def test_a_tenant_is_summed_up_by_plan(store: SqliteStore) -> None:
         await arrive(ledger, user="e", tenant="globex")
         found = await ledger.query(TenantSummary("acme", ledger.now()))
         assert sorted(found, key=lambda count: count.plan) == [
-            PlanCount("basic", 2, 3),
-            PlanCount("premium", 1, 1),
+            AccountCount("basic", "active", 2, 3, 2),
+            AccountCount("premium", "active", 1, 1, 1),
         ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from subscription_mcp.auth.principal import Principal
+from subscription_mcp.domain.erasure import HASHED, hashed_name
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import SECOND, Instant
 
@@ -24,7 +25,7 @@ AFTER_A_FAULT_SECONDS = 5
 
 class Revoked(Protocol):
     """One revocation as the ledger keeps it. With a `token_id` it is that token; else everything issued up to
-    `issued_before`: to a subject, in a tenant, or to a subject in a tenant."""
+    `issued_before`: to a subject, in a tenant, or to a subject in a tenant. Of who was erased only hashes are kept."""
 
     @property
     def seq(self) -> int: ...
@@ -54,6 +55,8 @@ class Revocations:
         self._token_ids: set[str] = set()
         self._whose: dict[tuple[str | None, str | None], Instant] = {}
         """By tenant and subject, None for any: the last instant up to which tokens are refused."""
+        self._are_hashed = False
+        """Whether any names its token or subject by a hash."""
         self._open: dict[object, tuple[Principal, Callable[[], None]]] = {}
         """What is open on behalf of whom, and how it is ended."""
         self._watching: asyncio.Task[None] | None = None
@@ -76,11 +79,21 @@ class Revocations:
         """The same by what is known already."""
         if principal.token_id is not None and principal.token_id in self._token_ids:
             return True
-        if not self._whose:
-            return False
+        if self._are_hashed and self._is_revoked_by_hash(principal):
+            return True
+        return bool(self._whose) and self._is_among(principal, principal.user)
+
+    def _is_revoked_by_hash(self, principal: Principal) -> bool:
+        token_id = principal.token_id
+        return (token_id is not None and hashed_name(token_id) in self._token_ids) or self._is_among(
+            principal, hashed_name(principal.user)
+        )
+
+    def _is_among(self, principal: Principal, user: str) -> bool:
+        """Whether it was issued before those of its tenant or of this name were revoked."""
         # A token that does not say when it was issued may be any age; one of the same second may be older.
         issued_at = (principal.issued_at or 0) * SECOND
-        tenant, user = principal.tenant, principal.user
+        tenant = principal.tenant
         whose = ((None, user), (tenant, user), (tenant, None))
         return any(issued_at < self._whose.get(key, 0) for key in whose)
 
@@ -130,6 +143,8 @@ class Revocations:
             else:
                 key = (revoked.tenant, revoked.subject)
                 self._whose[key] = max(self._whose.get(key, 0), revoked.issued_before)
+            named = (revoked.token_id or "", revoked.subject or "")
+            self._are_hashed |= any(name.startswith(HASHED) for name in named)
         self._asked_at = asked_at
         if found:
             self._end_what_is_revoked()

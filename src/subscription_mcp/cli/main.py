@@ -26,6 +26,7 @@ COMMANDS = {
     "catalog": "subscription_mcp.cli.catalog:catalog",
     "usage": "subscription_mcp.cli.usage:usage",
     "limits": "subscription_mcp.cli.limits:limits",
+    "accounts": "subscription_mcp.cli.accounts:accounts",
     "plans": "subscription_mcp.cli.plans:plans",
     "events": "subscription_mcp.cli.events:events",
     "connect": "subscription_mcp.cli.connect:connect",

@@ -208,6 +208,26 @@ class SetStatus:
 
 
 @dataclass(slots=True)
+class EndSessions:
+    """End every session a user has open, or everybody in an account."""
+
+    subject: Subject
+    actor: Actor
+    reason: str
+
+
+@dataclass(slots=True)
+class EraseUser:
+    """Put `alias` in place of a user's id wherever it stands in a tenant, and end what is theirs. Totals stay."""
+
+    tenant: str
+    user: str
+    alias: str
+    actor: Actor
+    reason: str
+
+
+@dataclass(slots=True)
 class SetLimit:
     """Set or clear (`maximum` None) an override of one limit, for a user or for the whole account."""
 
@@ -283,6 +303,8 @@ Command = (
     | ChangePlan
     | ChangeSubscription
     | SetStatus
+    | EndSessions
+    | EraseUser
     | SetLimit
     | ClearRate
     | ManageMember
@@ -293,6 +315,8 @@ Command = (
 Keyed = RecordUsage | Reserve | OpenSession
 """Commands that may carry an idempotency key."""
 KEYED = get_args(Keyed)
+SOLITARY = (EraseUser,)
+"""Commands that have a batch to themselves: what is remembered of the ledger does not hold after them."""
 
 
 @dataclass(slots=True)
@@ -369,6 +393,28 @@ class StatusChanged:
 
 
 @dataclass(slots=True)
+class SessionsEnded:
+    """How many sessions were open and are not any more, and the account afterwards."""
+
+    closed: int
+    after: AccountView
+    audit: "AuditEntry"
+
+
+@dataclass(slots=True)
+class UserErased:
+    """A user whose id an alias stands for now. The engine fills in, in the transaction that erases: `counts`, the rows
+    of each kind that were theirs, and `remaining`, in how many places the id was still found afterwards."""
+
+    tenant: str
+    user: str
+    alias: str
+    audit: "AuditEntry"
+    counts: dict[str, int] = field(default_factory=dict)
+    remaining: int | None = None
+
+
+@dataclass(slots=True)
 class LimitsChanged:
     """The account's limits before and after an override changed, or a rate was cleared."""
 
@@ -412,6 +458,8 @@ Outcome = (
     | SessionClosed
     | PlanChanged
     | StatusChanged
+    | SessionsEnded
+    | UserErased
     | LimitsChanged
     | MembersChanged
     | TokensRevoked

@@ -63,8 +63,10 @@ class Engine(Protocol):
         """The ledger's clock, never behind the last commit."""
 
     async def query(self, question: Query) -> Any:
-        """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry], list[PlanCount],
-        list[(plan, version, accounts)], list[Revocation], list[account] or (list[MemberRow], more)."""
+        """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry],
+        list[AccountCount], (started, running, converted, sessions), (list[(position, AccountKey)], more),
+        list[Session], list[(AccountKey, user)], list[(plan, version, accounts)],
+        list[Revocation], list[account] or (list[MemberRow], more)."""
 
     def changes(self) -> AsyncGenerator[Touched]:
         """What commits touched, from the first answer on, which comes at once: this process's own as they

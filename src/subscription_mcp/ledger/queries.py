@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.subscriptions import MemberRole
+from subscription_mcp.domain.subscriptions import MemberRole, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +52,69 @@ class AuditTrail:
 
 @dataclass(frozen=True, slots=True)
 class TenantSummary:
-    """Accounts and users per plan of a tenant."""
+    """How many accounts and users of a tenant there are of each plan and status, as `AccountCount`s, and how many of
+    the accounts began at or after `since`."""
+
+    tenant: str
+    now: Instant
+    since: Instant = 0
+
+
+@dataclass(slots=True)
+class AccountCount:
+    plan: str
+    status: Status
+    accounts: int
+    users: int
+    began: int
+
+    @property
+    def is_inactive(self) -> bool:
+        """Whether the subscriptions have ended: then no plan is held."""
+        return self.status in ("canceled", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantActivity:
+    """How many trials of a tenant were started, run and were converted, and how many sessions are open."""
 
     tenant: str
     now: Instant
 
 
-@dataclass(slots=True)
-class PlanCount:
-    plan: str
-    accounts: int
-    users: int
+@dataclass(frozen=True, slots=True)
+class AccountPage:
+    """Accounts of a tenant that have a subscription, `after` the position the last page ended at. Each of `parts` is
+    in the id of the account or of one of its users, in whatever case."""
+
+    tenant: str
+    now: Instant
+    size: int
+    after: tuple[int, int] | None = None
+    parts: tuple[str, ...] = ()
+    plan: str | None = None
+    status: str | None = None
+    account_kind: AccountKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSessions:
+    """Sessions that are open now, those that end first first."""
+
+    whose: Whose
+    now: Instant
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FullestHolders:
+    """Accounts and their users (`user` '' is a group as a whole) that may have used `permille` of a limit or more, the
+    fullest first; and such whose limits were set by hand. Some of each, at most `size`."""
+
+    tenant: str
+    now: Instant
+    permille: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +165,12 @@ Query = (
     | EventPage
     | AuditTrail
     | TenantSummary
+    | MemberPage
+    | TenantActivity
+    | AccountPage
+    | OpenSessions
+    | FullestHolders
     | PlanHolders
     | RevocationsSince
     | AccountIds
-    | MemberPage
 )

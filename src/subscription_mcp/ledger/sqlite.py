@@ -17,7 +17,7 @@ import aiosqlite
 
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.identifiers import RandomBits, uuid7s
-from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.instants import MINUTE, Instant, format_instant
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome, Revocation
@@ -49,6 +49,8 @@ CHECKPOINT_ROWS = 20_000
 OPEN_WITHIN_SECONDS = 10
 CACHED_FACTS_MAX = 200_000
 POLL_SECONDS = 0.5  # not a quantity
+TRUNCATE_AGAIN = 1 * MINUTE
+NEVER: Instant = 2**62
 T = TypeVar("T")
 
 
@@ -89,6 +91,8 @@ class SqliteEngine:
         self._facts = Facts(catalog)
         self._opened: list[tuple[int, int]] = []
         self._rows_since_checkpoint = 0
+        self._truncate_from: Instant = NEVER
+        """From when on the next checkpoint empties the log."""
         self._data_version: int | None = None
         self._writer_book: PlanBook | None = None
         self._checker_book: PlanBook | None = None
@@ -223,14 +227,15 @@ class SqliteEngine:
                     self._last_now = turn.now
                     self._note(turn.now)
                     self.catalog = self._facts.catalog
+                    if any(changes.erased for changes in saved):
+                        self._let_go(turn.now)
                     if self._watchers:
                         self._tell_watchers(_all_touched([changes.touched() for changes in saved]))
                 else:
                     connection.execute("ROLLBACK")
-                # Hardly any key comes again; kept here they would be most of what is kept.
-                self._facts.answers.clear()
+                self._facts.forget_what_is_asked_once()
                 self._store.forget_places()
-                if self._rows_since_checkpoint >= CHECKPOINT_ROWS:
+                if self._rows_since_checkpoint >= CHECKPOINT_ROWS or self._truncate_from <= now:
                     self._checkpoint(connection)
                 if self._facts.size + self._store.size > CACHED_FACTS_MAX:
                     self._forget()
@@ -248,9 +253,23 @@ class SqliteEngine:
         self._store.load(facts)
 
     def _save(self, turn: Turn, saved: list[Changes]) -> None:
-        self._rows_since_checkpoint += self._store.save(turn.changes)
+        erased = turn.changes.erased
+        if erased is None:
+            self._rows_since_checkpoint += self._store.save(turn.changes)
+        else:
+            from subscription_mcp.ledger.sqlite_erasure import Erasure
+
+            erasure = Erasure(self._writer._conn, self._store, erased, turn.now)
+            erasure.rename()
+            self._store.save(turn.changes)
+            erasure.look_again()
         saved.append(turn.changes)
         turn.changes = Changes()
+
+    def _let_go(self, now: Instant) -> None:
+        """After a user was erased: no name that is remembered holds, and the log must not keep the old pages."""
+        self._forget()
+        self._truncate_from = now
 
     def _note(self, committed_at: Instant) -> None:
         """Leave word, outside of the database, of how far it goes."""
@@ -269,8 +288,12 @@ class SqliteEngine:
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         self._rows_since_checkpoint = 0
+        mode = "PASSIVE" if self._last_now < self._truncate_from else "TRUNCATE"
         try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            (busy, *_) = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            if mode == "TRUNCATE":
+                # While somebody reads an older snapshot the log stays; the next one tries again.
+                self._truncate_from = self._last_now + TRUNCATE_AGAIN if busy else NEVER
         except sqlite3.Error as error:
             # The batch is committed and in the log: its answers stand. The next checkpoint tries again.
             log.error("checkpoint failed: %s: %s", type(error).__name__, error)
@@ -296,6 +319,7 @@ class SqliteEngine:
         if version != self._data_version:
             if schema_version(connection) != self._schema:
                 raise LedgerUnavailable("another process has migrated the ledger; start this one again")
+            self._store.notice_erasures()
             self._renew_facts()
             self._catch_up()
             self._data_version = version
@@ -353,7 +377,7 @@ class SqliteEngine:
         except BaseException:
             self._checker_facts = None
             raise
-        facts.answers.clear()
+        facts.forget_what_is_asked_once()
         store.forget_places()
         if changes or facts.size + store.size > CACHED_FACTS_MAX:
             # What the facts say now has not happened.
@@ -366,6 +390,7 @@ class SqliteEngine:
         if version != self._checker_version or self._checker_facts is None:
             if self._checker_store.size > CACHED_FACTS_MAX:
                 self._checker_store.forget()
+            self._checker_store.notice_erasures()
             self._checker_book = self._plan_book(self._checker_store, self._checker_book)
             self._checker_facts, self._checker_version = self._facts_of(self._checker_book), version
         return self._checker_facts

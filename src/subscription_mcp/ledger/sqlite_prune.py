@@ -107,33 +107,11 @@ class _Sweep:
         ).fetchall():
             over = [row for row in rows if answer_is_over(row[1], self._now)]
             for seq, _, tenant, source, key in over:
-                self._free_place(hash_of_key((tenant, source, key)), seq)
+                free_place(self._db, hash_of_key((tenant, source, key)), seq)
                 self._db.execute("DELETE FROM answer WHERE seq = ?", (seq,))
             yield len(rows)
             if len(over) < len(rows):
                 return
-
-    def _free_place(self, place: int, seq: int) -> None:
-        """Take an answer out of the index. Keys of one hash stand side by side: those behind it close up."""
-        while (found := self._seq_at(place)) != seq:
-            if found is None:
-                return
-            place += 1
-        self._db.execute("DELETE FROM key_index WHERE hash = ?", (place,))
-        behind = place
-        while (found := self._seq_at(behind := behind + 1)) is not None:
-            (*key,) = self._db.execute(
-                "SELECT t.text, s.text, a.key FROM answer a JOIN word t ON t.id = a.tenant"
-                " JOIN word s ON s.id = a.source WHERE a.seq = ?",
-                (found,),
-            ).fetchone()
-            if hash_of_key((key[0], key[1], key[2])) <= place:
-                self._db.execute("UPDATE key_index SET hash = ? WHERE hash = ?", (place, behind))
-                place = behind
-
-    def _seq_at(self, place: int) -> int | None:
-        row = self._db.execute("SELECT seq FROM key_index WHERE hash = ?", (place,)).fetchone()
-        return None if row is None else row[0]
 
     def _offers(self, tenant: int) -> Iterator[int]:
         for rows in self._few(
@@ -228,3 +206,27 @@ class _Sweep:
         while rows := self._db.execute(statement, (tenant, *place, *bounds, ROWS_A_BATCH)).fetchall():
             yield rows
             place = rows[-1][: len(place)]
+
+
+def free_place(database: sqlite3.Connection, place: int, seq: int) -> None:
+    """Take an answer out of the index. Keys of one hash stand side by side: those behind it close up."""
+    while (found := _seq_at(database, place)) != seq:
+        if found is None:
+            return
+        place += 1
+    database.execute("DELETE FROM key_index WHERE hash = ?", (place,))
+    behind = place
+    while (found := _seq_at(database, behind := behind + 1)) is not None:
+        (*key,) = database.execute(
+            "SELECT t.text, s.text, a.key FROM answer a JOIN word t ON t.id = a.tenant"
+            " JOIN word s ON s.id = a.source WHERE a.seq = ?",
+            (found,),
+        ).fetchone()
+        if hash_of_key((key[0], key[1], key[2])) <= place:
+            database.execute("UPDATE key_index SET hash = ? WHERE hash = ?", (place, behind))
+            place = behind
+
+
+def _seq_at(database: sqlite3.Connection, place: int) -> int | None:
+    row = database.execute("SELECT seq FROM key_index WHERE hash = ?", (place,)).fetchone()
+    return None if row is None else row[0]

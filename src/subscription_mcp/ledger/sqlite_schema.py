@@ -25,6 +25,7 @@ PRAGMAS: dict[str, int | str] = {
     "busy_timeout": 5000,
     "foreign_keys": 1,
     "trusted_schema": 0,
+    "secure_delete": 1,  # what is deleted is overwritten: an erased user is gone from the file, too
 }
 
 

@@ -24,6 +24,7 @@ from subscription_mcp.domain.catalog import (
     places_of,
 )
 from subscription_mcp.domain.catalog_file import plan_from_definition
+from subscription_mcp.domain.erasure import hashed_name
 from subscription_mcp.domain.identifiers import AccountKind, uuid7_after
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells, used_at, with_use
@@ -66,17 +67,28 @@ from subscription_mcp.ledger.machine.facts import (
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.queries import (
     AccountIds,
+    AccountPage,
     AuditTrail,
     EventPage,
+    FullestHolders,
     MemberPage,
     MemberRow,
-    PlanCount,
+    OpenSessions,
     PlanHolders,
     Query,
     RevocationsSince,
+    TenantActivity,
     TenantSummary,
     UsageTotals,
     Whose,
+)
+from subscription_mcp.ledger.sqlite_accounts import (
+    PLAN_NOW,
+    VERSION_NOW,
+    account_page,
+    fullest_holders,
+    tenant_activity,
+    tenant_summary,
 )
 from subscription_mcp.ledger.sqlite_schema import committed_at
 
@@ -114,9 +126,6 @@ _SCHEDULED_COLUMNS = {
 SUBSCRIPTION_COLUMNS = ", ".join((*_HELD_COLUMNS, *_SCHEDULED_COLUMNS))
 _EXPIRING = frozenset({"open_sessions", "pending_offers"})
 """Facts of which only what has not expired need be loaded."""
-# A change that was scheduled and is due has happened, also where nobody has touched the account since.
-_PLAN_NOW = "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_plan, s.plan) ELSE s.plan END"
-_VERSION_NOW = "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_version, s.version) ELSE s.version END"
 
 
 ROWS_A_STATEMENT = (32, 4, 1)
@@ -183,6 +192,7 @@ class Store:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._first_recorded_at: Instant | None = None
+        self._erasures: int | None = None
         self._words: dict[str, int] = {}
         self._texts: dict[int, str] = {}
         self._holders: dict[HolderKey, int] = {}
@@ -204,6 +214,16 @@ class Store:
         self._plan_ids.clear()
         self._dimensions.clear()
         self._free_places.clear()
+
+    def notice_erasures(self) -> None:
+        """Drop every surrogate where a user was erased since they were handed out, by whichever process."""
+        (erasures,) = self._db.execute("SELECT value FROM ledger_info WHERE name = 'erasures'").fetchone()
+        if erasures != self._erasures:
+            self.forget()
+            self._erasures = erasures
+
+    def rows(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        return self._db.execute(statement, values).fetchall()
 
     # Surrogates
 
@@ -385,16 +405,34 @@ class Store:
         return None if row is None else Membership(self.text(row[0]), *row[1:])
 
     def _read_removed(self, key: tuple[str, str, str]) -> Instant | None:
-        row = self._one(
-            "SELECT tokens_before FROM member_removed WHERE tenant = ? AND user = ? AND account = ?",
-            *(self.word(text) for text in key),
+        tenant, user, account = key
+        row = self._one(  # of who was erased since only a hash is kept
+            "SELECT max(tokens_before) FROM member_removed WHERE tenant = ? AND account = ? AND user IN (?, ?)",
+            self.word(tenant),
+            self.word(account),
+            self.word(user),
+            self.word(hashed_name(user)),
         )
-        return None if row is None else row[0]
+        found: Instant | None = row[0]
+        return found
 
     def _read_groups(self, key: tuple[str, str]) -> GroupSize:
         tenant, account = self.word(key[0]), self.word(key[1])
         (users,), (admins,) = self._one(USERS, tenant, account), self._one(ADMINS, tenant, account)
         return GroupSize(users, admins)
+
+    def _read_named(self, key: tuple[str, str]) -> bool:
+        tenant, user = self.word(key[0]), self.word(key[1])
+        row = self._one(
+            "SELECT EXISTS (SELECT 1 FROM holder WHERE tenant = ?1 AND user = ?2"
+            " UNION ALL SELECT 1 FROM subscription WHERE tenant = ?1 AND account_kind = 0 AND account = ?2"
+            " UNION ALL SELECT 1 FROM member WHERE tenant = ?1 AND user = ?2"
+            " UNION ALL SELECT 1 FROM audit WHERE tenant = ?1 AND actor = ?3)",
+            tenant,
+            user,
+            key[1],
+        )
+        return bool(row[0])
 
     def _read_subscriptions(self, key: AccountKey) -> Subscription | None:
         row = self._one(
@@ -723,13 +761,16 @@ class Store:
     def _read_open_sessions(self, key: HolderKey, now: Instant) -> dict[str, Session]:
         account, user = key
         whose = Whose(account.tenant, account.account_kind, account.account, user or None)
-        among = _among(self._holders_of(whose), "s.holder")
+        return {session.id: session for session in self._sessions_open(OpenSessions(whose, now, size=-1))}
+
+    def _sessions_open(self, question: OpenSessions) -> list[Session]:
+        tenant, order = question.whose.tenant, "" if question.size < 0 else " ORDER BY s.expires_at"
+        among = _among(self._holders_of(question.whose), "s.holder")
         rows = self._db.execute(
-            f"{self._SESSION}{among} AND s.closed_at IS NULL AND s.expires_at > ?",
-            (self.word(account.tenant), now),
+            f"{self._SESSION}{among} AND s.closed_at IS NULL AND s.expires_at > ?{order} LIMIT ?",
+            (self.word(tenant), question.now, question.size),
         ).fetchall()
-        found = [self._session_of(account.tenant, row) for row in rows]
-        return {session.id: session for session in found}
+        return [self._session_of(tenant, row) for row in rows]
 
     def _session_of(self, tenant: str, row: Any) -> Session:
         id_, kind, account, user, plan, source, opened_at, expires_at, closed_at = row
@@ -1081,7 +1122,15 @@ class Store:
             case AuditTrail():
                 return self._audit_trail(question)
             case TenantSummary():
-                return self._tenant_summary(question)
+                return tenant_summary(self, question)
+            case TenantActivity():
+                return tenant_activity(self, question)
+            case AccountPage():
+                return account_page(self, question)
+            case OpenSessions():
+                return self._sessions_open(question)
+            case FullestHolders():
+                return fullest_holders(self, question)
             case RevocationsSince():
                 rows = self._db.execute(
                     "SELECT id, tenant, subject, token_id, issued_before, at, seq FROM revocation"
@@ -1091,7 +1140,7 @@ class Store:
                 return [Revocation(str(UUID(bytes=id_)), *rest) for id_, *rest in rows]
             case PlanHolders():
                 return self._db.execute(
-                    f"SELECT {_PLAN_NOW} AS plan_now, {_VERSION_NOW} AS version_now, count(*) FROM subscription s"
+                    f"SELECT {PLAN_NOW} AS plan_now, {VERSION_NOW} AS version_now, count(*) FROM subscription s"
                     " GROUP BY plan_now, version_now",
                     {"now": question.now},
                 ).fetchall()
@@ -1292,16 +1341,6 @@ class Store:
             )
             for id_, kind, account, user, action, actor, actor_role, reason, before, after, at in rows
         ]
-
-    def _tenant_summary(self, question: TenantSummary) -> list[PlanCount]:
-        tenant = self.word(question.tenant)
-        rows = self._db.execute(
-            f"SELECT {_PLAN_NOW} AS plan_now, count(*), sum(CASE s.account_kind WHEN 0 THEN 1 ELSE"
-            " (SELECT count(*) FROM member m WHERE m.tenant = s.tenant AND m.account = s.account) END)"
-            " FROM subscription s WHERE s.tenant = :tenant GROUP BY plan_now",
-            {"tenant": tenant, "now": question.now},
-        ).fetchall()
-        return [PlanCount(*row) for row in rows]
 
 
 def _whose(key: CounterKey) -> Whose:

@@ -13,7 +13,7 @@ from typing import Any
 
 from subscription_mcp.domain.errors import Refusal, internal, unavailable
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.ledger.commands import AccountView, Arrive, Command, Outcome
+from subscription_mcp.ledger.commands import SOLITARY, AccountView, Arrive, Command, Outcome
 from subscription_mcp.ledger.port import Engine, LedgerUnavailable
 from subscription_mcp.ledger.queries import Query
 
@@ -30,6 +30,10 @@ class _Entry:
     def __init__(self, commands: Sequence[Command], answer: "asyncio.Future[list[Outcome]]") -> None:
         self.commands = commands
         self.answer = answer
+
+    @property
+    def is_solitary(self) -> bool:
+        return isinstance(self.commands[0], SOLITARY) if self.commands else False
 
 
 class _Start:
@@ -71,7 +75,9 @@ class Ledger:
 
     async def submit(self, commands: Sequence[Command]) -> list[Outcome]:
         """Do the commands in order in one transaction; an outcome for each. Never raises: where the ledger
-        cannot be written every outcome is `unavailable` and nothing was counted."""
+        cannot be written every outcome is `unavailable` and nothing was counted. One that is `SOLITARY` is
+        submitted by itself."""
+        assert len(commands) < 2 or not any(isinstance(command, SOLITARY) for command in commands)
         return await self._enqueue(commands)
 
     async def submit_one(self, command: Command) -> Outcome:
@@ -159,7 +165,14 @@ class Ledger:
     def _next_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
         size = 0
-        while self._waiting and (not batch or size + len(self._waiting[0].commands) <= BATCH_COMMANDS_MAX):
+        while self._waiting and (
+            not batch
+            or (
+                size + len(self._waiting[0].commands) <= BATCH_COMMANDS_MAX
+                and not batch[0].is_solitary
+                and not self._waiting[0].is_solitary
+            )
+        ):
             entry = self._waiting.popleft()
             self._waiting_commands -= len(entry.commands)
             if entry.answer.done():  # its caller went away before it was begun

@@ -12,10 +12,12 @@ from subscription_mcp.ledger.commands import (
     PlanChanged,
     SessionDecided,
     UsageEvent,
+    UserErased,
 )
 from subscription_mcp.ledger.port import Touched
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
+from subscription_mcp.operations.accounts import Accounts
 from subscription_mcp.operations.limits import Limits
 from subscription_mcp.operations.members import Members
 from subscription_mcp.operations.metering import Metering
@@ -35,6 +37,7 @@ class Operations:
     members: Members
     reports: Reports
     sessions: Sessions
+    accounts: Accounts
     ready: Callable[[], Awaitable[bool]]
     """Whether the ledger can be read and written right now."""
     changes: Callable[[], AsyncGenerator[Touched]]
@@ -59,6 +62,7 @@ class Operations:
             Members(ledger, access, real_time),
             Reports(ledger, access),
             Sessions(ledger, access),
+            Accounts(ledger, access),
             ledger.ready,
             ledger.engine.changes,
         )
@@ -73,4 +77,5 @@ __all__ = [
     "PlanChanged",
     "SessionDecided",
     "UsageEvent",
+    "UserErased",
 ]

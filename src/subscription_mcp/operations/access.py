@@ -200,6 +200,17 @@ class Access:
             subject = await self._narrowed_to_own_account(caller, subject)
         return Granted(caller, tenant, subject, False, role)
 
+    def grant_to_operator(self, operation: str, caller: Caller, target: Target) -> Granted:
+        """The same for who acts from outside, also on an account of their own. Raises Refusal `forbidden`."""
+        reached = self.reach_of(operation, caller)
+        tenant = target.tenant_id or caller.principal.tenant
+        if reached < Reach.TENANT or (tenant != caller.principal.tenant and reached < Reach.ALL):
+            raise forbidden()
+        subject = None
+        if target.account_id is not None or target.user_id is not None:
+            subject = Subject(tenant, target.user_id, target.account_id)
+        return Granted(caller, tenant, subject, False, _acting_role(operation, caller.roles, reached))
+
     def whose_lease(self, operation: str, caller: Caller) -> tuple[str, str | None]:
         """The tenant, and the user unless the caller acts for all of it, whose reservations and sessions the
         caller may end. Raises Refusal `forbidden`."""

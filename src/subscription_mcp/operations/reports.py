@@ -23,7 +23,7 @@ from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.windows import Period
 from subscription_mcp.ledger.commands import AccountView, Arrive, UsageEvent
-from subscription_mcp.ledger.queries import EventPage, PlanCount, TenantSummary, UsageTotals, Whose
+from subscription_mcp.ledger.queries import AccountCount, EventPage, TenantSummary, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target, whose_of
 from subscription_mcp.operations.cursors import cursor_of, position_of
@@ -91,6 +91,8 @@ class TenantAnswer:
     tenant: str
     accounts: int
     users: int
+    inactive: int
+    """Accounts whose subscription has ended: they hold no plan."""
     period: Period
     plans: list[PlanUsage]
 
@@ -166,28 +168,36 @@ class Reports:
         timezone = self._access.catalog.timezone
         period = named_period("this_month", self._ledger.now(), timezone, None)
         assert period.end is not None
-        counts: list[PlanCount] = await self._ledger.query(TenantSummary(tenant, self._ledger.now()))
+        counts: list[AccountCount] = await self._ledger.query(TenantSummary(tenant, self._ledger.now()))
         rows = await self._ledger.query(
             UsageTotals(Whose(tenant), period.start, period.end, frozenset({"dimensions"}))
         )
         of_plan: dict[str | None, list[UsageRow]] = {}
         for row in rows:
             of_plan.setdefault(row.value_of("plan"), []).append(row)
-        held = {count.plan: count for count in counts}
+        held: dict[str, list[AccountCount]] = {}
+        for count in counts:
+            if not count.is_inactive:
+                held.setdefault(count.plan, []).append(count)
         order = [plan.key for plan in self._access.catalog.plans_by_price]
         keys = [*order, *sorted((set(held) | {plan for plan in of_plan if plan}) - set(order))]
         plans = [
             PlanUsage(
                 key,
-                held[key].accounts if key in held else 0,
-                held[key].users if key in held else 0,
+                sum(count.accounts for count in held.get(key, [])),
+                sum(count.users for count in held.get(key, [])),
                 totals(of_plan.get(key, [])),
                 grouped([row for row in of_plan.get(key, []) if row.value_of("tool")], ("tool",)),
             )
             for key in keys
         ]
         return TenantAnswer(
-            tenant, sum(plan.accounts for plan in plans), sum(plan.users for plan in plans), period, plans
+            tenant,
+            sum(plan.accounts for plan in plans),
+            sum(plan.users for plan in plans),
+            sum(count.accounts for count in counts if count.is_inactive),
+            period,
+            plans,
         )
 
     async def _view(self, granted: Granted) -> AccountView | None:

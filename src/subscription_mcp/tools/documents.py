@@ -306,6 +306,7 @@ def tenant_summary(answer: TenantAnswer) -> Document:
         "tenant_id": answer.tenant,
         "accounts": answer.accounts,
         "users": answer.users,
+        "inactive": answer.inactive,
         "period": period(answer.period),
         "plans": [
             {

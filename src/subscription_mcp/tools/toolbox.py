@@ -18,7 +18,7 @@ from subscription_mcp.auth.principal import Principal
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.operations import Operations
 from subscription_mcp.operations.access import Caller
-from subscription_mcp.tools import bodies, wire
+from subscription_mcp.tools import accounts, accounts_wire, bodies, wire
 from subscription_mcp.tools.bodies import Answer
 from subscription_mcp.tools.validation import parsed
 
@@ -44,6 +44,8 @@ class Tool:
     idempotent: bool = True
     asks: bool = False
     """Whether its answer can be a question first."""
+    for_operators: bool = False
+    """Whether it is never about the caller: calling it makes nobody known."""
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
@@ -222,6 +224,19 @@ TOOLS: tuple[Tool, ...] = (
         destructive=True,
         idempotent=False,
     ),
+    Tool(
+        "manage_accounts",
+        "Accounts of a tenant",
+        "Call this as an operator to find accounts, show one, end its sessions, suspend or activate it, to see a tenant's "
+        "statistics, or to erase a user.",
+        accounts_wire.ManageAccountsArguments,
+        accounts_wire.ManageAccountsResult,
+        accounts.manage_accounts,
+        read_only=False,
+        destructive=True,
+        idempotent=False,
+        for_operators=True,
+    ),
 )
 
 
@@ -266,7 +281,9 @@ class Toolbox:
         if tool is None:
             raise UnknownTool
         # Whoever acts for others is not thereby somebody with a subscription of its own.
-        is_first_sight = not principal.is_operator or _is_about_caller(principal, arguments)
+        is_first_sight = not tool.for_operators and (
+            not principal.is_operator or _is_about_caller(principal, arguments)
+        )
         caller = await access.caller(principal, may_make_known=is_first_sight)
         if not access.has_tool(name, caller):
             raise UnknownTool

@@ -439,6 +439,7 @@ class TenantSummaryResult(Result):
     tenant_id: str
     accounts: int
     users: int
+    inactive: int = Field(description="Accounts whose subscription has ended: they hold no plan.")
     period: PeriodResult
     plans: list[TenantPlanResult]
 

@@ -18,6 +18,8 @@ from subscription_mcp.ledger.commands import (
     ClearRate,
     CloseSession,
     Command,
+    EndSessions,
+    EraseUser,
     ManageMember,
     OpenSession,
     Outcome,
@@ -31,13 +33,14 @@ from subscription_mcp.ledger.commands import (
     Settle,
 )
 from subscription_mcp.ledger.machine.accounts import arrive
+from subscription_mcp.ledger.machine.erasure import erase_user
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import clear_rate, set_limit
 from subscription_mcp.ledger.machine.members import manage_member
 from subscription_mcp.ledger.machine.plans import publish_plans
 from subscription_mcp.ledger.machine.reservations import reserve, settle
 from subscription_mcp.ledger.machine.revocations import revoke_tokens
-from subscription_mcp.ledger.machine.sessions import close_session, open_session, renew_session
+from subscription_mcp.ledger.machine.sessions import close_session, end_sessions, open_session, renew_session
 from subscription_mcp.ledger.machine.subscriptions import change_plan, change_subscription, set_status
 from subscription_mcp.ledger.machine.usage import check, record
 
@@ -114,6 +117,10 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return change_subscription(turn, command)
             case SetStatus():
                 return set_status(turn, command)
+            case EndSessions():
+                return end_sessions(turn, command)
+            case EraseUser():
+                return erase_user(turn, command)
             case SetLimit():
                 return set_limit(turn, command)
             case ClearRate():

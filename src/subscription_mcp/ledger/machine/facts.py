@@ -30,6 +30,7 @@ from subscription_mcp.ledger.commands import (
     Revocation,
     Subject,
     UsageEvent,
+    UserErased,
 )
 
 KEY_RETENTION = 35 * DAY
@@ -216,6 +217,8 @@ class Facts:
     """Who was removed from which group, by tenant, user and group: access tokens issued up to then, in real time, do
     not bring them back."""
     groups: dict[tuple[str, str], GroupSize] = field(default_factory=dict)
+    named: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Whether anything of a tenant is a user's or was done by them; true for one batch."""
     subscriptions: dict[AccountKey, Subscription | None] = field(default_factory=dict)
     trials: dict[tuple[str, str], Trial | None] = field(default_factory=dict)
     """Trials had before, by tenant and `trial_of`."""
@@ -269,6 +272,11 @@ class Facts:
     def forget_all_located(self) -> None:
         self.located.clear()
         self.located_in.clear()
+
+    def forget_what_is_asked_once(self) -> None:
+        """Hardly any idempotency key comes again; kept here they would be most of what is kept."""
+        self.answers.clear()
+        self.named.clear()
 
     def counter(self, key: CounterKey) -> Counter | None:
         """The running total, or None after noting that it is missing."""
@@ -347,10 +355,11 @@ class Changes:
     current_plans: list[tuple[str, int, str]] | None = None
     audits: list[AuditEntry] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
+    erased: UserErased | None = None
 
     def touched(self) -> frozenset[tuple[str, str]] | None:
         """Whose plan, limits or totals may be others now: tenant and id of accounts and users; None is everybody."""
-        if self.current_plans is not None:
+        if self.current_plans is not None or self.erased is not None:
             return None
         found = {(key.tenant, key.account) for key in self.subscriptions}
         counted = (counter.key for counter in self.counters)

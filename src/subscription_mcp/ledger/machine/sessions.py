@@ -13,20 +13,25 @@ from subscription_mcp.domain.wording import clock_time, session_sentence
 from subscription_mcp.ledger.commands import (
     Actor,
     CloseSession,
+    EndSessions,
     OpenSession,
     RenewSession,
     SessionClosed,
     SessionDecided,
+    SessionsEnded,
     refused,
 )
 from subscription_mcp.ledger.machine.accounts import (
     Located,
+    audit,
     locate,
     locate_again,
     make_known,
+    must_be_known,
     must_go_on,
     must_have_room,
     open_sessions_of,
+    view_of,
 )
 from subscription_mcp.ledger.machine.facts import StoredAnswer, Turn
 from subscription_mcp.ledger.machine.usage import remember, remembered
@@ -112,6 +117,33 @@ def close_session(turn: Turn, command: CloseSession) -> SessionClosed | None:
         session = replace(session, closed_at=turn.now)
         _keep(turn, session)
     return SessionClosed(session.id, (session.ended_at(turn.now) - session.opened_at) // SECOND)
+
+
+def end_sessions(turn: Turn, command: EndSessions) -> SessionsEnded | None:
+    located = locate(turn, command.subject)
+    if located is None:
+        return None
+    must_be_known(located, command.actor)
+    sessions = open_sessions_of(turn, located)
+    for user in {session.user for session in sessions}:
+        turn.facts.read("open_sessions", (located.account, user))
+    after = view_of(turn, located)
+    if not turn.may_write:
+        return None
+    for session in sessions:
+        _keep(turn, replace(session, closed_at=turn.now))
+    after.sessions_active = 0
+    entry = audit(
+        turn,
+        located.account,
+        located.user,
+        "session.end",
+        command.actor,
+        command.reason,
+        {"sessions": len(sessions)},
+        {"sessions": 0},
+    )
+    return SessionsEnded(len(sessions), after, entry)
 
 
 def _found(turn: Turn, command: RenewSession | CloseSession) -> tuple[Session, Located] | None:

@@ -56,3 +56,6 @@ CREATE TABLE rate_cleared (
     at     INTEGER NOT NULL,
     PRIMARY KEY (tenant, window, holder, meter)
 ) STRICT, WITHOUT ROWID;
+
+-- How often a user was erased: what a process remembers of names does not hold after that.
+INSERT INTO ledger_info (name, value) VALUES ('erasures', 0);
