@@ -419,11 +419,14 @@ def _sums(sums: Sums | None) -> str:
 
 
 def _subscription_entry(at: Instant, after: Mapping[str, Any]) -> SubscriptionEntry:
-    anchor, next_at = after.get("billing_anchor"), after.get("next_plan_at")
+    def instant(name: str) -> Instant | None:
+        return None if after.get(name) is None else parse_instant(after[name])
+
     return SubscriptionEntry(
         at,
-        None if anchor is None else parse_instant(anchor),
+        instant("billing_anchor"),
         cast(Interval, after["interval"]),
         after.get("next_interval"),
-        None if next_at is None else parse_instant(next_at),
+        instant("next_plan_at"),
+        instant("next_billing_anchor"),
     )

@@ -34,6 +34,8 @@ from subscription_mcp.ledger.commands import (
 
 KEY_RETENTION = 35 * DAY
 """How long an idempotency key is remembered, and how late an event may be reported."""
+SESSION_RETENTION = 400 * DAY
+"""How long after its end a session is known, which is as far as a report reaches."""
 FUTURE_TOLERANCE = 5 * MINUTE
 CONFIRMATION_LIFETIME = 10 * MINUTE
 
