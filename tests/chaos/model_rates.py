@@ -1,11 +1,12 @@
 """Rates cleared the long way round: of each holder and meter, when that was last."""
 
+from tests.chaos.model_lifecycle import No
 from tests.chaos.model_sessions import AccountsAndSessions
 
 
 class AccountsSessionsAndRates(AccountsAndSessions):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, default):
+        super().__init__(default)
         self.cleared = {}
 
     def counts_from(self, account, user, meter, window, length):
@@ -14,13 +15,13 @@ class AccountsSessionsAndRates(AccountsAndSessions):
         return max(self.now - length + 1, self.cleared.get((account, holder, meter, window), 0))
 
     def ClearRate(self, command):
-        account, user = self.home(command.subject), command.subject.user or ""
-        if account not in self.held:
-            return {"code": "not_found"}
-        held, scope = self.plan_held(account), "user" if user else "account"
+        account, user, held = self.known(command)
+        scope = "user" if user else "account"
+        if held is None:
+            raise No("payment_required")
         rates = [key for key in self.limits(account, user, held.plan) if key[1] == "minute"]
         own = [key for key in rates if account[1] == "personal" or key[2] == scope]
         if not own:
-            return {"code": "invalid_request"}
+            raise No("invalid_request")
         self.cleared |= {(account, user, meter, window): self.now for meter, window, _ in own}
         return {"code": "ok", "limits": self.standing(account, user, held)}

@@ -3,10 +3,13 @@ calendar calls them by one name. A window added to the product is one more line 
 `gains_of`."""
 
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from functools import cache
 from zoneinfo import ZoneInfo
 
 SECOND = 10**6
+CENT = 10_000
+"""In micro-units."""
 EPOCH, HOUR, DAY = datetime(1970, 1, 1, tzinfo=UTC), timedelta(hours=1), timedelta(days=1)
 NAMES = {"hour": "%Y-%m-%d %H", "day": "%Y-%m-%d", "week": "%G-%V", "month": "%Y-%m"}
 """`%G-%V` is the ISO week."""
@@ -24,6 +27,12 @@ def period(window, zone, at, rhythm=()):
     return hours_of_one_name(window, "UTC" if window == "hour" else zone, at // (3_600 * SECOND))
 
 
+def place(window, zone, at, rhythm):
+    """What tells the period an instant is in from every other, also from one that began in the same instant."""
+    start, _ = period(window, zone, at, rhythm)
+    return (start, rhythm[2]) if window == "billing_period" else start
+
+
 @cache
 def hours_of_one_name(window, zone, hour):
     def name(moment):
@@ -39,7 +48,7 @@ def hours_of_one_name(window, zone, hour):
 
 
 @cache
-def billing_period(at, anchor, months):
+def billing_period(at, anchor, months, again=0):
     first, now = (EPOCH + timedelta(microseconds=one) for one in (anchor, at))
 
     def begins(day):
@@ -56,6 +65,15 @@ def billing_period(at, anchor, months):
     while not begins(end):
         end += DAY
     return instant(start), instant(end)
+
+
+def cost(lines, rhythm, start, end):
+    """What a stretch of time costs: of each line, for every billing period the part that is covered, in whole cents."""
+    share, at = Fraction(0), start
+    while at < end:
+        first, last = billing_period(at, *rhythm)
+        share, at = share + Fraction(min(end, last) - at, last - first), last
+    return sum(int(line * share / CENT + Fraction(1, 2)) * CENT for line in lines)
 
 
 def instant(moment):

@@ -10,10 +10,12 @@ from tests.builders import (
     a_record,
     a_reserve,
     a_settle,
+    a_status,
     a_subject,
+    a_subscription_change,
     an_opening,
 )
-from tests.chaos.world import GROUPS, LATE, PLANS, TENANTS, USERS, World
+from tests.chaos.world import GROUPS, LATE, PLANS, SEATS_MAX, TENANTS, USERS, World
 
 from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.ledger.commands import Arrive, CloseSession, Command, RenewSession, Subject
@@ -36,6 +38,13 @@ TENANT = (*TENANTS, *TENANTS[:1] * 4)
 USER = (*USERS, *USERS[:1] * 3)
 ANYBODY = (*USER, *GROUPS, *GROUPS[:1] * 2)
 WHO: Choices = {"tenant": TENANT, "user": USER}
+BUYER: Choices = {"tenant": TENANT, "who": (*USERS, *USERS[:1] * 6, *GROUPS[:1] * 2)}
+BOUGHT = (
+    *((plan, None) for plan in PLANS * 2),
+    *(("team", seats) for seats in (1, 2, 2, 3, SEATS_MAX, SEATS_MAX + 1)),
+    ("premium", 2),
+)
+"""A plan, and how many seats."""
 KEYS = (None, None, None, "k1", "k2", "k3")
 ANY = tuple(range(12))
 """Which of the things there are, counted from the newest, over and over."""
@@ -71,12 +80,20 @@ COMMANDS: dict[str, Choices] = {
     "open": WHO | {"ttl": (None, 60, 3 * HOURS), "key": KEYS},
     "renew": {"which": ANY, "ttl": (None, 60, 3 * HOURS)},
     "close": {"which": ANY},
-    "change": {
-        "tenant": TENANT,
-        "who": ANYBODY,
-        "plan": PLANS,
+    "change": BUYER
+    | {
+        "plan": BOUGHT,
         "interval": (None, "monthly", "monthly", "yearly"),
+        "days": (*(None,) * 9, 2, 45, 400),
+        "operator": (False, False, True),
     },
+    "manage": BUYER
+    | {
+        "action": ("cancel", "cancel", "resume", "set_seats", "set_seats"),
+        "seats": (1, 2, 2, 3, SEATS_MAX, SEATS_MAX + 1),
+    },
+    "status": BUYER
+    | {"action": ("suspend", "activate", "activate", "payment_failed", "payment_failed", "payment_received")},
     "limit": {
         "tenant": TENANT,
         "who": ANYBODY,
@@ -103,20 +120,34 @@ COMMANDS: dict[str, Choices] = {
 AROUND: dict[str, Choices] = {
     "again": {"which": ANY},
     "clock": {"seconds": (*TIMES, *TIMES, 200 * DAYS, 410 * DAYS, -1, -40, -3 * HOURS, -30 * HOURS)},
+    "edge": {"which": (0, 0, 0, 1, 2), "before": (0, 0, 1)},
     "restart": {},
     "clear": {"tenant": TENANT, "who": ANYBODY},
     "fault": {"kind": ("error", "stop before", "stop after"), "at": tuple(range(40))},
 }
 DELIVERIES = ("at once", "at once", "at once", "later", "later", "newest first", "twice", "all but the first")
 """What becomes of the requests under way; those that are left arrive with the next ones."""
-WEIGHTS = {"record": 16, "reserve": 8, "settle": 8, "open": 4, "clock": 8, "again": 4, "fault": 8} | {
-    "change": 6,
+WEIGHTS: dict[str, int] = {
+    "record": 16,
+    "reserve": 8,
+    "settle": 8,
+    "open": 4,
+    "clock": 8,
+    "again": 4,
+    "fault": 8,
+} | {
+    "change": 7,
+    "manage": 4,
+    "status": 3,
+    "edge": 4,
     "publish": 2,
     "limit": 5,
     "clear": 3,
     "join": 4,
     "member": 4,
 }
+BUYING = WEIGHTS | {"change": 24, "manage": 24, "status": 8, "edge": 16, "fault": 4, "limit": 1}
+"""Where subscriptions are what it is about."""
 
 
 class Story:
@@ -139,6 +170,10 @@ class Story:
             self.under_way += self.sent[-1 - drawn["which"] % len(self.sent)]
         elif kind == "clock":
             world.clock.advance(seconds=drawn["seconds"])
+        elif kind == "edge":
+            # To the very instant at which something ends, or the last one before.
+            for end in world.edges()[drawn["which"] :][:1]:
+                world.clock.now = max(world.clock.now, end - drawn["before"])
         elif kind == "fault":
             self.fault = (drawn["kind"], drawn["at"])
         elif kind == "clear":  # alone: by it the ledger's clock goes on
@@ -198,14 +233,29 @@ class Story:
         one = self.pick(self.world.model.accounts.sessions, which)
         return [CloseSession(one.account[0], one.id)] if one else []
 
-    def change(self, tenant, who, plan, interval):
+    def change(self, tenant, who, plan, interval, days, operator):
+        plan, seats = plan
+        fields = {"interval": interval, "seats": seats, "duration_days": days, "actor": self.actor(who)}
+        if operator or days is not None:
+            fields |= {"actor": "olivia", "role": "tenant_admin", "origin": "operator"}
+        return self.shown_and_done(lambda **how: a_change(plan, self.subject(tenant, who), **fields, **how))
+
+    def manage(self, tenant, who, action, seats):
+        fields = {"actor": self.actor(who), "seats": seats if action == "set_seats" else None}
+        subject = self.subject(tenant, who)
+        return self.shown_and_done(lambda **how: a_subscription_change(action, subject, **fields, **how))
+
+    def shown_and_done(self, asked):
         self.handles += 1
-        subject, actor, handle = self.subject(tenant, who), who, f"handle-{self.handles}"
-        fields = {"actor": actor, "interval": interval}
-        return [
-            a_change(plan, subject, offer=handle, **fields),
-            a_change(plan, subject, confirmation=handle, **fields),
-        ]
+        handle = f"handle-{self.handles}"
+        return [asked(offer=handle), asked(confirmation=handle)]
+
+    def actor(self, who):
+        """Themselves; what is done to a group, one of its users does."""
+        return USERS[0] if who in GROUPS else who
+
+    def status(self, tenant, who, action):
+        return [a_status(action, self.subject(tenant, who))]
 
     def limit(self, tenant, who, place, maximum, lasts):
         until = None if lasts is None else self.world.clock.now + lasts * 1_000_000

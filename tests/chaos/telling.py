@@ -14,6 +14,7 @@ from subscription_mcp.ledger.commands import (
     PlansPublished,
     SessionClosed,
     SessionDecided,
+    StatusChanged,
 )
 
 
@@ -48,26 +49,32 @@ def facts_of(outcome: Outcome) -> dict[str, Any]:
         case SessionClosed():
             return {"code": "ok", "seconds": outcome.duration_seconds}
         case AccountView():
-            assert outcome.plan is not None
-            return {
+            return held_of(outcome) | {
                 "code": "ok",
-                "plan": outcome.plan.key,
-                "version": outcome.plan.version,
                 "limits": limits_of(outcome.limits),
                 "seats": outcome.seats_used,
                 "active": outcome.sessions_active,
             }
+        case StatusChanged():
+            assert outcome.audit.after is not None and outcome.after.subscription is not None
+            status = outcome.after.subscription.status_at(outcome.after.as_of)
+            assert outcome.audit.after["status"] == status
+            return facts_of(outcome.after)
         case LimitsChanged():
             return {"code": "ok", "limits": limits_of(outcome.after.limits)}
         case MembersChanged():
             told = {"code": "ok", "seats": outcome.seats_used, "max": outcome.seats_max}
             return told | {"founded": outcome.founded, "action": outcome.audit.action}
         case PlanChanged(change=change):
+            whole = sum(line.micros for line in change.lines)
+            assert outcome.confirmed or change.is_scheduled or change.price_now.micros == max(0, whole)
             return {
                 "code": "ok",
                 "plan": change.to_plan,
                 "at": change.effective_at,
                 "scheduled": change.is_scheduled,
+                "price_now": change.price_now.micros,
+                "price_next": change.price_next.micros,
                 "limits": limits_of(outcome.limits_after),
             }
         case PlansPublished():
@@ -92,3 +99,23 @@ def limits_of(states: list[LimitState]) -> dict[tuple[str, str, str], list[Any]]
         left = None if not isinstance(state.maximum, int) else state.maximum - state.used - state.held
         assert state.remaining == (None if left is None else max(0, left))
     return found
+
+
+def held_of(view: AccountView) -> dict[str, Any]:
+    """What an account holds: the plan, its billing period, its status, and what ends or comes by itself."""
+    held, plan = view.subscription, view.plan
+    if held is None or plan is None:
+        assert held is plan
+        return {"held": None}
+    assert (held.plan, held.version) == (plan.key, plan.version)
+    then, months = held.scheduled, {"monthly": 1, "yearly": 12}[held.interval]
+    period, status = held.period_at(view.as_of), held.status_at(view.as_of)
+    return {
+        "held": (plan.key, months, plan.version, status, *period),
+        "ends": (
+            held.trial_ends_at,
+            held.prepaid_until,
+            held.seats,
+            then and (then.at, then.reason, then.plan),
+        ),
+    }

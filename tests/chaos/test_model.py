@@ -14,8 +14,8 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from tests.builders import Clock
-from tests.chaos.steps import AROUND, COMMANDS, DELIVERIES, WEIGHTS, Choices, Story
-from tests.chaos.world import ZONES, World
+from tests.chaos.steps import AROUND, BUYING, COMMANDS, DELIVERIES, WEIGHTS, Choices, Story
+from tests.chaos.world import DEFAULTS, ZONES, World
 
 from subscription_mcp.ledger import sqlite as sqlite_engine
 
@@ -51,9 +51,11 @@ class Machine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.world: World | None = None
 
-    @initialize(start=st.sampled_from(STARTS), zones=st.sampled_from(ORDERS))
-    def begin(self, start: str, zones: tuple[str, ...]) -> None:
-        self.world = World(Path(self.folder.name), 0, Clock(start), zones)
+    @initialize(
+        start=st.sampled_from(STARTS), zones=st.sampled_from(ORDERS), default=st.sampled_from(DEFAULTS)
+    )
+    def begin(self, start: str, zones: tuple[str, ...], default: str) -> None:
+        self.world = World(Path(self.folder.name), 0, Clock(start), zones, default)
         self.story = Story(self.world)
         self.runner.run(self.world.open(LEDGERS))
 
@@ -112,13 +114,14 @@ async def test_a_seeded_simulation_of_crashes_clock_jumps_and_repeats(effort, se
 async def simulate(seed: str, steps: int) -> None:
     dice = random.Random(seed)
     with TemporaryDirectory() as folder:
-        world = World(Path(folder), seed, Clock(dice.choice(STARTS)), dice.choice(ORDERS))
+        start, zones, default = dice.choice(STARTS), dice.choice(ORDERS), dice.choice(DEFAULTS)
+        world = World(Path(folder), seed, Clock(start), zones, default)
         story = Story(world)
         await world.open(dice.randrange(1, 4))
-        kinds = list(KINDS)
+        kinds, weights = list(KINDS), dice.choice((WEIGHTS, BUYING))
         try:
             for _ in range(steps):
-                (kind,) = dice.choices(kinds, [WEIGHTS.get(kind, 1) for kind in kinds])
+                (kind,) = dice.choices(kinds, [weights.get(kind, 1) for kind in kinds])
                 drawn = {name: dice.choice(values) for name, values in KINDS[kind].items()}
                 how = {name: dice.choice(values) for name, values in HOW.items()}
                 await story.step(kind, drawn, **how)

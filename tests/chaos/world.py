@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from tests.builders import Clock, a_catalog, a_change, a_limit, a_plan, a_publication, a_record, a_subject
+from tests.builders import (
+    Clock,
+    a_catalog,
+    a_change,
+    a_limit,
+    a_plan,
+    a_publication,
+    a_record,
+    a_subject,
+    a_subscription_change,
+)
 from tests.chaos.faults import Faults, Kind, Stopped, abandon, connecting
 from tests.chaos.model import Model
 from tests.chaos.model_rates import AccountsSessionsAndRates
@@ -25,7 +35,10 @@ from subscription_mcp.ledger.writer import Ledger
 USERS = ("ann", "bob", "cleo")
 GROUPS = ("north", "south")
 TENANTS = ("acme", "globex")
-PLANS = ("basic", "advanced", "premium")
+PLANS = ("basic", "advanced", "premium", "team")
+DEFAULTS = ("free", "trial", "none")
+"""What everybody begins with: a plan for nothing, a trial of some days, or nothing at all."""
+TRIAL_DAYS, SEATS_MAX = 3, 9
 ZONES = ("America/New_York", "Europe/Berlin", "UTC")
 PRUNED = ("answer", "key_index", "offer", "reservation", "session", "rate_cleared")
 FOR_EVER = 4_000_000_000_000_000
@@ -60,7 +73,7 @@ ROUGH = (("tool_calls", "billing_period"), ("tool_calls", "rolling:PT2H"))
 are left to `recount` and `verify`, which know how exact they must be."""
 
 
-def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0) -> list[Plan]:
+def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0, default: str = "free") -> list[Plan]:
     basic = [a_limit(basic_messages), a_limit(9, window="hour"), a_limit(40, meter="llm_tokens")]
     basic += [a_limit(8, window="minute"), a_limit(6, meter="storage_mb", window="level")]
     basic += [a_limit(30, window="rolling:PT2H", scope="account")]
@@ -85,11 +98,12 @@ def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0) -> list
     ]
     limits = {
         key: early + LATE[late].get(key, [])
-        for key, early in zip(PLANS, (basic, advanced, premium), strict=True)
+        for key, early in zip(PLANS, (basic, advanced, premium, advanced), strict=True)
     }
-    zone = dict(zip(PLANS, zones, strict=True))
+    zone = dict(zip(PLANS, (*zones, zones[0]), strict=True))
+    trial = {"trial_days": TRIAL_DAYS, "changes_to": ["advanced", "team"]} if default == "trial" else {}
     return [
-        a_plan(*limits["basic"], timezone=zone["basic"], sessions=1, session_seconds=1_800, seats=2),
+        a_plan(*limits["basic"], timezone=zone["basic"], sessions=1, session_seconds=1_800, seats=2, **trial),
         a_plan(
             *limits["advanced"],
             key="advanced",
@@ -99,7 +113,25 @@ def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0) -> list
             sessions=2,
             session_seconds=7_200,
         ),
-        a_plan(*limits["premium"], key="premium", timezone=zone["premium"], monthly="99.00", yearly="990.00"),
+        a_plan(
+            *limits["premium"],
+            key="premium",
+            timezone=zone["premium"],
+            monthly=("99.00", "119.50", "89.00")[late],
+            yearly="990.00",
+        ),
+        # Cheaper than the others or not, as the seats say.
+        a_plan(
+            *limits["team"],
+            key="team",
+            timezone=zone["team"],
+            monthly="9.99",
+            yearly="99.90",
+            per_seat=("12.01", "12.01", "14.99")[late],
+            seats=SEATS_MAX,
+            changes_to=["premium"],
+            sessions=4,
+        ),
     ]
 
 
@@ -109,10 +141,13 @@ def without_rough(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 class World:
-    def __init__(self, place: Path, seed: Any, clock: Clock, zones: Sequence[str] = ZONES) -> None:
-        self.path, self.clock, self.zones = place / "ledger.db", clock, zones
+    def __init__(
+        self, place: Path, seed: Any, clock: Clock, zones: Sequence[str] = ZONES, default: str = "free"
+    ) -> None:
+        self.path, self.clock, self.zones, self.default = place / "ledger.db", clock, zones, default
         self.dice = random.Random(seed)
-        self.model = Model(AccountsSessionsAndRates())
+        self.default_plan = None if default == "none" else "basic"
+        self.model = Model(AccountsSessionsAndRates(self.default_plan))
         self.ledgers: list[Ledger] = []
         self.faults: list[Faults] = []
         self.said: list[str] = []
@@ -134,7 +169,7 @@ class World:
         faults = self.faults[number] = Faults()
         engine = SqliteEngine(
             self.path,
-            a_catalog(*plans(self.zones)),
+            a_catalog(*self.plans(), default_plan=self.default_plan),
             clock=self.clock,
             random_bits=self.dice.getrandbits,
             connect=connecting(faults),
@@ -155,7 +190,7 @@ class World:
         over = " + ".join(f"(SELECT count(*) FROM {table})" for table in PRUNED)
         for _ in range(200):
             self.clock.advance(minutes=11)
-            await self.do(0, [a_record("ann", "tool_call")])
+            await self.do(0, [a_record("ann", "tool_call", enforce=False)])
             if self.spectator.execute(f"SELECT {over}").fetchone() == (0,):
                 break
         else:
@@ -163,8 +198,19 @@ class World:
         await self.look(0)
         assert (await self.ledgers[0].engine.verify()).differences == ()
 
+    def plans(self, basic_messages: int = 12, late: int = 0) -> list[Plan]:
+        return plans(self.zones, basic_messages, late, self.default)
+
     def publication(self, basic_messages: int = 12, late: int = 0) -> PublishPlans:
-        return a_publication(*plans(self.zones, basic_messages, late))
+        return a_publication(*self.plans(basic_messages, late))
+
+    def edges(self) -> list[int]:
+        """When something ends by itself: a trial, a billing period, days that were sold, the patience with who owes."""
+        now = self.clock.now
+        held = [one.at(now) for one in self.model.accounts.held.values()]
+        ends = {end for one in held for end in (one.trial_ends, one.then and one.then.at, one.period(now)[1])}
+        ends |= {one.overdue + 7 * DAY for one in held if one.overdue is not None}
+        return sorted(end for end in ends if end is not None and now < end)
 
     # Doing
 
@@ -246,7 +292,7 @@ class World:
             for subject in subjects:
                 outcome = await ledger.rehearse(Arrive(subject))
                 now = getattr(outcome, "as_of", self.clock.now)
-                wanted = model.at(now).accounts.view(subject)
+                wanted = model.at(now).answer(model.accounts.view, subject)
                 assert without_rough(facts_of(outcome)) == without_rough(wanted)
             user, event = self.dice.choice(USERS), self.dice.choice(("message", "tool_call"))
             check = CheckUsage(a_subject(user, tenant), event, self.dice.randrange(1, 9))
@@ -254,8 +300,11 @@ class World:
             self.compare([model.apply(check, outcome.decision.as_of)], [outcome])
             # How it would stand under another plan, perhaps under limits it has only come to have.
             change = a_change(self.dice.choice(PLANS), self.dice.choice(subjects), actor=user)
-            outcome = await ledger.rehearse(change)
-            self.compare([model.apply(change, getattr(outcome, "as_of", model.now))], [outcome])
+            action, seats = self.dice.choice((("cancel", None), ("resume", None), ("set_seats", 3)))
+            other = a_subscription_change(action, self.dice.choice(subjects), actor=user, seats=seats)
+            for preview in (change, other):
+                outcome = await ledger.rehearse(preview)
+                self.compare([model.apply(preview, getattr(outcome, "as_of", model.now))], [outcome])
             await self.look_at_events(ledger, tenant)
         self.look_at_what_is_gone()
         recount(self.path, self.spectator)
@@ -290,7 +339,8 @@ class World:
         for event, thing in zip(found, mine, strict=True):
             thing.id = thing.id or event.id
             told = (event.event, event.quantity, dict(event.attributes))
-            assert (event.plan, event.plan_version) == (thing.plan.key, thing.plan.version)
+            plan = (thing.plan.key, thing.plan.version) if thing.plan else ("", 0)
+            assert (event.plan, event.plan_version) == plan
             assert (event.account_kind, event.account, event.user) == (*thing.account[1:], thing.user)
             assert (event.id, told, event.occurred_at) == (thing.id, thing.told, thing.at)
             assert (dict(event.gains), event.recorded_at) == (thing.gains, thing.recorded_at)

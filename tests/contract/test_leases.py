@@ -937,6 +937,17 @@ async def test_closing_after_the_end_reports_up_to_the_end(store: SqliteStore) -
         assert store.rows() == rows
 
 
+async def test_a_session_is_known_for_400_days_after_its_end(store: SqliteStore) -> None:
+    """By time, whether or not its row is there: every process says the same."""
+    clock = Clock()
+    async with store.open(catalog=chat(), clock=clock) as ledger:
+        opened = await ledger.submit_one(an_opening(ttl_seconds=600))
+        clock.advance(days=400, minutes=10, microseconds=-1)
+        assert duration_of(await ledger.rehearse(a_closing(opened))) == 600
+        clock.advance(microseconds=1)
+        assert code_of(await ledger.submit_one(a_closing(opened))) == "not_found"
+
+
 async def test_a_key_opens_one_session(store: SqliteStore) -> None:
     clock = Clock()
     async with store.open(catalog=chat(), clock=clock) as ledger:

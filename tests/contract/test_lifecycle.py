@@ -10,21 +10,24 @@ from tests.builders import (
     a_ledger,
     a_limit,
     a_plan,
+    a_publication,
     a_record,
     a_reserve,
     a_settle,
     a_status,
     a_subject,
+    a_subscription_change,
     an_opening,
     buy,
     change_of,
     code_of,
     decision_of,
     manage,
+    three_plans,
     view_of,
 )
 
-from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Money
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Money, Plan
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import format_amount
@@ -191,6 +194,44 @@ async def test_an_operator_gives_a_trial_anew_for_some_days_and_nobody_else_does
         assert await status(ledger) == "expired"
 
 
+async def test_a_settle_that_comes_late_says_that_the_trial_is_over(tmp_path: Path) -> None:
+    """Nothing was held for it any more: it is told as what has happened anyway, and counted."""
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        held = await ledger.submit_one(a_reserve(quantity=5, ttl_seconds=3600))
+        clock.advance(days=8)
+        settled = decision_of(await ledger.submit_one(a_settle(held, 4)))
+        assert (settled.code, settled.event_id is not None, settled.limits[0].used) == (
+            "trial_expired",
+            True,
+            4,
+        )
+
+
+# No plan for those who have none
+
+
+def bought_only_catalog() -> Catalog:
+    return a_catalog(a_plan(key="pro", monthly="10.00", seats=2), default_plan=None)
+
+
+async def test_a_plan_is_bought_for_a_group_that_has_users_and_no_plan(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=bought_only_catalog()) as ledger:
+        group = Subject("acme", None, account="team", account_kind="group")
+        assert code_of(await buy(ledger, "pro", group, actor="tom")) == "not_found"  # nobody has ever come
+        await arrive(ledger, TEAM)
+        assert code_of(await ledger.submit_one(a_record("tom"))) == "payment_required"
+        assert code_of(await buy(ledger, "pro", group, actor="tom")) == "ok"
+        assert code_of(await ledger.submit_one(a_record("tom"))) == "ok"
+
+
+async def test_who_buys_the_first_plan_is_a_user(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=bought_only_catalog()) as ledger:
+        await arrive(ledger)
+        assert code_of(await buy(ledger, "pro")) == "ok"
+        assert (await ledger.engine.verify()).differences == ()
+
+
 # Which plan comes after which
 
 
@@ -226,6 +267,26 @@ async def test_an_operator_is_not_bound_by_what_is_sold(tmp_path: Path) -> None:
         await buy(ledger, "teams")
         change = change_of(await buy(ledger, "pro", role="tenant_admin", actor="olivia", origin="operator"))
         assert change.is_scheduled
+
+
+async def test_another_interval_is_scheduled_once(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        await buy(ledger, "pro", interval="yearly")
+        assert change_of(await buy(ledger, "pro")).is_scheduled
+        again = await ledger.submit_one(a_change("pro"))
+        assert sentence(again) == "The change to Pro is already scheduled for 2027-11-20 14:03 UTC."
+
+
+async def test_the_rest_of_a_period_is_no_offer_for_the_next_one(tmp_path: Path) -> None:
+    """Else a whole month of the larger plan were had for the last minutes of the one before."""
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await buy(ledger, "advanced")
+        clock.set("2026-11-30T23:58:00Z")
+        await ledger.submit_one(a_change("premium", offer="late"))
+        clock.set("2026-12-01T00:00:00Z")
+        late = await ledger.submit_one(a_change("premium", confirmation="late"))
+        assert sentence(late).startswith("The terms have changed since they were shown")
 
 
 # The end, and going on
@@ -371,6 +432,70 @@ async def test_a_member_needs_a_seat_that_was_bought(tmp_path: Path) -> None:
         assert code_of(await ledger.submit_one(Arrive(a_subject("theo", group="team")))) == "ok"
 
 
+async def test_seats_stay_while_something_else_is_scheduled(tmp_path: Path) -> None:
+    """Fewer would take the place of a cancellation unasked; the same would take it back."""
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await buy(ledger, "teams", seats=3)
+        await manage(ledger, "cancel")
+        for seats in (2, 3, 4):
+            refused = await manage(ledger, "set_seats", seats=seats)
+            assert code_of(refused) == "conflict"
+        assert sentence(refused) == (
+            "Teams ends or changes 2026-12-20 14:03 UTC, so its seats stay until then. Take back what is scheduled first "
+            "(manage_subscription with action resume); days that were sold end by themselves."
+        )
+        assert code_of(await buy(ledger, "teams", seats=2)) == "conflict"
+        clock.advance(days=31)
+        assert await status(ledger) == "canceled"
+
+
+async def test_fewer_seats_are_scheduled_once(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        await buy(ledger, "teams", seats=3)
+        await manage(ledger, "set_seats", seats=2)
+        again = await ledger.submit_one(a_subscription_change("set_seats", seats=2))
+        assert sentence(again) == "The change to 2 seats is already scheduled for 2026-12-20 14:03 UTC."
+        change = change_of(await manage(ledger, "set_seats", seats=3))  # to stay on them after all
+        assert (text(change.price_now), text(change.price_next)) == ("0.00", "85.00")
+        assert (await look(ledger)).subscription.scheduled is None  # type: ignore[union-attr]
+
+
+async def test_seats_that_were_not_named_are_not_more_than_the_plan_has(tmp_path: Path) -> None:
+    plans = [a_plan(), a_plan(key="duo", monthly="9.00", per_seat="1.00", seats=2)]
+    async with a_ledger(tmp_path, catalog=a_catalog(*plans)) as ledger:
+        for user in ("tom", "tina", "theo"):
+            await arrive(ledger, a_subject(user, group="team"))
+        assert code_of(await buy(ledger, "duo", "tom")) == "conflict"
+
+
+async def test_seats_cost_what_the_held_version_of_the_plan_says(tmp_path: Path) -> None:
+    def plans(per_seat: str) -> list[Plan]:
+        return [a_plan(), a_plan(key="team", monthly="10.00", per_seat=per_seat)]
+
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, catalog=a_catalog(*plans("5.00")), clock=clock) as ledger:
+        await buy(ledger, "team", seats=2)
+        await ledger.submit_one(a_publication(*plans("8.00")))
+        clock.advance(days=15)
+        more = change_of(await buy(ledger, "team", seats=4))
+        assert (text(more.price_now), text(more.price_next)) == ("5.00", "30.00")
+
+
+async def test_a_plan_that_costs_less_than_the_seats_that_are_held_waits(tmp_path: Path) -> None:
+    """Up and down are told by what is paid: at once it would give nothing back of what ten seats cost."""
+    plans = [
+        a_plan(),
+        a_plan(key="team", monthly="10.00", per_seat="10.00"),
+        a_plan(key="pro", monthly="50.00"),
+    ]
+    async with a_ledger(tmp_path, catalog=a_catalog(*plans)) as ledger:
+        await buy(ledger, "team", seats=10)
+        assert change_of(await buy(ledger, "pro")).is_scheduled
+        await buy(ledger, "team", "eve", seats=2)
+        assert not change_of(await buy(ledger, "pro", "eve", actor="eve")).is_scheduled
+
+
 # A fixed number of days
 
 OPERATOR = {"actor": "olivia", "role": "tenant_admin", "origin": "operator"}
@@ -415,6 +540,82 @@ async def test_where_nothing_free_follows_it_expires(tmp_path: Path) -> None:
             "The Pro subscription was for a fixed time and ended 2026-11-11 00:00 UTC."
         )
         assert code_of(await buy(ledger, "pro")) == "ok"
+
+
+async def test_what_follows_days_that_were_sold_begins_its_own_billing_period(tmp_path: Path) -> None:
+    """It is paid for as a whole when it begins, so its period is a whole one."""
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await arrive(ledger)
+        await buy(ledger, "premium", duration_days=45, **OPERATOR)  # type: ignore[arg-type]
+        change = change_of(await buy(ledger, "advanced"))
+        assert format_instant(change.effective_at) == "2026-12-16T00:00:00Z"
+        clock.set("2026-12-20T00:00:00Z")
+        held = (await look(ledger)).subscription
+        assert held is not None and (held.plan, held.past_due_since) == ("advanced", None)
+        start, end = held.period_at(clock.now)
+        assert end is not None
+        assert (format_instant(start), format_instant(end)) == (
+            "2026-12-16T00:00:00Z",
+            "2027-01-16T00:00:00Z",
+        )
+
+
+async def test_usage_after_days_that_were_sold_verifies(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    plans = [
+        a_plan(a_limit(9, window="billing_period")),
+        a_plan(a_limit(90, window="billing_period"), key="pro", monthly="10.00"),
+    ]
+    async with a_ledger(tmp_path, catalog=a_catalog(*plans), clock=clock) as ledger:
+        await arrive(ledger)
+        await buy(ledger, "pro", duration_days=45, **OPERATOR)  # type: ignore[arg-type]
+        for _ in range(6):
+            await ledger.submit_one(a_record(quantity=2))
+            clock.advance(days=9)
+        # What was used on 16 December, the first day of the period, and this.
+        assert decision_of(await ledger.submit_one(a_record())).limits[0].used == 3
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_settle_right_after_days_that_were_sold_verifies(tmp_path: Path) -> None:
+    """It is the first to count in a billing period, from an anchor no other command has written down yet."""
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await arrive(ledger)
+        await buy(ledger, "advanced", duration_days=45, **OPERATOR)  # type: ignore[arg-type]
+        clock.set("2026-12-15T23:00:00Z")
+        held = await ledger.submit_one(a_reserve(quantity=3, ttl_seconds=7_200))
+        clock.advance(minutes=10)
+        newer = a_plan(a_limit(90, window="billing_period"), key="premium", monthly="99.00")
+        await ledger.submit_one(a_publication(*three_plans()[:2], newer))
+        clock.set("2026-12-16T00:30:00Z")
+        assert code_of(await ledger.submit_one(a_settle(held))) == "ok"
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_days_that_were_sold_have_their_end_again_when_a_change_is_taken_back(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await arrive(ledger)
+        await buy(ledger, "premium", duration_days=45, **OPERATOR)  # type: ignore[arg-type]
+        await buy(ledger, "advanced")
+        change = change_of(await manage(ledger, "resume"))
+        assert (text(change.price_now), text(change.price_next)) == ("0.00", "0.00")
+        clock.set("2026-12-16T00:00:00Z")
+        assert (await look(ledger)).plan.key == "basic"  # type: ignore[union-attr]
+
+
+async def test_a_line_over_several_periods_is_rounded_once(tmp_path: Path) -> None:
+    clock = Clock("2026-02-01T00:00:00Z")
+    plans = [a_plan(), a_plan(key="pro", monthly="0.01"), a_plan(key="max", monthly="1.00")]
+    async with a_ledger(tmp_path, catalog=a_catalog(*plans), clock=clock) as ledger:
+        await arrive(ledger)
+        await buy(ledger, "pro", duration_days=44, **OPERATOR)  # type: ignore[arg-type]
+        clock.advance(days=14)
+        change = change_of(await buy(ledger, "max"))
+        # Half of February and 16 days of March are one cent; each rounded by itself would be two.
+        assert text(change.price_now) == "0.99"
 
 
 # By hand
@@ -469,6 +670,18 @@ async def test_a_payment_may_be_overdue_for_seven_days(tmp_path: Path) -> None:
         await ledger.submit_one(a_status("payment_received"))
         assert decision_of(await ledger.submit_one(a_record())).allowed
         assert await status(ledger) == "active"
+
+
+@pytest.mark.parametrize("how", ["cancel", "down to the free plan"])
+async def test_nobody_owes_anything_for_a_plan_that_is_free(tmp_path: Path, how: str) -> None:
+    clock = Clock("2026-11-20T00:00:00Z")
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await buy(ledger, "advanced")
+        await ledger.submit_one(a_status("payment_failed"))
+        await (manage(ledger, "cancel") if how == "cancel" else buy(ledger, "basic"))
+        clock.set("2026-12-20T00:00:00Z")
+        assert await status(ledger) == "active"
+        assert decision_of(await ledger.submit_one(a_record())).allowed
 
 
 STATUSES = ("trialing", "active", "past_due", "suspended", "canceled", "expired")

@@ -6,12 +6,13 @@ instants of the subscription.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Money, Plan, monthly_micros
 from subscription_mcp.domain.errors import Code
 from subscription_mcp.domain.identifiers import AccountKind
-from subscription_mcp.domain.instants import DAY, MILLISECOND, Instant
+from subscription_mcp.domain.instants import DAY, Instant
 from subscription_mcp.domain.money import prorate
 from subscription_mcp.domain.windows import MONTHS_OF_INTERVAL, Anchor, BillingPeriod, Interval, Period
 
@@ -129,6 +130,8 @@ class Subscription:
             version=due.version,
             interval=due.interval or self.interval,
             seats=due.seats,
+            anchor=self.next_anchor,
+            anchor_nudge=self.anchor_nudge if self.next_anchor == self.anchor else 0,
             scheduled=None,
             prepaid_until=None,
             # What follows a cancellation or a fixed number of days is free: nobody owes anything for it.
@@ -167,6 +170,12 @@ class Subscription:
     def billing_anchor(self) -> Anchor:
         return Anchor(self.anchor, self.interval, self.anchor_nudge)
 
+    @property
+    def next_anchor(self) -> Instant:
+        """Where the billing periods of what is scheduled count from: they go on, but a fixed number of days is none,
+        so what follows begins its own."""
+        return self.anchor if self.prepaid_until is None or self.scheduled is None else self.scheduled.at
+
     def period_at(self, now: Instant) -> Period:
         """The billing period as it is shown and charged."""
         return BillingPeriod().period_at(now, Anchor(self.anchor + self.anchor_nudge, self.interval))
@@ -183,7 +192,8 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Change:
     """A change of a subscription, priced. `price_now` is charged at `effective_at` and the sum of `lines`, but never
-    less than nothing; `price_next` is charged at each renewal. `to_plan` None is its end."""
+    less than nothing; `price_next` is charged at each renewal. `to_plan` None is its end. `period_start` is of the
+    billing period whose rest is charged or given back, if any is."""
 
     from_plan: str | None
     to_plan: str | None
@@ -192,6 +202,7 @@ class Change:
     effective_at: Instant
     after: Subscription
     lines: tuple[Line, ...] = ()
+    period_start: Instant | None = None
 
     @property
     def is_scheduled(self) -> bool:
@@ -212,7 +223,7 @@ def started(plan: Plan, origin: Origin, now: Instant, trial: Trial | None = None
 
 def anchored(subscription: Subscription, now: Instant, before: Subscription | None) -> Subscription:
     """The subscription with billing periods that begin now, whatever was used `before` in this instant."""
-    if before is None or not 0 <= now - before.anchor < MILLISECOND:
+    if before is None or now != before.anchor + before.anchor_nudge:
         return replace(subscription, anchor=now, anchor_nudge=0)
     anchor = before.anchor - 1
     return replace(subscription, anchor=anchor, anchor_nudge=now - anchor)
@@ -250,13 +261,19 @@ def _lines_of(plan: Plan, interval: Interval, seats: int | None) -> list[Line] |
     return lines
 
 
+def _rank_of(plan: Plan, interval: Interval, seats: int | None) -> int:
+    """What tells up from down: the price of the interval with its seats, so that nothing paid is lost."""
+    price = price_of(plan, interval, seats)
+    return monthly_micros(plan) * MONTHS_OF_INTERVAL[interval] if price is None else price.micros
+
+
 def _currency_of(plan: Plan) -> str:
     return next(
         p.currency for p in (plan.price.monthly, plan.price.yearly, plan.price.per_seat) if p is not None
     )
 
 
-def _prorated(lines: list[Line], left: Instant, whole: Instant, currency: str) -> list[Line]:
+def _prorated(lines: list[Line], left: int, whole: int, currency: str) -> list[Line]:
     """Each line for what is left of a period, rounded by itself."""
     return [replace(line, micros=prorate(line.micros, left, whole, currency)) for line in lines]
 
@@ -264,18 +281,18 @@ def _prorated(lines: list[Line], left: Instant, whole: Instant, currency: str) -
 def _stretch(
     plan: Plan, interval: Interval, seats: int | None, start: Instant, end: Instant, anchor: Instant
 ) -> list[Line]:
-    """What `[start, end)` costs: whole billing periods at the full price, parts of them by the second."""
+    """What `[start, end)` costs: whole billing periods at the full price, parts of them by the second, and each line
+    rounded once."""
     lines = _lines_of(plan, interval, seats)
     assert lines is not None
-    total: dict[str, int] = {}
+    periods = Fraction(0)
     while start < end:
         period = BillingPeriod().period_at(start, Anchor(anchor, interval))
         assert period.end is not None
         until = min(end, period.end)
-        for line in _prorated(lines, until - start, period.end - period.start, _currency_of(plan)):
-            total[line.what] = total.get(line.what, 0) + line.micros
+        periods += Fraction(until - start, period.end - period.start)
         start = until
-    return [replace(line, micros=total.get(line.what, 0)) for line in lines]
+    return _prorated(lines, periods.numerator, periods.denominator, _currency_of(plan))
 
 
 def _credit(current: Subscription, plan: Plan, now: Instant) -> list[Line]:
@@ -325,6 +342,7 @@ def change_of_plan(
     )
     old_price = price_of(from_plan, current.interval, current.seats) if goes_on else None  # type: ignore[arg-type, union-attr]
     was_paid = old_price is not None and old_price.micros > 0
+    period_start = current.period_at(now).start if was_paid and current is not None else None
     if days is not None:
         until = now + days * DAY
         lines = _stretch(to_plan, interval, seats, now, until, now)
@@ -343,12 +361,14 @@ def change_of_plan(
             now,
             after,
             tuple(lines),
+            period_start,
         )
     if not was_paid or current is None or from_plan is None:
         return Change(held, to_plan.key, price, price, now, begun, tuple(full))
     # A shorter rhythm waits for the end of what is paid for, like a cheaper plan: nothing paid is lost.
     longer = MONTHS_OF_INTERVAL[interval] >= MONTHS_OF_INTERVAL[current.interval]
-    upward = longer and monthly_micros(to_plan) >= monthly_micros(from_plan)
+    rank = _rank_of(to_plan, current.interval, seats)
+    upward = longer and rank >= _rank_of(from_plan, current.interval, current.seats)
     period = current.period_at(now)
     assert period.end is not None
     if not upward:
@@ -359,7 +379,8 @@ def change_of_plan(
         # Another rhythm starts a new period: the rest of the old one is given back.
         lines = [*full, *_credit(current, from_plan, now)]
         after = replace(begun, past_due_since=current.past_due_since)
-        return Change(held, to_plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
+        now_due = _charged(lines, price.currency)
+        return Change(held, to_plan.key, now_due, price, now, after, tuple(lines), period_start)
     rest = _prorated(full, period.end - now, period.end - period.start, price.currency)
     lines = [*rest, *_credit(current, from_plan, now)]
     after = replace(
@@ -368,7 +389,8 @@ def change_of_plan(
         anchor_nudge=current.anchor_nudge,
         past_due_since=current.past_due_since,
     )
-    return Change(held, to_plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
+    now_due = _charged(lines, price.currency)
+    return Change(held, to_plan.key, now_due, price, now, after, tuple(lines), period_start)
 
 
 def change_of_seats(current: Subscription, plan: Plan, seats: int, now: Instant) -> Change:
@@ -383,11 +405,10 @@ def change_of_seats(current: Subscription, plan: Plan, seats: int, now: Instant)
         return Change(plan.key, plan.key, price, price, period.end, after)
     more = plan.price.per_seat.micros * MONTHS_OF_INTERVAL[current.interval] * (seats - current.seats)
     lines = _prorated([Line("seats", more)], period.end - now, period.end - period.start, price.currency)
-    scheduled = current.scheduled
-    if scheduled is not None and scheduled.plan == current.plan and scheduled.interval == current.interval:
-        scheduled = None  # fewer seats had been asked for before
-    after = replace(current, seats=seats, scheduled=scheduled)
-    return Change(plan.key, plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
+    # Of what is scheduled only fewer seats can stand beside this: these are more instead.
+    after = replace(current, seats=seats, scheduled=None)
+    now_due = _charged(lines, price.currency)
+    return Change(plan.key, plan.key, now_due, price, now, after, tuple(lines), period.start)
 
 
 def cancellation(current: Subscription, plan: Plan, follows: Plan | None, now: Instant) -> Change:
@@ -411,12 +432,16 @@ def left_behind(current: Subscription, follows: Plan | None, now: Instant) -> Su
     return moved.at(now)
 
 
-def as_it_was(current: Subscription, plan: Plan, now: Instant) -> Change:
-    """Take back what is scheduled: nothing is charged, the held plan goes on."""
+def as_it_was(current: Subscription, plan: Plan, follows: Plan | None, now: Instant) -> Change:
+    """Take back what is scheduled: nothing is charged, the held plan goes on; a fixed number of days has its end again,
+    and then `follows`, or nothing."""
     price = price_of(plan, current.interval, current.seats)
     assert price is not None
-    after = replace(current, scheduled=None)
-    return Change(plan.key, plan.key, replace(price, micros=0), price, now, after)
+    nothing = replace(price, micros=0)
+    if current.prepaid_until is None:
+        return Change(plan.key, plan.key, nothing, price, now, replace(current, scheduled=None))
+    after = replace(current, scheduled=_end_at(current.prepaid_until, follows, "end"))
+    return Change(plan.key, plan.key, nothing, nothing, now, after)
 
 
 def _end_at(at: Instant, follows: Plan | None, reason: Literal["cancel", "end"]) -> Scheduled:

@@ -156,6 +156,7 @@ class BillingPeriod:
 
     def period_at(self, at: Instant, anchor: Anchor) -> Period:
         step = MONTHS_OF_INTERVAL[anchor.interval]
+        at -= anchor.nudge
         first, now = to_datetime(anchor.at), to_datetime(at)
         # Count from the anchor, not from the last period: the 31st must come back after February.
         steps = ((now.year - first.year) * 12 + now.month - first.month) // step

@@ -94,12 +94,21 @@ class SubscriptionEntry:
     interval: Interval
     next_interval: Interval | None = None
     next_at: Instant | None = None
+    next_anchor: Instant | None = None
+    nudge: Instant = 0
 
-    def intervals(self, first: Instant, last: Instant) -> set[Interval]:
-        """The intervals in force between two instants; a change that is due has happened."""
+    def anchors(self, before: Set[Instant], first: Instant, last: Instant) -> set[Anchor]:
+        """What was counted from between two instants; a change that is due has happened. `before` are the anchors
+        there may have been where the entry does not say."""
+        known = {at for at in before if at <= self.at} if self.anchor is None else {self.anchor}
+        now = {Anchor(at, self.interval, self.nudge) for at in known}
         if self.next_interval is None or self.next_at is None or last < self.next_at:
-            return {self.interval}
-        return {self.next_interval} if self.next_at <= first else {self.interval, self.next_interval}
+            return now
+        if self.next_anchor is not None:
+            then = {Anchor(self.next_anchor, self.next_interval)}
+        else:
+            then = {Anchor(at, self.next_interval, self.nudge) for at in known}
+        return then if self.next_at <= first else now | then
 
 
 class AnchorHistory:
@@ -121,7 +130,5 @@ class AnchorHistory:
             entry = self._entries[index]
             # An anchor is the instant of a change, or what it was before.
             before = {*self._instants[: index + 1], self._now.at}
-            known = [at for at in before if at <= entry.at] if entry.anchor is None else [entry.anchor]
-            intervals = entry.intervals(min(occurred_at, recorded_at), recorded_at)
-            found |= {Anchor(at, interval) for at in known for interval in intervals}
+            found |= entry.anchors(before, min(occurred_at, recorded_at), recorded_at)
         return frozenset(found or {self._now})

@@ -4,12 +4,11 @@ versions are kept; pure."""
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells
 from subscription_mcp.domain.windows import rolling_length
-from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, KEY_RETENTION
+from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, KEY_RETENTION, SESSION_RETENTION
 from subscription_mcp.ledger.recount import latest_end
 
 OFFER_RETENTION = 1 * DAY
 """So that who confirms late is told why it no longer holds."""
-SESSION_RETENTION = 400 * DAY
 COUNTER_RETENTION = 400 * DAY
 """As far as a report reaches back; late events only come 35 days late."""
 

@@ -66,6 +66,7 @@ SPARED_KEYS = frozenset(
         "limit",
         "role",
         "billing_anchor",
+        "billing_nudge",
         "next_plan_at",
         "trial_ends_at",
         "prepaid_until",

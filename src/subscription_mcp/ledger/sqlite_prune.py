@@ -14,10 +14,9 @@ from typing import Any
 
 from subscription_mcp.domain.identifiers import uuid7_after
 from subscription_mcp.domain.instants import MINUTE, Instant
-from subscription_mcp.ledger.machine.facts import KEY_RETENTION
+from subscription_mcp.ledger.machine.facts import KEY_RETENTION, SESSION_RETENTION
 from subscription_mcp.ledger.retention import (
     COUNTER_RETENTION,
-    SESSION_RETENTION,
     answer_is_over,
     counter_is_over,
     offer_is_over,

@@ -609,6 +609,7 @@ class Store:
         if key.window_key == BillingPeriod.name:
             subscription = self._read_subscriptions(_account_of(key))
             anchor = subscription.at(now).billing_anchor if subscription is not None else NO_ANCHOR
+            anchor = anchor._replace(nudge=0)  # a counter says where its period is counted from
             if window.period_at(key.start, anchor).start != key.start:  # another anchor was counted from
                 end = window.period_at(key.start, Anchor(key.start, anchor.interval)).end
                 assert end is not None

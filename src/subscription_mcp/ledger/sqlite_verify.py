@@ -260,7 +260,7 @@ class _Recount:
     def _period(self, key: str, window: Window, anchor: Anchor, at: Instant) -> Period:
         # Calendars are slow, and most events fall into the last period.
         period = self._periods.get((key, anchor))
-        if period is None or not period.holds(at):
+        if period is None or not period.holds(at - anchor.nudge if follows_anchor(window) else at):
             make_room(self._periods)
             period = self._periods[(key, anchor)] = window.period_at(at, anchor)
         return period
@@ -427,11 +427,15 @@ def _sums(sums: Sums | None) -> str:
 
 
 def _subscription_entry(at: Instant, after: Mapping[str, Any]) -> SubscriptionEntry:
-    anchor, next_at = after.get("billing_anchor"), after.get("next_plan_at")
+    def instant(name: str) -> Instant | None:
+        return None if after.get(name) is None else parse_instant(after[name])
+
     return SubscriptionEntry(
         at,
-        None if anchor is None else parse_instant(anchor),
+        instant("billing_anchor"),
         cast(Interval, after["interval"]),
         after.get("next_interval"),
-        None if next_at is None else parse_instant(next_at),
+        instant("next_plan_at"),
+        instant("next_billing_anchor"),
+        after.get("billing_nudge", 0),
     )

@@ -150,6 +150,9 @@ def _located(
         plan = facts.read("plans", (subscription.plan, subscription.version))
         if plan is None:
             return None
+        if subscription.past_due_since is not None and plan.price.is_free:
+            # Down to a plan for nothing: as after a cancellation nobody owes anything for it.
+            subscription = replace(subscription, past_due_since=None)
     joins = standing.account_kind == "group" and standing.user is not None and standing.role is None
     leaves = None
     if joins:
@@ -587,6 +590,8 @@ def subscription_as_dict(subscription: Subscription | None, now: Instant) -> dic
         "interval": subscription.interval,
         "billing_anchor": format_instant(subscription.anchor),
     }
+    if subscription.anchor_nudge:
+        shown["billing_nudge"] = subscription.anchor_nudge
     if subscription.seats is not None:
         shown["seats"] = subscription.seats
     for name in ("trial_ends_at", "prepaid_until", "ended_at", "past_due_since", "suspended_at"):
@@ -600,6 +605,8 @@ def subscription_as_dict(subscription: Subscription | None, now: Instant) -> dic
         shown["next_interval"] = scheduled.interval
         shown["next_seats"] = scheduled.seats
         shown["next_plan_at"] = format_instant(scheduled.at)
+        if scheduled.plan is not None and subscription.next_anchor != subscription.anchor:
+            shown["next_billing_anchor"] = format_instant(subscription.next_anchor)
     return shown
 
 
@@ -620,7 +627,8 @@ def must_be_fewer(turn: Turn, ends: Iterable[Instant], most: int, sentence: str)
 
 
 def must_be_known(located: Located, actor: Actor) -> None:
-    """Changing somebody never seen is most likely a typing error; one's own account is made on the way."""
+    """Changing somebody never seen is most likely a typing error; one's own account is made on the way. Where no plan is
+    the default, a group is seen by who is in it."""
     own = located.standing.user == actor.user
-    if located.stored is None and not own:
+    if located.stored is None and not own and not located.seats_used:
         raise refused("not_found", "No such account yet: it appears with its first call or recorded event.")

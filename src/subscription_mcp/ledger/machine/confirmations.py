@@ -100,6 +100,8 @@ def _terms(located: Located, change: Change, to_version: int | None) -> str:
             [change.to_plan, to_version],
             [change.price_next.micros, change.price_next.currency],
             change.effective_at if change.is_scheduled else None,
+            # The rest of one billing period is not what is left of the next.
+            change.period_start,
             change.price_now.micros,
         ]
     )

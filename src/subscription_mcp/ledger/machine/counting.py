@@ -151,7 +151,7 @@ def tally_of(totals: Totals, limits: Iterable[Limit], meters: Iterable[str]) -> 
     start, end = _FOR_EVER
     for window in windows:
         if not window.is_rolling:
-            period = totals.period(window)
+            period = totals.shown(window)
             start = max(start, period.start)
             if period.end is not None:
                 end = period.end if end is None else min(end, period.end)

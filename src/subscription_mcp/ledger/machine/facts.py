@@ -35,6 +35,8 @@ from subscription_mcp.ledger.commands import (
 
 KEY_RETENTION = 35 * DAY
 """How long an idempotency key is remembered, and how late an event may be reported."""
+SESSION_RETENTION = 400 * DAY
+"""How long after its end a session is known, which is as far as a report reaches."""
 FUTURE_TOLERANCE = 5 * MINUTE
 CONFIRMATION_LIFETIME = 10 * MINUTE
 
@@ -323,7 +325,7 @@ class Facts:
         """The window's period at an instant; calendars are slow and most events fall into the last one."""
         key = (window, anchor if window.name == "billing_period" else NO_ANCHOR)
         period = self.periods.get(key)
-        if period is None or not period.holds(at):
+        if period is None or not period.holds(at - anchor.nudge if window.name == "billing_period" else at):
             period = self.periods[key] = window.period_at(at, anchor)
         return period
 

@@ -11,6 +11,7 @@ from subscription_mcp.domain.decisions import (
     limit_states,
     say_as_recorded,
     sort_states,
+    stand_still,
 )
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import SECOND
@@ -244,7 +245,12 @@ def _decision_on(
         # What was granted is granted: nothing refuses it afterwards.
         return [replace(limit, maximum=UNLIMITED) for limit in limits] if within else list(limits)
 
-    catalog, plan = turn.facts.catalog, located.plan
+    catalog, plan, subscription = turn.facts.catalog, located.plan, located.subscription
+    if quantity and now >= reservation.expires_at and located.standstill is not None:
+        # Nothing was held for it any more: it is told as what is recorded anyway.
+        assert plan is not None and subscription is not None
+        states = limit_states(catalog, limits_of(plan), total, gains, anyway=True)
+        return stand_still(catalog, plan, subscription, states, reservation.event, quantity, now)
     decision = decide(
         catalog=catalog,
         plan=plan,

@@ -33,7 +33,7 @@ from subscription_mcp.ledger.machine.accounts import (
     open_sessions_of,
     view_of,
 )
-from subscription_mcp.ledger.machine.facts import StoredAnswer, Turn
+from subscription_mcp.ledger.machine.facts import SESSION_RETENTION, StoredAnswer, Turn
 from subscription_mcp.ledger.machine.usage import remember, remembered
 
 METER = "sessions"
@@ -150,7 +150,11 @@ def _found(turn: Turn, command: RenewSession | CloseSession) -> tuple[Session, L
     session: Session | None = turn.facts.read("sessions", (command.tenant, command.session_id))
     if turn.facts.missing:
         return None
-    if session is None or command.user not in (None, session.user):
+    if (
+        session is None
+        or command.user not in (None, session.user)
+        or turn.now - session.ended_at(turn.now) >= SESSION_RETENTION
+    ):
         raise _unknown()
     located = locate_again(turn, session.account, session.user)
     if located is None:

@@ -18,6 +18,7 @@ from subscription_mcp.domain.subscriptions import (
     change_of_seats,
     price_of,
 )
+from subscription_mcp.domain.windows import Interval
 from subscription_mcp.domain.wording import clock_time, counted, list_text, standstill_sentence
 from subscription_mcp.ledger.commands import (
     ChangePlan,
@@ -62,10 +63,11 @@ def change_subscription(turn: Turn, command: ChangeSubscription) -> PlanChanged 
         case "resume":
             if subscription.scheduled is None or subscription.scheduled.reason == "end":
                 raise refused("conflict", "Nothing is scheduled: the subscription goes on as it is.")
-            change = as_it_was(subscription, plan, turn.now)
+            change = as_it_was(subscription, plan, follows_after_end(turn.facts.catalog), turn.now)
         case "set_seats":
             assert command.seats is not None
-            change = _seats(located, subscription, plan, command.seats, turn.now)
+            _must_fit(located, plan, command.seats)
+            change = _seats(turn, subscription, plan, command.seats)
     return _offered_or_done(turn, command, located, change)
 
 
@@ -133,17 +135,19 @@ def _offered_or_done(
         return None
     totals_after = replace(totals, anchor=after.billing_anchor)
     limits_after = totals_after.states(located.limits_of(to_plan), whole_account=whole)
-    must_have_room(turn, located)
+    # Where no plan is the default, the first that is bought is first sight.
+    begun = located if located.subscription is not None else replace(located, subscription=after)
+    must_have_room(turn, begun)
     if not turn.may_write:
         return None
     if command.confirmation is None:
         offer(turn, command, located, change, to_plan.version)
         return PlanChanged(change, before, limits_after, False, command.offer, now, kind)
     change = agreed(turn, command, located, change, to_plan.version)
-    make_known(turn, located, command.actor)
+    make_known(turn, begun, command.actor)
     action = "subscription.schedule" if change.is_scheduled else "subscription.change"
     save_subscription(
-        turn, located.account, located.subscription, after, action, command.actor, command.reason
+        turn, located.account, begun.subscription, after, action, command.actor, command.reason
     )
     return PlanChanged(change, before, limits_after, True, None, now, kind)
 
@@ -197,11 +201,25 @@ def _cancel(catalog: Catalog, subscription: Subscription, plan: Plan, now: Insta
     return cancellation(subscription, plan, follows_after_end(catalog), now)
 
 
-def _seats(located: Located, subscription: Subscription, plan: Plan, seats: int, now: Instant) -> Change:
-    _must_fit(located, plan, seats)
+def _seats(turn: Turn, subscription: Subscription, plan: Plan, seats: int) -> Change:
+    """Another number of seats of the held plan, which is one that sells them."""
+    scheduled, now = subscription.scheduled, turn.now
+    if scheduled is not None:
+        when = clock_time(scheduled.at, "UTC")
+        if (scheduled.plan, scheduled.interval) != (subscription.plan, subscription.interval):
+            # More seats would be paid for beyond their time, and fewer would take its place unasked.
+            raise refused(
+                "conflict",
+                f"{plan.title} ends or changes {when}, so its seats stay until then. Take back what is scheduled "
+                "first (manage_subscription with action resume); days that were sold end by themselves.",
+            )
+        if seats == scheduled.seats:
+            raise refused(
+                "conflict", f"The change to {counted(seats, 'seat')} is already scheduled for {when}."
+            )
+        if seats == subscription.seats:
+            return as_it_was(subscription, plan, None, now)
     if seats == subscription.seats:
-        if subscription.scheduled is not None and subscription.scheduled.seats != seats:
-            return as_it_was(subscription, plan, now)
         raise refused("conflict", f"The account has {counted(seats, 'seat')} already; nothing was changed.")
     return change_of_seats(subscription, plan, seats, now)
 
@@ -214,7 +232,7 @@ def _must_fit(located: Located, plan: Plan, seats: int | None) -> None:
             f"{plan.title} has no price per seat, so there are none to buy. Leave seats out.",
             FieldProblem("seats", "goes with a plan that sells seats"),
         )
-    most = seats if seats is not None else plan.seats_max if plan.price.per_seat is None else None
+    most = seats if seats is not None else plan.seats_max
     if isinstance(plan.seats_max, int) and seats is not None and seats > plan.seats_max:
         raise refused(
             "invalid_request",
@@ -251,8 +269,9 @@ def _change(turn: Turn, located: Located, command: ChangePlan) -> Change:
     _must_fit(located, to_plan, command.seats)
     alive = current is not None and current.ended_as is None
     if alive and current is not None and current.plan == to_plan.key and days is None:
-        return _same_plan(located, current, to_plan, interval, command, now)
-    if current is not None and current.scheduled is not None and days is None:
+        assert located.plan is not None
+        return _same_plan(turn, current, located.plan, to_plan, interval, command)
+    if current is not None and days is None:
         _must_not_be_scheduled(current, to_plan, interval, command.seats)
     _must_be_on_the_way(catalog, located, to_plan, command, alive=alive)
     seats = command.seats if command.seats is not None else max(1, located.seats_used or 0)
@@ -270,24 +289,27 @@ def _change(turn: Turn, located: Located, command: ChangePlan) -> Change:
 
 
 def _same_plan(
-    located: Located, current: Subscription, plan: Plan, interval: str, command: ChangePlan, now: Instant
+    turn: Turn, current: Subscription, held: Plan, to_plan: Plan, interval: Interval, command: ChangePlan
 ) -> Change:
-    """The plan that is held, asked for again: with another interval or other seats, or to stay on it after all."""
+    """The plan that is `held`, asked for again: with another interval, and then as it is sold now, or with other seats,
+    or to stay on it after all."""
     if current.is_trial:
-        raise refused("conflict", f"The {plan.title} is held or was had already: there is one for each user.")
+        raise refused("conflict", f"The {held.title} is held or was had already: there is one for each user.")
     if current.interval != interval:
+        _must_not_be_scheduled(current, to_plan, interval, command.seats)
         seats = command.seats if command.seats is not None else current.seats
-        return change_of_plan(current, plan, plan, interval, command.origin, now, seats=seats)  # type: ignore[arg-type]
+        return change_of_plan(current, held, to_plan, interval, command.origin, turn.now, seats=seats)
     if command.seats is not None and command.seats != current.seats:
-        return change_of_seats(current, plan, command.seats, now)
+        return _seats(turn, current, held, command.seats)
     if current.scheduled is None or current.scheduled.reason == "end":
-        raise refused("conflict", f"The {plan.title} plan is already held; nothing was changed.")
-    return as_it_was(current, plan, now)
+        raise refused("conflict", f"The {held.title} plan is already held; nothing was changed.")
+    return as_it_was(current, held, follows_after_end(turn.facts.catalog), turn.now)
 
 
 def _must_not_be_scheduled(current: Subscription, to_plan: Plan, interval: str, seats: int | None) -> None:
     scheduled = current.scheduled
-    assert scheduled is not None
+    if scheduled is None:
+        return
     same_seats = seats is None or seats == scheduled.seats
     if (scheduled.plan, scheduled.interval) == (to_plan.key, interval) and same_seats:
         when = clock_time(scheduled.at, "UTC")

@@ -1,0 +1,60 @@
+"""How full the limits are, the long way round: everything that happened is added up again."""
+
+from tests.chaos.periods import SLIDING, back_at, period, place
+
+from subscription_mcp.domain.catalog import UNLIMITED
+
+USED, HELD, REFUSED = 1, 2, 5
+"""Of a limit as it stands: maximum, used, held, start, end, refused."""
+
+
+def total(things, meter):
+    return sum(one.gains[meter] for one in things)
+
+
+class Counting:
+    def __init__(self, accounts):
+        self.now, self.events, self.reservations = 0, [], []
+        self.accounts, accounts.standing = accounts, self.standing
+
+    def gained(self, things, account, user, meter):
+        """What a meter gained something from: of a user, or of everybody in the account."""
+        mine = [one for one in things if one.account == account and user in (None, one.user)]
+        return [one for one in mine if meter in one.gains]
+
+    def standing(self, account, user, held, gains=None, at=None, settled=None, anyway=False):
+        """All limits, or those of the meters that gain something, in the windows that hold `at`; of a reservation
+        that is `settled`, in those it was made in. `anyway` it is counted, also beyond a limit."""
+        if held is None:
+            return {}
+        rows, at, rhythm = {}, at or self.now, (settled or held).rhythm
+        live = [r for r in self.reservations if not r.answer and self.now < r.ends and r is not settled]
+        for (meter, window, scope), maximum in self.accounts.limits(account, user, held.plan).items():
+            if (scope == "user" and not user) or (gains is not None and meter not in gains):
+                continue
+            who = None if scope == "account" else user
+            used, kept = (self.gained(things, account, who, meter) for things in (self.events, live))
+            gain, zone, length = gains[meter] if gains else 0, held.plan.timezone, SLIDING.get(window)
+            if length is None:
+                start, end = period(window, zone, at, rhythm)
+                here = place(window, zone, at, rhythm)
+                used = [one for one in used if place(window, zone, one.at, one.rhythm) == here]
+                kept = [one for one in kept if place(window, zone, one.at, one.rhythm) == here]
+                if rhythm != held.rhythm and window == "billing_period":
+                    # Another plan has cut it short since: its end is told from its own start.
+                    end = period(window, zone, start, (start, held.months))[1]
+            elif at >= (since := self.accounts.counts_from(account, who, meter, window, length)):
+                start, used = self.now - length, [one for one in used if one.used_at >= since]
+            else:
+                continue  # it happened before anything that counts
+            sums = total(used, meter), total(kept, meter)
+            over = maximum is not UNLIMITED and sum(sums) + gain > maximum
+            if length is not None:
+                coming = [(one.used_at + length, one.gains[meter]) for one in used]
+                coming += [(one.ends, one.gains[meter]) for one in kept if over]
+                own = [(min(at, self.now) + length, gain)] if anyway or not over else []
+                room = (maximum if own else maximum - gain) if over else sum(sums) + gain
+                end = back_at(coming + own, room) or self.now + length
+            refused = over and gain > 0
+            rows[meter, window, scope] = [maximum, *sums, start, end, refused]
+        return rows
