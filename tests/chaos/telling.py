@@ -10,6 +10,8 @@ from subscription_mcp.ledger.commands import (
     LimitsChanged,
     Outcome,
     PlanChanged,
+    PlanEdited,
+    PlanMigrated,
     PlansPublished,
     SessionClosed,
     SessionDecided,
@@ -68,6 +70,10 @@ def facts_of(outcome: Outcome) -> dict[str, Any]:
             }
         case PlansPublished():
             return {"code": "ok", "versions": dict(outcome.versions)}
+        case PlanEdited(plan=plan):
+            return {"code": "ok", "plan": plan.key, "version": plan.version}
+        case PlanMigrated(plan=plan):
+            return {"code": "ok", "version": plan.version, "moved": outcome.moved}
     raise AssertionError(outcome)
 
 

@@ -37,6 +37,7 @@ REQUIRED = {
     "close_session": {"session_id": "s1"},
     "has_feature": {"feature": "mcp_access"},
     "manage_limits": {"action": "list"},
+    "manage_plans": {"action": "create"},
 }
 BAD_QUANTITIES = [0, -1, 10**12 + 1, 1.5, "5", True, "null", None, [], {}]
 RAW_QUANTITIES = ["1e999", "NaN", "Infinity", "-0", "1e3", "10" * 200, '"5"', "1.0", "true", "null"]
@@ -75,6 +76,8 @@ def token_for(tool: str, place: Place) -> str:
     """A token of somebody who has the tool."""
     if tool.startswith(("record_usage", "reserve_", "settle_")):
         return place.token("app", role="service")
+    if tool == "manage_plans":
+        return place.token("susan", role="superadmin")
     return place.token("prudence", tier="premium")
 
 

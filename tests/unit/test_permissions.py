@@ -21,6 +21,7 @@ close_session         SELF    SELF     SELF     TENANT   SELF          SELF
 has_feature           SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 list_plans            SELF    ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 manage_limits         NONE    ACCOUNT  ACCOUNT  NONE     TENANT        ALL
+manage_plans          NONE    NONE     NONE     NONE     NONE          ALL
 tenant_summary        NONE    NONE     NONE     NONE     TENANT        ALL
 """
 _HEAD, *_ROWS = [line.split() for line in MATRIX.strip().splitlines()]

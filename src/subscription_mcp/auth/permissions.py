@@ -50,6 +50,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "has_feature": _READS,
         "list_plans": _READS,
         "manage_limits": _CHANGES,
+        "manage_plans": (_N, _N, _N, _N, _N, _X),
         "tenant_summary": (_N, _N, _N, _N, _T, _X),
     }.items()
 }

@@ -107,6 +107,9 @@ class Subscription:
     ended_as: Literal["canceled", "expired"] | None = None
     past_due_since: Instant | None = None
     suspended_at: Instant | None = None
+    paid_micros: int | None = None
+    """What was paid for each billing period up to `paid_until`, where the plan's price became another since."""
+    paid_until: Instant | None = None
     claimed_at: int | None = None
     """When the token was issued that named the plan, in seconds since 1970."""
 
@@ -248,18 +251,14 @@ def _prorated(lines: list[Line], left: Instant, whole: Instant, currency: str) -
     return [replace(line, micros=prorate(line.micros, left, whole, currency)) for line in lines]
 
 
-def _stretch(
-    plan: Plan, interval: Interval, seats: int | None, start: Instant, end: Instant, anchor: Instant
-) -> list[Line]:
-    """What `[start, end)` costs: whole billing periods at the full price, parts of them by the second."""
-    lines = _lines_of(plan, interval, seats)
-    assert lines is not None
+def _stretch(lines: list[Line], currency: str, start: Instant, end: Instant, anchor: Anchor) -> list[Line]:
+    """What `[start, end)` costs at so much a billing period: whole ones in full, parts of them by the second."""
     total: dict[str, int] = {}
     while start < end:
-        period = BillingPeriod().period_at(start, Anchor(anchor, interval))
+        period = BillingPeriod().period_at(start, anchor)
         assert period.end is not None
         until = min(end, period.end)
-        for line in _prorated(lines, until - start, period.end - period.start, _currency_of(plan)):
+        for line in _prorated(lines, until - start, period.end - period.start, currency):
             total[line.what] = total.get(line.what, 0) + line.micros
         start = until
     return [replace(line, micros=total.get(line.what, 0)) for line in lines]
@@ -267,12 +266,20 @@ def _stretch(
 
 def _credit(current: Subscription, plan: Plan, now: Instant) -> list[Line]:
     """What is given back of what is paid for and not used."""
-    if price_of(plan, current.interval, current.seats) is None:
+    paid = _lines_paid(current, plan, now)
+    if paid is None:
         return []  # a plan whose price of the interval was taken away
     paid_until = current.prepaid_until or current.period_at(now).end
     assert paid_until is not None
-    lines = _stretch(plan, current.interval, current.seats, now, paid_until, current.anchor)
+    lines = _stretch(paid, _currency_of(plan), now, paid_until, current.billing_anchor)
     return [Line("credit", -line.micros) for line in lines if line.micros]
+
+
+def _lines_paid(current: Subscription, plan: Plan, now: Instant) -> list[Line] | None:
+    """What was paid for the billing period that runs."""
+    if current.paid_micros is not None and current.paid_until is not None and now < current.paid_until:
+        return [Line("plan", current.paid_micros)]
+    return _lines_of(plan, current.interval, current.seats)
 
 
 def _charged(lines: list[Line], currency: str) -> Money:
@@ -313,7 +320,7 @@ def change_of_plan(
     was_paid = old_price is not None and old_price.micros > 0
     if days is not None:
         until = now + days * DAY
-        lines = _stretch(to_plan, interval, seats, now, until, now)
+        lines = _stretch(full, price.currency, now, until, Anchor(now, interval))
         if was_paid:
             assert current is not None and from_plan is not None
             lines += _credit(current, from_plan, now)
@@ -367,7 +374,8 @@ def change_of_seats(current: Subscription, plan: Plan, seats: int, now: Instant)
     scheduled = current.scheduled
     if scheduled is not None and scheduled.plan == current.plan and scheduled.interval == current.interval:
         scheduled = None  # fewer seats had been asked for before
-    after = replace(current, seats=seats, scheduled=scheduled)
+    paid = None if current.paid_micros is None else current.paid_micros + more
+    after = replace(current, seats=seats, scheduled=scheduled, paid_micros=paid)
     return Change(plan.key, plan.key, _charged(lines, price.currency), price, now, after, tuple(lines))
 
 
@@ -378,6 +386,37 @@ def cancellation(current: Subscription, plan: Plan, follows: Plan | None, now: I
     nothing = Money(0, _currency_of(plan))
     after = replace(current, scheduled=_end_at(end, follows, "cancel"))
     return Change(plan.key, follows.key if follows is not None else None, nothing, nothing, end, after)
+
+
+def is_older(version: int | None, plan: Plan, from_version: int | None = None) -> bool:
+    """Whether a version of the plan is another than the newest, `plan`; and, where it is named, just that one."""
+    return version != plan.version and from_version in (None, version)
+
+
+def migrated(
+    current: Subscription, held: Plan, plan: Plan, from_version: int | None, users: int, now: Instant
+) -> Subscription:
+    """The subscription with the newest version of its plan, `plan`, in place of an older one, held or scheduled.
+    Anchor, interval, trial and seats stay; where seats are only sold now, its `users` have one each. The new price is
+    charged at the next renewal: until then what was paid is what `held` cost."""
+
+    def seats(bought: int | None) -> int | None:
+        return seats_bought(plan, bought or users)
+
+    if current.plan == plan.key and is_older(current.version, plan, from_version):
+        lines = _lines_paid(current, held, now)
+        current = replace(
+            current,
+            version=plan.version,
+            seats=seats(current.seats),
+            paid_micros=None if lines is None else sum(line.micros for line in lines),
+            paid_until=current.prepaid_until or current.period_at(now).end,
+        )
+    due = current.scheduled
+    if due is not None and due.plan == plan.key and is_older(due.version, plan, from_version):
+        due = replace(due, version=plan.version, seats=seats(due.seats))
+        current = replace(current, scheduled=due)
+    return current
 
 
 def as_it_was(current: Subscription, plan: Plan, now: Instant) -> Change:

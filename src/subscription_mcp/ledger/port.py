@@ -64,7 +64,7 @@ class Engine(Protocol):
 
     async def query(self, question: Query) -> Any:
         """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry], list[PlanCount],
-        list[(plan, version, accounts)], list[Revocation] or list[account]."""
+        list[(plan, version, accounts)], list[PlanRecord], list[Revocation] or list[account]."""
 
     def changes(self) -> AsyncGenerator[Touched]:
         """What commits touched, from the first answer on, which comes at once: this process's own as they

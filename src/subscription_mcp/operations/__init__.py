@@ -12,10 +12,12 @@ from subscription_mcp.ledger.commands import (
     UsageEvent,
 )
 from subscription_mcp.ledger.port import Touched
+from subscription_mcp.ledger.queries import PlanRecord
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.limits import Limits
 from subscription_mcp.operations.metering import Metering
+from subscription_mcp.operations.plan_editing import PlanEditing
 from subscription_mcp.operations.plans import Plans
 from subscription_mcp.operations.reports import Reports
 from subscription_mcp.operations.sessions import Sessions
@@ -28,6 +30,7 @@ class Operations:
     access: Access
     metering: Metering
     plans: Plans
+    plan_editing: PlanEditing
     limits: Limits
     reports: Reports
     sessions: Sessions
@@ -43,6 +46,7 @@ class Operations:
             access,
             Metering(ledger, access),
             Plans(ledger, access),
+            PlanEditing(ledger, access),
             Limits(ledger, access),
             Reports(ledger, access),
             Sessions(ledger, access),
@@ -57,6 +61,7 @@ __all__ = [
     "LimitsChanged",
     "Operations",
     "PlanChanged",
+    "PlanRecord",
     "SessionDecided",
     "UsageEvent",
 ]

@@ -42,6 +42,8 @@ class Tool:
     idempotent: bool = True
     asks: bool = False
     """Whether its answer can be a question first."""
+    is_about_caller: bool = True
+    """Whether a call that names nobody is about the caller, and makes them known."""
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
@@ -205,6 +207,18 @@ TOOLS: tuple[Tool, ...] = (
         read_only=False,
         destructive=True,
     ),
+    Tool(
+        "manage_plans",
+        "Plans at run time",
+        "Call this to create, change or archive a plan, at once and for everybody, to see all plans with who holds which "
+        "version, or to move subscribers to a plan's newest one (migrate). They keep theirs until then.",
+        wire.ManagePlansArguments,
+        wire.ManagePlansResult,
+        bodies.manage_plans,
+        read_only=False,
+        destructive=True,
+        is_about_caller=False,
+    ),
 )
 
 
@@ -249,7 +263,9 @@ class Toolbox:
         if tool is None:
             raise UnknownTool
         # Whoever acts for others is not thereby somebody with a subscription of its own.
-        is_first_sight = not principal.is_operator or _is_about_caller(principal, arguments)
+        is_first_sight = not principal.is_operator or (
+            tool.is_about_caller and _is_about_caller(principal, arguments)
+        )
         caller = await access.caller(principal, may_make_known=is_first_sight)
         if not access.is_visible(name, caller):
             raise UnknownTool
