@@ -16,6 +16,7 @@ from subscription_mcp.domain.catalog import UNLIMITED, Catalog, EventType, Limit
 from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definition
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
+from subscription_mcp.domain.money import format_amount, parse_amount
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import Change, MemberRole
 from subscription_mcp.domain.windows import parse_window
@@ -124,7 +125,7 @@ def a_plan(
 ) -> Plan:
     """A plan as a catalog file would make it, its limits in its own time zone."""
     prices = (("monthly", monthly), ("yearly", yearly), ("per_seat", per_seat))
-    price = {name: text for name, text in prices if text is not None}
+    price = {name: format_amount(parse_amount(text), currency) for name, text in prices if text is not None}
     definition: dict[str, Any] = {
         "title": key.capitalize(),
         "currency": currency,

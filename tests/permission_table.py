@@ -48,11 +48,6 @@ revoke_tokens                     NONE     NONE     NONE     NONE     NONE      
 """)
 ROLES = tuple(ROWS["get_tier_info"])
 
-PLANNED = {
-    "manage_plans",
-}
-"""Rows of tools and actions that are not there yet. Whoever adds one takes its row out of here."""
-
 MESSAGE = {"event": "message"}
 LEASE = "…"
 """Stands in a call for the id of a session or reservation."""
@@ -75,6 +70,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "list_plans": {},
     "manage_limits": {"action": "list"},
     "manage_members": {"action": "list"},
+    "manage_plans": {"action": "list"},
     "manage_accounts.search": {"action": "search"},
     "manage_accounts.show": {"action": "show"},
     "manage_accounts.end_sessions": {"action": "end_sessions", "reason": "why"},
@@ -88,7 +84,7 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 """The smallest valid call of every row that is a tool or an action of one, without a target."""
 
-ABOUT_NOBODY = {"list_plans"}
+ABOUT_NOBODY = {"list_plans", "manage_plans"}
 """Tools that take no target."""
 OF_WHOLE_TENANTS = {"get_usage_analytics", "list_usage_events"}
 """Tools that answer about all of a tenant at once; the others then ask for a user or account."""
@@ -192,6 +188,11 @@ limits history   manage_limits      --tenant globex --user doug
 plans list       list_plans         --json
 plans show       list_plans         basic
 plans holders    manage_plans       --json
+plans create     manage_plans       extra extra.toml
+plans update     manage_plans       basic basic.toml
+plans archive    manage_plans       premium --reason why
+plans migrate    manage_plans       basic --reason why
+plans reset      manage_plans       basic --yes
 accounts search  manage_accounts.search  --tenant globex
 accounts show    manage_accounts.show  --tenant globex --user doug
 accounts suspend  manage_accounts.suspend  --tenant globex --user doug --reason why

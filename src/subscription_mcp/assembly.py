@@ -86,52 +86,88 @@ def make_service(settings: Settings, catalog: Catalog, clock: Clock | None = Non
 
 @asynccontextmanager
 async def opened(
-    service: Service, catalog: Catalog, *, publishing: bool = True, replace_catalog: bool = False
+    service: Service,
+    catalog: Catalog,
+    *,
+    publishing: bool = True,
+    replace_catalog: bool = False,
+    reset: str | None = None,
 ) -> AsyncIterator[Service]:
-    """The service with its ledger open and the catalog's plans in it. A command that only reads does not
-    publish, but in a ledger that has no plans yet. Raises LedgerUnusable."""
+    """The service with its ledger open and the catalog's plans in it; the plan to `reset` as the file has it, whatever
+    was edited at run time. A command that only reads does not publish, but in a ledger that has no plans yet. Raises
+    LedgerUnusable."""
     await service.ledger.open()
     try:
-        await publish(service.ledger, catalog, only_first=not publishing, replace_catalog=replace_catalog)
+        await publish(
+            service.ledger,
+            catalog,
+            only_first=not publishing,
+            replace_catalog=replace_catalog,
+            reset=reset,
+        )
         yield service
     finally:
         await service.ledger.close()
 
 
 async def publish(
-    ledger: Ledger, catalog: Catalog, *, only_first: bool = False, replace_catalog: bool = False
+    ledger: Ledger,
+    catalog: Catalog,
+    *,
+    only_first: bool = False,
+    replace_catalog: bool = False,
+    reset: str | None = None,
 ) -> None:
     """Make the catalog's plans the current ones; writes only where something changed, so that a client may
     start us twice. Says who stays on which older version. Raises SettingsError where the ledger counts by
-    another catalog."""
+    another catalog, or could not go on by this one; Refusal where there is no plan to reset."""
     command = PublishPlans(
         catalog.name,
         list(catalog.plans.values()),
         {key: plan_digest(plan.definition) for key, plan in catalog.plans.items()},
         replace_catalog,
+        reset,
     )
     outcome = await ledger.rehearse(command)
     if isinstance(outcome, PlansPublished) and (outcome.is_first or not only_first):
         outcome = await ledger.rehearse_or_submit(command)
     if isinstance(outcome, Refusal):
-        raise (
-            SettingsError(outcome.message) if outcome.code == "conflict" else LedgerUnusable(outcome.message)
-        )
+        if outcome.code == "conflict":
+            raise SettingsError(f"{catalog.source}: {outcome.message}" if outcome.fields else outcome.message)
+        raise outcome if outcome.code == "invalid_request" else LedgerUnusable(outcome.message)
     assert isinstance(outcome, PlansPublished)
     if only_first:
         return
-    for plan in outcome.held_back:
-        log.warning("plan %r was edited at run time and is not overwritten by the catalog file", plan)
+    for how, plans in (("edited", outcome.held_back), ("archived", outcome.archived)):
+        for plan in plans:
+            log.warning(
+                "plan %r was %s at run time and stays so, whatever the catalog file says; "
+                "`subscription-mcp plans reset %s --yes` lets the file win",
+                plan,
+                how,
+                plan,
+            )
+    for plan in outcome.brought_back:
+        log.warning(
+            "the catalog file brings version %d of plan %r back, and a later one was on offer: "
+            "where another server has a newer file, start this one with the same",
+            outcome.versions[plan],
+            plan,
+        )
     for plan, version, accounts in await ledger.query(PlanHolders(ledger.now())):
         current = outcome.versions.get(plan)
         if version != current:
             newest = f"the newest is {current}" if current is not None else "it is no longer offered"
+            moves = (
+                f", or at once with `subscription-mcp plans migrate {plan}`" if current is not None else ""
+            )
             log.warning(
-                "%d account(s) stay on version %d of plan %r (%s); they change with their next change of plan",
+                "%d account(s) stay on version %d of plan %r (%s); they change with their next change of plan%s",
                 accounts,
                 version,
                 plan,
                 newest,
+                moves,
             )
 
 

@@ -11,6 +11,8 @@ from subscription_mcp.ledger.commands import (
     MembersChanged,
     Outcome,
     PlanChanged,
+    PlanEdited,
+    PlanMigrated,
     PlansPublished,
     SessionClosed,
     SessionDecided,
@@ -79,6 +81,10 @@ def facts_of(outcome: Outcome) -> dict[str, Any]:
             }
         case PlansPublished():
             return {"code": "ok", "versions": dict(outcome.versions)}
+        case PlanEdited(plan=plan):
+            return {"code": "ok", "plan": plan.key, "version": plan.version}
+        case PlanMigrated(plan=plan):
+            return {"code": "ok", "version": plan.version, "moved": outcome.moved}
     raise AssertionError(outcome)
 
 

@@ -27,7 +27,7 @@ from tests.chaos.telling import facts_of
 from tests.contract.test_engine import STORES, SqliteStore
 
 from subscription_mcp.domain.instants import HOUR
-from subscription_mcp.ledger.commands import Arrive, Command
+from subscription_mcp.ledger.commands import Actor, Arrive, Command, EditPlan, MigratePlan
 
 BASIC = a_plan(a_limit(9), a_limit(6, window="hour"), sessions=1)
 LARGER = a_plan(
@@ -42,6 +42,7 @@ EDITED = a_plan(a_limit(12), a_limit(11, window="month"), a_limit(10, window="ro
 CREW = a_subject("ann", group="crew")
 CREW_ADMIN = a_subject("cat", group="crew", group_admin=True)
 OPERATOR = {"actor": "olivia", "actor_role": "tenant_admin"}
+SUPERADMIN = Actor("susan", "superadmin")
 COMMANDS: dict[str, Callable[[Clock], Command]] = {
     "record": lambda clock: a_record(quantity=3),
     "record late": lambda clock: a_record(quantity=2, occurred_at=clock.now - HOUR),
@@ -51,6 +52,10 @@ COMMANDS: dict[str, Callable[[Clock], Command]] = {
     "offer": lambda clock: a_change("larger", offer="handle"),
     "change plan": lambda clock: a_change("larger", confirmation="handle"),
     "publish": lambda clock: a_publication(EDITED, LARGER),
+    "edit": lambda clock: EditPlan(
+        SUPERADMIN, "update", "basic", {"limits": [{"meter": "messages", "window": "week", "limit": 13}]}
+    ),
+    "migrate": lambda clock: MigratePlan(SUPERADMIN, "basic", "new terms"),
     "set limit": lambda clock: a_limit_set(5),
     "look": lambda clock: Arrive(a_subject()),
     "join the crew": lambda clock: Arrive(CREW_ADMIN),
@@ -81,6 +86,7 @@ LONG = ["record", "offer", "change plan", "record", "publish", "record", "set li
 @example(
     names=["join the crew", "add to the crew", "remove from the crew", "record", "remove the administrator"]
 )
+@example(names=["record", "record for the crew", "edit", "migrate", "record"])
 @example(names=[*LONG, "record for the crew", "open", "open", "reserve", "look", "record"])
 def test_a_batch_with_changes_of_plan_and_catalog_in_it_is_the_same_as_one_by_one(
     opened: Callable[[Path], SqliteStore], names: list[str]

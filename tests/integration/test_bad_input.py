@@ -40,6 +40,7 @@ REQUIRED = {
     "manage_limits": {"action": "list"},
     "manage_accounts": {"action": "statistics"},
     "manage_members": {"action": "list"},
+    "manage_plans": {"action": "create"},
 }
 BAD_QUANTITIES = [0, -1, 10**12 + 1, 1.5, "5", True, "null", None, [], {}]
 RAW_QUANTITIES = ["1e999", "NaN", "Infinity", "-0", "1e3", "10" * 200, '"5"', "1.0", "true", "null"]
@@ -80,6 +81,8 @@ def token_for(tool: str, place: Place) -> str:
         return place.token("app", role="service")
     if tool == "manage_accounts":
         return place.token("tara", role="tenant_admin")
+    if tool == "manage_plans":
+        return place.token("susan", role="superadmin")
     return place.token("prudence", tier="premium")
 
 

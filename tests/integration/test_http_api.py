@@ -34,7 +34,10 @@ LISTED = {
     "advanced": ({"user": "adam", "tier": "advanced"}, WITH_ACCESS),
     "service": ({"user": "app", "role": "service"}, SERVICE),
     "tenant admin": ({"user": "tara", "role": "tenant_admin"}, [*WITH_ACCESS, "manage_accounts"]),
-    "super-admin": ({"user": "root", "role": "superadmin"}, [*WITH_ACCESS, "manage_accounts"]),
+    "super-admin": (
+        {"user": "root", "role": "superadmin"},
+        [*WITH_ACCESS, "manage_accounts", "manage_plans"],
+    ),
 }
 UNTIL_MIDNIGHT = 9 * 3600 + 56 * 60 + 49  # from 14:03:11.123456, rounded up
 

@@ -58,5 +58,5 @@ def on_the_ledger(settings: Settings, do: "Callable[[Service], Awaitable[T]]") -
 
 def call_tool(settings: Settings, tool: str, arguments: dict[str, Any]) -> Answer:
     """What a tool answers the operator of this machine: the same rules as over MCP. Raises Refusal."""
-    operator = local_operator(arguments["tenant_id"])
+    operator = local_operator(arguments.get("tenant_id", DEFAULT_TENANT))
     return on_the_ledger(settings, lambda service: service.toolbox.call(operator, tool, arguments))

@@ -1,17 +1,22 @@
-"""`plans`: the plans as the ledger has them, and who holds which version."""
+"""`plans`: the plans as the ledger has them, who holds which version, and editing them as the operator of this machine."""
 
+import asyncio
+import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from subscription_mcp.cli.acting import on_the_ledger
-from subscription_mcp.cli.common import json_option, print_json, settings_of
+from subscription_mcp.cli.acting import call_tool, on_the_ledger
+from subscription_mcp.cli.common import json_option, print_json, settings_of, tell
 from subscription_mcp.domain.wording import counted
 from subscription_mcp.ledger.queries import PlanHolders
 from subscription_mcp.tools import documents, texts
 
 if TYPE_CHECKING:
     from subscription_mcp.assembly import Service
+
+TOOL = "manage_plans"
 
 
 @click.group()
@@ -70,6 +75,93 @@ def show_plan(ctx: click.Context, plan: str, as_json: bool) -> None:
         f"  sessions  at once {_or_unlimited(sessions['max_concurrent'])}, "
         f"seconds each {_or_unlimited(sessions['max_duration_seconds'])}"
     )
+
+
+reason_option = click.option("--reason", required=True, help="Kept in the audit trail.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what it would be, and for whom.")
+
+
+@plans.command("create")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--reason", help="Kept in the audit trail.")
+@dry_run_option
+@json_option
+@click.pass_context
+def create_plan(ctx: click.Context, /, file: str, as_json: bool, **given: Any) -> None:
+    """Offer a new plan at once: a TOML file with the keys of a plan in a catalog, and its name as `plan`."""
+    _manage(ctx, as_json, action="create", plan=_table_in(file), **given)
+
+
+@plans.command("update")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--reason", help="Kept in the audit trail.")
+@dry_run_option
+@json_option
+@click.pass_context
+def update_plan(ctx: click.Context, /, file: str, as_json: bool, **given: Any) -> None:
+    """Give a plan a new version: a TOML file with its name as `plan` and what changes. Subscribers stay on theirs."""
+    _manage(ctx, as_json, action="update", plan=_table_in(file), **given)
+
+
+@plans.command("archive")
+@click.argument("plan")
+@reason_option
+@dry_run_option
+@json_option
+@click.pass_context
+def archive_plan(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Offer a plan no longer. Who holds it keeps it; a catalog file does not bring it back."""
+    _manage(ctx, as_json, action="archive", **given)
+
+
+@plans.command("migrate")
+@click.argument("plan")
+@click.option("--from-version", type=click.IntRange(1), help="Only who holds this version.")
+@reason_option
+@dry_run_option
+@json_option
+@click.pass_context
+def migrate_plan(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Move subscribers to a plan's newest version: its limits at once, its price at the next renewal."""
+    _manage(ctx, as_json, action="migrate", **given)
+
+
+@plans.command("reset")
+@click.argument("plan")
+@click.option("--yes", is_flag=True, help="Do it: what was edited or archived at run time is given up.")
+@click.pass_context
+def reset_plan(ctx: click.Context, plan: str, yes: bool) -> None:
+    """Let the catalog file win again over what was edited or archived at run time. Subscribers stay on their version."""
+    from subscription_mcp.assembly import catalog_of, make_service, opened
+
+    settings = settings_of(ctx)
+    found = catalog_of(settings)
+    if not yes:
+        raise click.UsageError(f"This offers {plan} as {found.source} has it. Add --yes to do it.")
+
+    async def reset_once() -> None:
+        async with opened(make_service(settings, found), found, reset=plan):
+            pass
+
+    asyncio.run(reset_once())
+    tell(f"Plan {plan} is offered as {found.source} has it.")
+
+
+def _manage(ctx: click.Context, as_json: bool, **given: Any) -> None:
+    named = {name: value for name, value in given.items() if value is not None}
+    answer = call_tool(settings_of(ctx), TOOL, named)
+    if as_json:
+        print_json(answer.document)
+    else:
+        click.echo(answer.text)
+
+
+def _table_in(file: str) -> dict[str, Any]:
+    """The plan in a TOML file. Raises BadParameter."""
+    try:
+        return tomllib.loads(Path(file).read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise click.BadParameter(f"{file}: not valid TOML: {error}", param_hint="FILE") from None
 
 
 @plans.command("holders")

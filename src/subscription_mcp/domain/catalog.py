@@ -81,6 +81,16 @@ class Meter:
     def is_level(self) -> bool:
         return self.aggregate == "level"
 
+    def as_dict(self) -> dict[str, Any]:
+        """All that says how it counts, as plain JSON."""
+        return {
+            "unit": self.unit,
+            "event": self.event,
+            "aggregate": self.aggregate,
+            "attribute": list(self.attributes),
+            "where": {name: list(accepted) for name, accepted in self.where},
+        }
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -227,6 +237,8 @@ class Catalog:
     plans: Mapping[str, Plan]
     tool_rules: tuple[ToolRule, ...] = ()
     prices: tuple[ModelPrice, ...] = ()
+    source: str = field(default="", compare=False)
+    """What errors call the file."""
 
     def with_plans(self, plans: Mapping[str, Plan]) -> "Catalog":
         return replace(self, plans=plans)

@@ -4,7 +4,8 @@ A catalog is written by a person, so everything that can be wrong with it has a 
 key, what is wrong, and the nearest word that would be right. The first fault found is the one reported.
 
 A plan leaves this module with its *definition*: the whole plan as plain JSON, resolved against the catalog it
-came from. The ledger stores it and rebuilds the plan from it alone, years after the file has changed.
+came from. The ledger stores it and rebuilds the plan from it alone, years after the file has changed. A plan that is
+edited at run time is a table as in the file, judged by the same code against the catalog the server runs with.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -51,6 +53,8 @@ from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
 from subscription_mcp.domain.windows import MINUTE_WINDOW, WINDOW_NAMES, Level, parse_window
 
 Path = tuple[str | int, ...]
+KEY = "plan"
+"""Where a table of a plan edited at run time has its key; in a file that is the table's name."""
 PRICE_PARTS = ("monthly", "yearly", "per_seat")
 TRIAL_DAYS_MAX = 400
 
@@ -58,32 +62,72 @@ TRIAL_DAYS_MAX = 400
 class CatalogError(ValueError):
     """A catalog that cannot be used: where, what is wrong, and the nearest word that would be right.
 
-    `source` names the file, `key` the place in it (empty where the file as a whole is meant).
+    `source` names the file, `key` the place in it (empty where the file as a whole is meant). `rule` is the problem
+    without the word that was written.
     """
 
-    def __init__(self, source: str, key: str, problem: str, nearest: str | None = None) -> None:
+    def __init__(
+        self, source: str, key: str, problem: str, nearest: str | None = None, rule: str | None = None
+    ) -> None:
         hint = f"; did you mean '{nearest}'?" if nearest else ""
         super().__init__(": ".join(part for part in (source, key, problem) if part) + hint)
         self.source = source
         self.key = key
         self.problem = problem
         self.nearest = nearest
+        self.rule = f"{rule or problem}{hint}"
 
 
 class _Fault(ValueError):
-    """What is wrong at a path, before the file it is in is known."""
+    """What is wrong at a path, before the file it is in is known. `rule` is the same without the word that was
+    written, where the problem repeats it."""
 
-    def __init__(self, problem: str, *, at: Path = (), nearest: str | None = None) -> None:
+    def __init__(
+        self, problem: str, *, at: Path = (), nearest: str | None = None, rule: str | None = None
+    ) -> None:
         super().__init__(problem)
         self.problem = problem
         self.at = at
         self.nearest = nearest
+        self.rule = rule
 
 
 def parse_catalog(text: str, *, source: str) -> Catalog:
     """The catalog a TOML text describes; `source` is what errors call it. Raises CatalogError."""
     with _faults_named(source):
-        return _catalog(CatalogTable.model_validate(_toml(text)))
+        return _catalog(CatalogTable.model_validate(_toml(text)), source)
+
+
+def plan_of_table(key: str, given: Mapping[str, Any], catalog: Catalog, newest: Plan | None = None) -> Plan:
+    """A plan edited at run time: a table as in a catalog file, by the same rules. Over the `newest` version, what is
+    given takes the place of what was, and None takes an optional key away. Raises CatalogError, its key relative to
+    the plan."""
+    with _faults_named(""):
+        if not is_name(key):
+            raise _Fault(f"must be {NAME_RULE}", at=(KEY,))
+        table = {name: value for name, value in given.items() if name != KEY}
+        if newest is not None:
+            if "price" not in table:  # an amount is nothing without its currency
+                catalog = replace(catalog, currency=newest.definition["currency"])
+            kept = table_of_plan(newest, catalog)
+            table = {name: value for name, value in {**kept, **table}.items() if value is not None}
+        plan = plan_from_definition(key, 0, _definition(PlanTable.model_validate(table), catalog, ()))
+        for index, other in enumerate(plan.changes_to or ()):
+            _declared(other, [*catalog.plans, key], "plan", ("changes_to", index))
+        if key == catalog.default_plan:
+            _check_default_is_free(plan, ("price",))
+        return plan
+
+
+def table_of_plan(plan: Plan, catalog: Catalog) -> dict[str, Any]:
+    """A plan as a table of the file, its key left out: what `plan_of_table` takes. Features the catalog no longer has
+    are left out."""
+    table = {name: value for name, value in plan.definition.items() if name != "currency"}
+    table["features"] = {name: value for name, value in plan.features.items() if name in catalog.features}
+    most, seconds = plan.sessions.max_concurrent, plan.sessions.max_duration_seconds
+    duration = f"PT{seconds}S" if isinstance(seconds, int) else seconds.value
+    table["sessions"] = {"max_concurrent": _stored(most), "max_duration": duration}
+    return table
 
 
 def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) -> Plan:
@@ -218,7 +262,9 @@ def _currency(value: str) -> str:
         upper = value.upper()
         nearest = upper if _is_currency(upper) else None
         raise _Fault(
-            f"unknown currency '{value}': must be three upper-case letters (ISO 4217)", nearest=nearest
+            f"unknown currency '{value}': must be three upper-case letters (ISO 4217)",
+            nearest=nearest,
+            rule="must be three upper-case letters (ISO 4217)",
         )
     return value
 
@@ -229,7 +275,11 @@ def _is_currency(text: str) -> bool:
 
 def _timezone(value: str) -> str:
     if value != "UTC" and value not in _timezones():
-        raise _Fault(f"unknown time zone '{value}'", nearest=_nearest(value, _timezones()))
+        raise _Fault(
+            f"unknown time zone '{value}'",
+            nearest=_nearest(value, _timezones()),
+            rule="must be a time zone like Europe/Berlin",
+        )
     return value
 
 
@@ -266,6 +316,12 @@ def _plan_features(value: Any) -> list[str] | dict[str, FeatureValue]:
 def _feature_value(value: Any, at: Path = ()) -> FeatureValue:
     if type(value) not in (bool, int, str):
         raise _Fault("must be true, false, an integer or a text", at=at)
+    if isinstance(value, str) and value and not is_plain_text(value):
+        raise _Fault(
+            f"must be at most {TEXT_LENGTH_MAX} characters on one line, without control characters", at=at
+        )
+    if not isinstance(value, str) and abs(value) > TOTAL_MAX:
+        raise _Fault(f"must be at most {TOTAL_MAX} (2**53 - 1)", at=at)
     return value  # type: ignore[no-any-return]
 
 
@@ -398,7 +454,7 @@ class PlanDefinition(Table):
 # What one table cannot know: the words another one declares.
 
 
-def _catalog(table: CatalogTable) -> Catalog:
+def _catalog(table: CatalogTable, source: str) -> Catalog:
     for section, declared in (("events", table.events), ("meters", table.meters), ("plans", table.plans)):
         if not declared:
             raise _Fault("must declare at least one", at=(section,))
@@ -410,20 +466,7 @@ def _catalog(table: CatalogTable) -> Catalog:
                 )
     events = {name: EventType(name, event.attributes) for name, event in table.events.items()}
     meters = {name: _meter(name, meter, events) for name, meter in table.meters.items()}
-    plans = {
-        key: plan_from_definition(key, 0, _definition(plan, table, ("plans", key)))
-        for key, plan in table.plans.items()
-    }
-    for key, plan in plans.items():
-        for index, other in enumerate(plan.changes_to or ()):
-            _declared(other, plans, "plan", ("plans", key, "changes_to", index))
-    if table.default_plan is not None:
-        _declared(table.default_plan, plans, "plan", ("default_plan",))
-        _check_default_is_free(plans[table.default_plan])
-    for pattern, feature in table.tools.items():
-        _declared(feature, table.features, "feature", ("tools", pattern))
-        _check_tool(pattern)
-    return Catalog(
+    catalog = Catalog(
         name=table.name,
         title=table.title,
         currency=table.currency,
@@ -432,6 +475,24 @@ def _catalog(table: CatalogTable) -> Catalog:
         events=events,
         meters=meters,
         features=table.features,
+        plans={},
+        source=source,
+    )
+    plans = {
+        key: plan_from_definition(key, 0, _definition(plan, catalog, ("plans", key)))
+        for key, plan in table.plans.items()
+    }
+    for key, plan in plans.items():
+        for index, other in enumerate(plan.changes_to or ()):
+            _declared(other, plans, "plan", ("plans", key, "changes_to", index))
+    if table.default_plan is not None:
+        _declared(table.default_plan, plans, "plan", ("default_plan",))
+        _check_default_is_free(plans[table.default_plan], ("default_plan",))
+    for pattern, feature in table.tools.items():
+        _declared(feature, table.features, "feature", ("tools", pattern))
+        _check_tool(pattern)
+    return replace(
+        catalog,
         plans=plans,
         tool_rules=tuple(ToolRule(pattern, feature) for pattern, feature in table.tools.items()),
         prices=_price_book(table.prices, table.currency),
@@ -513,8 +574,8 @@ def _meter(name: str, table: MeterTable, events: Mapping[str, EventType]) -> Met
     return Meter(name, table.unit, table.event, table.aggregate, table.attribute, tuple(table.where.items()))
 
 
-def _definition(plan: PlanTable, catalog: CatalogTable, path: Path) -> dict[str, Any]:
-    """A plan of the file, resolved: what a plan does not have is left out, all else is spelled out."""
+def _definition(plan: PlanTable, catalog: Catalog, path: Path) -> dict[str, Any]:
+    """A plan's table, resolved against the catalog: what a plan does not have is left out, all else is spelled out."""
     _check_limits(plan.limits, catalog.meters, (*path, "limits"))
     prices = _parts(plan.price)
     if plan.price.monthly is None and plan.price.yearly is None:
@@ -557,11 +618,11 @@ def _definition(plan: PlanTable, catalog: CatalogTable, path: Path) -> dict[str,
     return definition
 
 
-def _check_limits(limits: list[LimitTable], meters: Mapping[str, MeterTable], path: Path) -> None:
+def _check_limits(limits: list[LimitTable], meters: Mapping[str, Meter], path: Path) -> None:
     seen: dict[tuple[str, str, str], int] = {}
     for index, limit in enumerate(limits):
         _declared(limit.meter, meters, "meter", (*path, index, "meter"))
-        is_level = meters[limit.meter].aggregate == "level"
+        is_level = meters[limit.meter].is_level
         if is_level is not (limit.window == Level.name):
             rule = "is a level: its window must be" if is_level else "is no level: its window cannot be"
             raise _Fault(f"{limit.meter} {rule} '{Level.name}'", at=(*path, index, "window"))
@@ -580,17 +641,27 @@ def _features(
     return {name: values.get(name, False) for name in declared}
 
 
-def _check_default_is_free(plan: Plan) -> None:
-    if plan.price.monthly is None or not plan.price.is_free:
+def _check_default_is_free(plan: Plan, at: Path) -> None:
+    if not may_be_default(plan):
         raise _Fault(
             f"plan '{plan.key}' is not free; a default plan must be, with a monthly price of \"0\" and no other",
-            at=("default_plan",),
+            at=at,
         )
+
+
+def may_be_default(plan: Plan) -> bool:
+    """Whether everybody can have the plan without buying anything."""
+    return plan.price.monthly is not None and plan.price.is_free
 
 
 def _declared(word: str, words: Iterable[str], noun: str, at: Path) -> None:
     if word not in words:
-        raise _Fault(f"unknown {noun} '{word}'", at=at, nearest=_nearest(word, words))
+        raise _Fault(
+            f"unknown {noun} '{word}'",
+            at=at,
+            nearest=_nearest(word, words),
+            rule=f"names no {noun} of this catalog",
+        )
 
 
 def _parts(price: PriceTable) -> dict[str, int | None]:
@@ -639,7 +710,7 @@ def _faults_named(source: str) -> Iterator[None]:
         fault = error
     else:
         return
-    raise CatalogError(source, _key(fault.at), fault.problem, fault.nearest)
+    raise CatalogError(source, _key(fault.at), fault.problem, fault.nearest, fault.rule)
 
 
 def _first_fault(error: ValidationError) -> _Fault:
@@ -647,7 +718,7 @@ def _first_fault(error: ValidationError) -> _Fault:
     path = tuple(part for part in first["loc"] if part != "[key]")
     fault = first.get("ctx", {}).get("error")
     if isinstance(fault, _Fault):
-        return _Fault(fault.problem, at=(*path, *fault.at), nearest=fault.nearest)
+        return _Fault(fault.problem, at=(*path, *fault.at), nearest=fault.nearest, rule=fault.rule)
     return _Fault(_SENTENCES.get(first["type"], first["msg"]), at=path)
 
 

@@ -112,6 +112,9 @@ class Subscription:
     ended_as: Literal["canceled", "expired"] | None = None
     past_due_since: Instant | None = None
     suspended_at: Instant | None = None
+    paid_micros: int | None = None
+    """What was paid for each billing period up to `paid_until`, where the plan's price became another since."""
+    paid_until: Instant | None = None
     claimed_at: int | None = None
     """When the token was issued that named the plan, in seconds since 1970."""
 
@@ -278,32 +281,36 @@ def _prorated(lines: list[Line], left: int, whole: int, currency: str) -> list[L
     return [replace(line, micros=prorate(line.micros, left, whole, currency)) for line in lines]
 
 
-def _stretch(
-    plan: Plan, interval: Interval, seats: int | None, start: Instant, end: Instant, anchor: Instant
-) -> list[Line]:
-    """What `[start, end)` costs: whole billing periods at the full price, parts of them by the second, and each line
-    rounded once."""
-    lines = _lines_of(plan, interval, seats)
-    assert lines is not None
+def _stretch(lines: list[Line], currency: str, start: Instant, end: Instant, anchor: Anchor) -> list[Line]:
+    """What `[start, end)` costs at so much a billing period: whole ones in full, parts of them by the second, and each
+    line rounded once."""
     periods = Fraction(0)
     while start < end:
-        period = BillingPeriod().period_at(start, Anchor(anchor, interval))
+        period = BillingPeriod().period_at(start, anchor)
         assert period.end is not None
         until = min(end, period.end)
         periods += Fraction(until - start, period.end - period.start)
         start = until
-    return _prorated(lines, periods.numerator, periods.denominator, _currency_of(plan))
+    return _prorated(lines, periods.numerator, periods.denominator, currency)
 
 
 def _credit(current: Subscription, plan: Plan, now: Instant) -> list[Line]:
     """What is given back of what is paid for and not used."""
-    if price_of(plan, current.interval, current.seats) is None:
+    paid = _lines_paid(current, plan, now)
+    if paid is None:
         return []  # a plan whose price of the interval was taken away
     paid_until = current.prepaid_until or current.period_at(now).end
     assert paid_until is not None
-    anchor = current.anchor + current.anchor_nudge
-    lines = _stretch(plan, current.interval, current.seats, now, paid_until, anchor)
+    anchor = Anchor(current.anchor + current.anchor_nudge, current.interval)
+    lines = _stretch(paid, _currency_of(plan), now, paid_until, anchor)
     return [Line("credit", -line.micros) for line in lines if line.micros]
+
+
+def _lines_paid(current: Subscription, plan: Plan, now: Instant) -> list[Line] | None:
+    """What was paid for the billing period that runs."""
+    if current.paid_micros is not None and current.paid_until is not None and now < current.paid_until:
+        return [Line("plan", current.paid_micros)]
+    return _lines_of(plan, current.interval, current.seats)
 
 
 def _charged(lines: list[Line], currency: str) -> Money:
@@ -345,7 +352,7 @@ def change_of_plan(
     period_start = current.period_at(now).start if was_paid and current is not None else None
     if days is not None:
         until = now + days * DAY
-        lines = _stretch(to_plan, interval, seats, now, until, now)
+        lines = _stretch(full, price.currency, now, until, Anchor(now, interval))
         if was_paid:
             assert current is not None and from_plan is not None
             lines += _credit(current, from_plan, now)
@@ -406,7 +413,8 @@ def change_of_seats(current: Subscription, plan: Plan, seats: int, now: Instant)
     more = plan.price.per_seat.micros * MONTHS_OF_INTERVAL[current.interval] * (seats - current.seats)
     lines = _prorated([Line("seats", more)], period.end - now, period.end - period.start, price.currency)
     # Of what is scheduled only fewer seats can stand beside this: these are more instead.
-    after = replace(current, seats=seats, scheduled=None)
+    paid = None if current.paid_micros is None else current.paid_micros + more
+    after = replace(current, seats=seats, scheduled=None, paid_micros=paid)
     now_due = _charged(lines, price.currency)
     return Change(plan.key, plan.key, now_due, price, now, after, tuple(lines), period.start)
 
@@ -430,6 +438,37 @@ def left_behind(current: Subscription, follows: Plan | None, now: Instant) -> Su
         scheduled=_end_at(now, follows, "cancel"),
     )
     return moved.at(now)
+
+
+def is_older(version: int | None, plan: Plan, from_version: int | None = None) -> bool:
+    """Whether a version of the plan is another than the newest, `plan`; and, where it is named, just that one."""
+    return version != plan.version and from_version in (None, version)
+
+
+def migrated(
+    current: Subscription, held: Plan, plan: Plan, from_version: int | None, users: int, now: Instant
+) -> Subscription:
+    """The subscription with the newest version of its plan, `plan`, in place of an older one, held or scheduled.
+    Anchor, interval, trial and seats stay; where seats are only sold now, its `users` have one each. The new price is
+    charged at the next renewal: until then what was paid is what `held` cost."""
+
+    def seats(bought: int | None) -> int | None:
+        return seats_bought(plan, bought or users)
+
+    if current.plan == plan.key and is_older(current.version, plan, from_version):
+        lines = _lines_paid(current, held, now)
+        current = replace(
+            current,
+            version=plan.version,
+            seats=seats(current.seats),
+            paid_micros=None if lines is None else sum(line.micros for line in lines),
+            paid_until=current.prepaid_until or current.period_at(now).end,
+        )
+    due = current.scheduled
+    if due is not None and due.plan == plan.key and is_older(due.version, plan, from_version):
+        due = replace(due, version=plan.version, seats=seats(due.seats))
+        current = replace(current, scheduled=due)
+    return current
 
 
 def as_it_was(current: Subscription, plan: Plan, follows: Plan | None, now: Instant) -> Change:

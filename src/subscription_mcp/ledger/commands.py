@@ -282,13 +282,41 @@ class RevokeTokens:
 @dataclass(slots=True)
 class PublishPlans:
     """Make the plans of a catalog file the current ones. A ledger counts by one catalog, told by its name;
-    another one only takes its place on purpose (`replace_catalog`). A plan whose definition changed becomes a new
-    version; subscribers stay on theirs."""
+    another one, or meters that count otherwise, only take its place on purpose (`replace_catalog`). A plan whose
+    definition changed becomes a new version; subscribers stay on theirs. What was edited or archived at run time stays
+    so, but for the plan to `reset`."""
 
     catalog: str
     plans: Sequence[Plan]
     digests: Mapping[str, str]
     replace_catalog: bool = False
+    reset: str | None = None
+
+
+@dataclass(slots=True)
+class EditPlan:
+    """Create or update a plan by a `table` as in a catalog file, or archive one: from the answer on that holds for
+    everybody, in every process. Subscribers stay on their version."""
+
+    actor: Actor
+    action: Literal["create", "update", "archive"]
+    plan: str
+    table: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class MigratePlan:
+    """Move who holds an older version of a plan (all of them, or `from_version`) to its newest: its limits at once,
+    its price at the next renewal. At most `size` accounts, those behind `after`: the next command goes on where this
+    one ended."""
+
+    actor: Actor
+    plan: str
+    reason: str
+    from_version: int | None = None
+    after: AccountKey | None = None
+    size: int = 500
 
 
 Command = (
@@ -310,6 +338,8 @@ Command = (
     | ManageMember
     | RevokeTokens
     | PublishPlans
+    | EditPlan
+    | MigratePlan
 )
 
 Keyed = RecordUsage | Reserve | OpenSession
@@ -443,12 +473,35 @@ class TokensRevoked:
 
 @dataclass(slots=True)
 class PlansPublished:
-    """The current version of each plan, those that are new, and who stays on an older version."""
+    """The current version of each plan, those that are new, those of the file that are not offered as they are there
+    (edited or `archived` at run time), and those that went back to a version that was there before."""
 
     versions: Mapping[str, int]
     published: Sequence[str]
     held_back: Sequence[str]
     is_first: bool
+    archived: Sequence[str] = ()
+    brought_back: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class PlanEdited:
+    """The plan as it is now; archived it is no longer offered."""
+
+    plan: Plan
+    is_archived: bool
+    audit: "AuditEntry"
+
+
+@dataclass(slots=True)
+class PlanMigrated:
+    """The version accounts were moved to, and how many. `last` is the account to go on behind; None where all are
+    done. The entry of the audit trail is that of the plan, by the first command."""
+
+    plan: Plan
+    moved: int
+    last: AccountKey | None
+    audit: "AuditEntry | None"
 
 
 Outcome = (
@@ -464,6 +517,8 @@ Outcome = (
     | MembersChanged
     | TokensRevoked
     | PlansPublished
+    | PlanEdited
+    | PlanMigrated
     | Refusal
 )
 """A `Refusal` is returned, not raised: it is one command's outcome in a batch of many."""

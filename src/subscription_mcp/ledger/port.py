@@ -65,7 +65,7 @@ class Engine(Protocol):
     async def query(self, question: Query) -> Any:
         """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry],
         list[AccountCount], (started, running, converted, sessions), (list[(position, AccountKey)], more),
-        list[Session], list[(AccountKey, user)], list[(plan, version, accounts)],
+        list[Session], list[(AccountKey, user)], list[(plan, version, accounts)], list[PlanRecord],
         list[Revocation], list[account] or (list[MemberRow], more)."""
 
     def changes(self) -> AsyncGenerator[Touched]:

@@ -1,10 +1,13 @@
 """What can be asked of what is committed: a closed union of values. The answers are rows, not verdicts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+from subscription_mcp.domain.catalog import Plan
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.subscriptions import MemberRole, Status
+from subscription_mcp.domain.subscriptions import AccountKey, MemberRole, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,30 @@ class PlanHolders:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanRecords:
+    """Every plan there is, or just one: those on offer in their order, then the others. With it up to so many
+    `accounts` that hold another version than the `newest`."""
+
+    now: Instant
+    plan: str | None = None
+    accounts: int = 0
+    newest: int = 0
+
+
+@dataclass(slots=True)
+class PlanRecord:
+    """A plan in the version that new subscribers get (or got last), where that came from, and how many accounts hold
+    which version."""
+
+    plan: Plan
+    origin: Literal["file", "runtime"]
+    is_offered: bool
+    is_archived: bool
+    holders: Mapping[int, int]
+    some_on_older: list[tuple[AccountKey, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class RevocationsSince:
     """The revocations after a position, in order; must not wait behind reports."""
 
@@ -171,6 +198,7 @@ Query = (
     | OpenSessions
     | FullestHolders
     | PlanHolders
+    | PlanRecords
     | RevocationsSince
     | AccountIds
 )

@@ -41,7 +41,7 @@ from subscription_mcp.ledger.sqlite_schema import (
     schema_version,
     set_pragmas,
 )
-from subscription_mcp.ledger.sqlite_store import PlanBook, Store
+from subscription_mcp.ledger.sqlite_store import OF_ALL_ACCOUNTS, PlanBook, Store
 
 log = logging.getLogger(__name__)
 
@@ -247,8 +247,8 @@ class SqliteEngine:
             raise
 
     def _load_facts(self, turn: Turn, saved: list[Changes], facts: Facts) -> None:
-        if self._store.adds_up(facts) and turn.changes:
-            # What this batch has counted so far has to be among what is added up.
+        if turn.changes and (facts.missing.keys() & OF_ALL_ACCOUNTS or self._store.adds_up(facts)):
+            # What this batch has done so far has to be among what is added up.
             self._save(turn, saved)
         self._store.load(facts)
 
@@ -329,13 +329,15 @@ class SqliteEngine:
         self._facts = self._facts_of(self._writer_book)
 
     def _facts_of(self, book: PlanBook) -> Facts:
-        catalog = self.catalog.with_plans(book.offered) if book.offered else self.catalog
+        catalog = self.catalog.with_plans(book.offered) if book.is_published else self.catalog
         return Facts(
             catalog,
             catalog_name=book.catalog_name,
             plan_heads=dict(book.heads),
             plan_versions=dict(book.versions),
             plans=dict(book.plans),
+            plans_archived=dict(book.archived),
+            meters=dict(book.meters),
             places=book.places,
             counted_since=dict(book.counted_since),
             bounds=self._bounds,
@@ -344,9 +346,35 @@ class SqliteEngine:
     def _plan_book(self, store: Store, book: PlanBook | None) -> PlanBook:
         if book is None or book.revision != store.plans_revision():
             book = store.load_plans(self.catalog.meters)
-            if book.offered:
+            if book.is_published:
+                self._say_what_others_did(book)
                 self.catalog = self.catalog.with_plans(book.offered)
         return book
+
+    def _say_what_others_did(self, book: PlanBook) -> None:
+        """Another process has published plans, by a file that may be newer than ours, or edited one."""
+        known = {key: plan.version for key, plan in self.catalog.plans.items() if plan.version}
+        becomes = {key: plan.version for key, plan in book.offered.items()}
+        if not known or known == becomes:
+            return
+        log.warning(
+            "the plans on offer were changed elsewhere, by another process or at run time: %s, before %s",
+            _versions_text(becomes),
+            _versions_text(known),
+        )
+        unknown = {limit.meter for plan in book.offered.values() for limit in plan.limits}
+        unknown -= self.catalog.meters.keys()
+        changed = [
+            name
+            for name, meter in self.catalog.meters.items()
+            if book.meters.get(name, meter.as_dict()) != meter.as_dict()
+        ]
+        if unknown or changed:
+            log.error(
+                "this process counts by an older catalog file, without what others know of %s: "
+                "start it again with the file they have",
+                ", ".join(sorted({*unknown, *changed})),
+            )
 
     def _catch_up(self) -> None:
         """Never be before what is written, by whichever process and clock: events are found by time, and what
@@ -541,6 +569,10 @@ def revocations_of_file(path: Path) -> list[Revocation]:
             return cast(list[Revocation], Store(connection).answer(RevocationsSince(0)))
     except sqlite3.Error as error:
         raise LedgerUnusable(opening_advice(error, path)) from error
+
+
+def _versions_text(versions: Mapping[str, int]) -> str:
+    return ", ".join(f"{key} {version}" for key, version in versions.items()) or "none"
 
 
 def _all_touched(saved: Sequence[Touched]) -> Touched:

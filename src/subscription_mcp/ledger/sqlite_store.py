@@ -55,6 +55,7 @@ from subscription_mcp.ledger.machine.facts import (
     Hold,
     Holder,
     HolderKey,
+    Holding,
     Offer,
     Override,
     OverrideKey,
@@ -63,6 +64,7 @@ from subscription_mcp.ledger.machine.facts import (
     RollupKey,
     StoredAnswer,
     TenantSize,
+    ToMigrate,
 )
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.queries import (
@@ -75,6 +77,8 @@ from subscription_mcp.ledger.queries import (
     MemberRow,
     OpenSessions,
     PlanHolders,
+    PlanRecord,
+    PlanRecords,
     Query,
     RevocationsSince,
     TenantActivity,
@@ -124,8 +128,29 @@ _SCHEDULED_COLUMNS = {
     "next_seats": "seats",
 }
 SUBSCRIPTION_COLUMNS = ", ".join((*_HELD_COLUMNS, *_SCHEDULED_COLUMNS))
-_EXPIRING = frozenset({"open_sessions", "pending_offers"})
-"""Facts of which only what has not expired need be loaded."""
+_AS_OF_NOW = frozenset({"open_sessions", "pending_offers", "holdings", "to_migrate"})
+"""Facts that depend on the instant: of some only what has not expired need be loaded."""
+OF_ALL_ACCOUNTS = frozenset({"holdings", "meters_used", "to_migrate"})
+"""Facts that must be asked of what is saved: what a batch has changed so far has to be among it."""
+_INTERVAL_NOW = (
+    "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_interval, s.interval) ELSE s.interval END"
+)
+_GOES_ON = "s.ended_at IS NULL AND NOT coalesce(s.scheduled_at <= :now AND s.next_plan IS NULL, 0)"
+HOLDINGS = (
+    "SELECT plan, version, interval, sum(accounts) FROM ("
+    f" SELECT {PLAN_NOW} AS plan, {VERSION_NOW} AS version, {_INTERVAL_NOW} AS interval, count(*) AS accounts"
+    f" FROM subscription s WHERE {_GOES_ON} GROUP BY 1, 2, 3 UNION ALL"
+    " SELECT next_plan, next_version, coalesce(next_interval, interval), count(*) FROM subscription"
+    " WHERE scheduled_at > :now AND next_plan IS NOT NULL GROUP BY 1, 2, 3) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+)
+TO_MIGRATE = (
+    "SELECT s.tenant, s.account_kind, s.account FROM subscription s"
+    " WHERE (s.tenant, s.account_kind, s.account) > (:tenant, :kind, :account) AND ("
+    f" ({PLAN_NOW} = :plan AND {VERSION_NOW} <> :version AND coalesce(:from_version, {VERSION_NOW}) = {VERSION_NOW})"
+    " OR (s.scheduled_at > :now AND s.next_plan = :plan AND s.next_version <> :version"
+    " AND coalesce(:from_version, s.next_version) = s.next_version))"
+    " ORDER BY s.tenant, s.account_kind, s.account LIMIT :size"
+)
 
 
 ROWS_A_STATEMENT = (32, 4, 1)
@@ -182,8 +207,15 @@ class PlanBook:
     heads: Mapping[str, PlanHead]
     versions: Mapping[tuple[str, str], int]
     offered: Mapping[str, Plan]
+    archived: Mapping[str, Instant]
+    meters: Mapping[str, Mapping[str, Any]]
     places: Mapping[str, tuple[Counted, ...]]
     counted_since: Mapping[CountedPlace, Instant]
+
+    @property
+    def is_published(self) -> bool:
+        """Whether some catalog's plans are in it, be they all archived by now."""
+        return bool(self.offered) or self.catalog_name is not None
 
 
 class Store:
@@ -379,7 +411,23 @@ class Store:
         offered = {plan: plans[(plan, version)] for plan, version in current}
         row = self._db.execute("SELECT name FROM ledger_catalog").fetchone()
         places = places_counted(meters, plans.values())
-        return PlanBook(self.plans_revision(), row and row[0], plans, heads, versions, offered, places, since)
+        archived = dict(self._db.execute("SELECT plan, archived_at FROM plan_archived").fetchall())
+        counted = {
+            name: json.loads(definition)
+            for name, definition in self._db.execute("SELECT name, definition FROM ledger_meter")
+        }
+        return PlanBook(
+            self.plans_revision(),
+            row and row[0],
+            plans,
+            heads,
+            versions,
+            offered,
+            archived,
+            counted,
+            places,
+            since,
+        )
 
     def load(self, facts: Facts) -> None:
         """Bring what `facts.missing` names; what does not exist becomes None, 0 or empty."""
@@ -390,7 +438,7 @@ class Store:
                 known.update(self._read_answers(keys))
                 continue
             read = getattr(self, f"_read_{table}")
-            if table in _EXPIRING:
+            if table in _AS_OF_NOW:
                 read = partial(read, now=facts.now)
             if table == "counters":
                 read = partial(read, facts=facts)
@@ -549,6 +597,23 @@ class Store:
             if held and reserved_at <= until and period.holds(reserved_at):
                 holds[str(UUID(bytes=id_))] = Hold(held, expires_at)
         return holds
+
+    def _read_holdings(self, _: None, now: Instant) -> list[Holding]:
+        return [Holding(*row) for row in self._db.execute(HOLDINGS, {"now": now})]
+
+    def _read_meters_used(self, meter: str) -> bool:
+        return self._one("SELECT 1 FROM rollup WHERE meter = ? LIMIT 1", self.word(meter)) is not None
+
+    def _read_to_migrate(self, key: ToMigrate, now: Instant) -> list[AccountKey]:
+        after = (-1, -1, -1)
+        if key.after is not None:
+            kind = KINDS.index(key.after.account_kind)
+            after = (self.word(key.after.tenant) or 0, kind, self.word(key.after.account) or 0)
+        place = dict(zip(("tenant", "kind", "account"), after, strict=True))
+        rows = self._db.execute(TO_MIGRATE, {**key._asdict(), **place, "now": now}).fetchall()
+        return [
+            AccountKey(self.text(tenant), KINDS[kind], self.text(account)) for tenant, kind, account in rows
+        ]
 
     def _read_tenants(self, tenant: str) -> TenantSize:
         row = self._one("SELECT users, dimensions FROM tenant_size WHERE tenant = ?", self.word(tenant))
@@ -887,12 +952,22 @@ class Store:
         return len(changes.events) + len(changes.counters) + len(changes.rollups) + 2 * len(changes.answers)
 
     def _save_plans(self, changes: Changes) -> None:
-        for plan, digest, at in changes.plan_versions:
+        for plan, digest, origin, at in changes.plan_versions:
             self._db.execute(
                 "INSERT INTO plan_version (plan, version, origin, digest, definition, created_at)"
-                " VALUES (?, ?, 'file', ?, ?, ?)",
-                (plan.key, plan.version, digest, _json(plan.definition), at),
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (plan.key, plan.version, origin, digest, _json(plan.definition), at),
             )
+        for key, archived_at in changes.plans_archived.items():
+            self._db.execute("DELETE FROM plan_archived WHERE plan = ?", (key,))
+            if archived_at is not None:
+                self._db.execute(
+                    "INSERT INTO plan_archived (plan, archived_at) VALUES (?, ?)", (key, archived_at)
+                )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO ledger_meter (name, definition) VALUES (?, ?)",
+            [(name, _json(definition)) for name, definition in changes.meters.items()],
+        )
         if changes.catalog_name is not None:
             self._db.execute("DELETE FROM ledger_catalog")
             self._db.execute(
@@ -903,9 +978,9 @@ class Store:
             self._db.execute("DELETE FROM plan_current")
             self._db.executemany(
                 "INSERT INTO plan_current (plan, version, position) VALUES (?, ?, ?)",
-                [(plan, version, i) for i, (plan, version, _) in enumerate(changes.current_plans)],
+                [(plan, version, i) for i, (plan, version) in enumerate(changes.current_plans)],
             )
-        if changes.catalog_name is not None or changes.current_plans is not None:
+        if changes.catalog_name is not None or changes.current_plans is not None or changes.meters:
             self._db.execute("UPDATE ledger_info SET value = value + 1 WHERE name = 'plans_revision'")
 
     def _save_members(self, changes: Changes) -> None:
@@ -1145,7 +1220,8 @@ class Store:
                     " GROUP BY plan_now, version_now",
                     {"now": question.now},
                 ).fetchall()
-
+            case PlanRecords():
+                return self._plan_records(question)
             case AccountIds():
                 return self._account_ids(question)
             case MemberPage():
@@ -1159,6 +1235,39 @@ class Store:
         ).fetchall()
         found = [MemberRow(place, self.text(place), role, joined_at) for place, role, joined_at in rows]
         return found[: question.size], len(found) > question.size
+
+    def _plan_records(self, question: PlanRecords) -> list[PlanRecord]:
+        book = self.load_plans({})
+        holders: dict[str, dict[int, int]] = {}
+        for plan, version, accounts in self.answer(PlanHolders(question.now)):
+            holders.setdefault(plan, {})[version] = accounts
+        current = {key: plan.version for key, plan in book.offered.items()}
+        gone = [key for key in book.heads if key not in current]
+        return [
+            PlanRecord(
+                book.plans[(key, current.get(key, book.heads[key].version))],
+                book.heads[key].origin,
+                key in current,
+                key in book.archived,
+                holders.get(key, {}),
+                self._some_on_older(key, question),
+            )
+            for key in (*current, *gone)
+            if question.plan in (None, key)
+        ]
+
+    def _some_on_older(self, key: str, question: PlanRecords) -> list[tuple[AccountKey, int]]:
+        if question.accounts == 0:
+            return []
+        rows = self._db.execute(
+            f"SELECT s.tenant, s.account_kind, s.account, {VERSION_NOW} AS version_now FROM subscription s"
+            f" WHERE {PLAN_NOW} = :plan AND version_now <> :version LIMIT :size",
+            {"plan": key, "version": question.newest, "size": question.accounts, "now": question.now},
+        ).fetchall()
+        return [
+            (AccountKey(self.text(tenant), KINDS[kind], self.text(account)), held)
+            for tenant, kind, account, held in rows
+        ]
 
     def _account_ids(self, question: AccountIds) -> list[str]:
         rows = self._db.execute(

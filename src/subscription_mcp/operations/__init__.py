@@ -15,12 +15,14 @@ from subscription_mcp.ledger.commands import (
     UserErased,
 )
 from subscription_mcp.ledger.port import Touched
+from subscription_mcp.ledger.queries import PlanRecord
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.accounts import Accounts
 from subscription_mcp.operations.limits import Limits
 from subscription_mcp.operations.members import Members
 from subscription_mcp.operations.metering import Metering
+from subscription_mcp.operations.plan_editing import PlanEditing
 from subscription_mcp.operations.plans import Plans
 from subscription_mcp.operations.reports import Reports
 from subscription_mcp.operations.sessions import Sessions
@@ -33,6 +35,7 @@ class Operations:
     access: Access
     metering: Metering
     plans: Plans
+    plan_editing: PlanEditing
     limits: Limits
     members: Members
     reports: Reports
@@ -58,6 +61,7 @@ class Operations:
             access,
             Metering(ledger, access),
             Plans(ledger, access),
+            PlanEditing(ledger, access),
             Limits(ledger, access),
             Members(ledger, access, real_time),
             Reports(ledger, access),
@@ -75,6 +79,7 @@ __all__ = [
     "MembersChanged",
     "Operations",
     "PlanChanged",
+    "PlanRecord",
     "SessionDecided",
     "UsageEvent",
     "UserErased",

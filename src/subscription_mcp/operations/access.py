@@ -211,6 +211,13 @@ class Access:
             subject = Subject(tenant, target.user_id, target.account_id)
         return Granted(caller, tenant, subject, False, _acting_role(operation, caller.roles, reached))
 
+    def actor_everywhere(self, operation: str, caller: Caller) -> Actor:
+        """The caller as who does what concerns every tenant. Raises Refusal `forbidden`."""
+        reached = self.reach_of(operation, caller)
+        if reached < Reach.ALL:
+            raise forbidden()
+        return Actor(caller.principal.user, _acting_role(operation, caller.roles, reached))
+
     def whose_lease(self, operation: str, caller: Caller) -> tuple[str, str | None]:
         """The tenant, and the user unless the caller acts for all of it, whose reservations and sessions the
         caller may end. Raises Refusal `forbidden`."""

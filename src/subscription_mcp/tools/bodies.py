@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from subscription_mcp.domain.catalog import UNLIMITED, Maximum
+from subscription_mcp.domain.catalog_file import KEY
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.instants import Instant, parse_instant
@@ -219,7 +220,44 @@ async def manage_members(do: Operations, caller: Caller, given: wire.ManageMembe
     return Answer(texts.members(answer), documents.members(answer))
 
 
+async def manage_plans(do: Operations, caller: Caller, given: wire.ManagePlansArguments) -> Answer:
+    catalog = do.plans.catalog
+    if given.action == "list":
+        records = await do.plan_editing.listed(caller)
+        empty = dict.fromkeys(("affected", "affected_accounts", "moved", "audit_id"))
+        shown = [documents.managed_plan(record, catalog) for record in records]
+        return Answer(texts.plan_records(records), {"plans": shown, "dry_run": False, **empty})
+    key, table = _key_and_table(given)
+    if given.action == "migrate":
+        managed = await do.plan_editing.migrate(
+            caller, key, given.reason, given.from_version, dry_run=given.dry_run
+        )
+    else:
+        managed = await do.plan_editing.edit(
+            caller, given.action, key, table, given.reason, dry_run=given.dry_run
+        )
+    return Answer(texts.plan_managed(managed), documents.plan_managed(managed, catalog))
+
+
 # From arguments to requests
+
+
+def _key_and_table(given: wire.ManagePlansArguments) -> tuple[str, dict[str, Any]]:
+    """The key of a plan and what else is said of it. Raises Refusal `invalid_request`."""
+    table = given.plan if isinstance(given.plan, dict) else {KEY: given.plan}
+    key = table.get(KEY)
+    if not isinstance(key, str):
+        rule = "must be the key of the plan, like basic"
+        problem = FieldProblem(f"plan.{KEY}", rule)
+    elif given.action in ("create", "update") and not isinstance(given.plan, dict):
+        rule = "must be an object: the plan as in a catalog file"
+        problem = FieldProblem("plan", rule)
+    elif given.action in ("archive", "migrate") and len(table) > 1:
+        rule = f"must be nothing but the key to {given.action}; update changes a plan"
+        problem = FieldProblem("plan", rule)
+    else:
+        return key, table
+    raise Refusal("invalid_request", f"{problem.field} {rule}.", fields=[problem])
 
 
 def target_of(given: wire.TargetArguments) -> Target:

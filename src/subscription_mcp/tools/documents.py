@@ -4,13 +4,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Maximum, ModelPrice, Money, Plan, Price
+from subscription_mcp.domain.catalog_file import table_of_plan
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.subscriptions import Scheduled, Subscription, seats_max
 from subscription_mcp.domain.windows import Period
-from subscription_mcp.operations import AccountView, AuditEntry, PlanChanged, SessionDecided, UsageEvent
+from subscription_mcp.operations import (
+    AccountView,
+    AuditEntry,
+    PlanChanged,
+    PlanRecord,
+    SessionDecided,
+    UsageEvent,
+)
 from subscription_mcp.operations.members import MembersAnswer
+from subscription_mcp.operations.plan_editing import PlanManaged
 from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
 
 Document = dict[str, Any]
@@ -65,6 +74,48 @@ def plan(value: Plan, catalog: Catalog) -> Document:
         else {"max": maximum(value.seats_max or UNLIMITED)},
         "trial": None if value.trial_days is None else {"days": value.trial_days},
         "rate_limit_multiplier": value.rate_limit_multiplier,
+    }
+
+
+def managed_plan(value: PlanRecord, catalog: Catalog) -> Document:
+    """One plan as `manage_plans` shows it."""
+    plan_ = value.plan
+    return {
+        **plan(plan_, catalog),
+        "changes_to": None if plan_.changes_to is None else list(plan_.changes_to),
+        "provider_price_ids": dict(plan_.provider_price_ids),
+        "origin": value.origin,
+        "offered": value.is_offered,
+        "archived": value.is_archived,
+        "holders": holders(value.holders),
+        "definition": {"plan": plan_.key, **table_of_plan(plan_, catalog)},
+    }
+
+
+def holders(accounts_by_version: Mapping[int, int]) -> list[Document]:
+    return [
+        {"version": version, "accounts": accounts}
+        for version, accounts in sorted(accounts_by_version.items(), reverse=True)
+    ]
+
+
+def plan_managed(value: PlanManaged, catalog: Catalog) -> Document:
+    """What was done with a plan, or would be, and who holds another version of it."""
+    return {
+        "plans": [managed_plan(value.record, catalog)],
+        "dry_run": value.is_preview,
+        "affected": holders(value.affected),
+        "affected_accounts": [
+            {
+                "tenant_id": account.tenant,
+                "account_id": account.account,
+                "account_kind": account.account_kind,
+                "version": version,
+            }
+            for account, version in value.accounts
+        ],
+        "moved": value.moved,
+        "audit_id": value.audit_id,
     }
 
 

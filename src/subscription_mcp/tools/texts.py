@@ -26,10 +26,12 @@ from subscription_mcp.operations import (
     LimitsChanged,
     MembersChanged,
     PlanChanged,
+    PlanRecord,
     SessionDecided,
     UsageEvent,
 )
 from subscription_mcp.operations.members import MemberChange, MembersAnswer
+from subscription_mcp.operations.plan_editing import PlanManaged
 from subscription_mcp.operations.plans import FeatureAnswer
 from subscription_mcp.operations.reports import UsageReportAnswer
 
@@ -92,6 +94,47 @@ def plans(offered: list[Plan], catalog: Catalog) -> str:
             + "."
         )
     return "\n".join(lines) or "There are no plans."
+
+
+def plan_records(records: list[PlanRecord]) -> str:
+    """One line for each plan: `basic (Basic), version 2, edited at run time: 3 accounts on version 2, 1 on 1.`"""
+    lines = []
+    for record in records:
+        plan = record.plan
+        state = "" if record.is_offered else ", archived" if record.is_archived else ", no longer offered"
+        origin = "edited at run time" if record.origin == "runtime" else "from the file"
+        lines.append(
+            f"{plan.key} ({plan.title}), version {plan.version}, {origin}{state}: {_holders(record.holders)}."
+        )
+    return "\n".join(lines) or "There are no plans."
+
+
+def plan_managed(managed: PlanManaged) -> str:
+    plan = managed.record.plan
+    named, stay = f"{plan.title} ({plan.key})", ""
+    match managed.action:
+        case "archive":
+            done, would = f"{named} is archived", f"{named} would be archived"
+            stay = f" Who holds it keeps it: {_holders(managed.affected)}."
+        case "migrate":
+            done = f"{counted(managed.moved or 0, 'account')} moved to version {plan.version} of {named}"
+            would = f"To version {plan.version} of {named} would move: {_holders(managed.affected)}"
+            stay = " Its limits hold at once, its price from the next renewal."
+        case _:
+            done = f"Version {plan.version} of {named} is on offer"
+            would = f"{named} would be on offer as version {plan.version}"
+            if managed.affected:
+                stay = f" Subscribers stay where they are until migrate moves them: {_holders(managed.affected)}."
+    if managed.is_preview:
+        return f"Preview: {would}.{stay} Nothing has changed."
+    return f"Done, for everybody at once: {done}.{stay}"
+
+
+def _holders(accounts_by_version: Mapping[int, int]) -> str:
+    held = sorted(accounts_by_version.items(), reverse=True)
+    return (
+        ", ".join(f"{counted(n, 'account')} on version {version}" for version, n in held) or "nobody holds it"
+    )
 
 
 def model_prices(prices: Iterable[ModelPrice]) -> str:

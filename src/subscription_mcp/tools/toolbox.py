@@ -237,6 +237,18 @@ TOOLS: tuple[Tool, ...] = (
         idempotent=False,
         for_operators=True,
     ),
+    Tool(
+        "manage_plans",
+        "Plans at run time",
+        "Call this to create, change or archive a plan, at once and for everybody, to see all plans with who holds which "
+        "version, or to move subscribers to a plan's newest one (migrate). They keep theirs until then.",
+        wire.ManagePlansArguments,
+        wire.ManagePlansResult,
+        bodies.manage_plans,
+        read_only=False,
+        destructive=True,
+        for_operators=True,
+    ),
 )
 
 

@@ -5,7 +5,15 @@ Names, units and meaning are the contract with every client: change them only wi
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX
 from subscription_mcp.domain.identifiers import ID_PATTERN
@@ -264,6 +272,39 @@ class ManageMembersArguments(TargetArguments):
         for name in ("user_id", "role", "reason", "cursor", "page_size"):
             if name in self.model_fields_set and name not in allowed[self.action]:
                 raise ValueError(f"{self.action} takes no {name}")
+        return self
+
+
+def _table_or_key(given: Any) -> Any:
+    if isinstance(given, dict) or (isinstance(given, str) and 0 < len(given) <= 64):
+        return given
+    raise ValueError("must be a plan as an object, or the key of one")
+
+
+class ManagePlansArguments(Arguments):
+    action: Literal["list", "create", "update", "archive", "migrate"]
+    plan: Annotated[
+        dict[str, Any] | str, PlainValidator(_table_or_key), WithJsonSchema({"type": ["object", "string"]})
+    ] = left_out(
+        'A plan as in a catalog file, with its key as "plan": {"plan", "title", "price": {"monthly": "29.99"}, '
+        '"limits": [{"meter", "window", "limit", "scope"}], …}. To update, only what changes; null takes away. '
+        "To archive or migrate, its key."
+    )
+    dry_run: bool = Field(False, description="Only say what it would be, and for whom.")
+    from_version: Annotated[int, Field(ge=1)] = left_out("To migrate only who holds this version.")
+    reason: PlainText = left_out("Kept in the audit trail; required to archive and migrate.")
+
+    @model_validator(mode="after")
+    def _what_the_action_needs(self) -> "ManagePlansArguments":
+        needed = {"list": (), "archive": ("plan", "reason"), "migrate": ("plan", "reason")}
+        given = self.model_fields_set - {"action"}
+        for name in needed.get(self.action, ("plan",)):
+            if name not in given:
+                raise ValueError(f"{self.action} needs {name}")
+        if self.action == "list" and given:
+            raise ValueError("list takes nothing else")
+        if "from_version" in given and self.action != "migrate":
+            raise ValueError(f"{self.action} takes no from_version")
         return self
 
 
@@ -584,6 +625,37 @@ class PlanResult(Result):
 
 class PlansResult(Result):
     plans: list[PlanResult]
+
+
+class VersionHoldersResult(Result):
+    version: int
+    accounts: int
+
+
+class AffectedAccountResult(Result):
+    tenant_id: str
+    account_id: str
+    account_kind: Literal["personal", "group"]
+    version: int
+
+
+class ManagedPlanResult(PlanResult):
+    changes_to: list[str] | None = Field(description="null is all plans.")
+    provider_price_ids: dict[str, str]
+    origin: Literal["file", "runtime"]
+    offered: bool
+    archived: bool
+    holders: list[VersionHoldersResult]
+    definition: dict[str, Any] = Field(description="As in a catalog file: what create and update take.")
+
+
+class ManagePlansResult(Result):
+    plans: list[ManagedPlanResult] = Field(description="All of them, or the one that is meant.")
+    dry_run: bool
+    affected: list[VersionHoldersResult] | None = Field(description="Who holds another version.")
+    affected_accounts: list[AffectedAccountResult] | None = Field(description="Up to 20 of them.")
+    moved: int | None
+    audit_id: str | None
 
 
 class ModelPriceResult(Result):

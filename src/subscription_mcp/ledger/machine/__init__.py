@@ -18,9 +18,11 @@ from subscription_mcp.ledger.commands import (
     ClearRate,
     CloseSession,
     Command,
+    EditPlan,
     EndSessions,
     EraseUser,
     ManageMember,
+    MigratePlan,
     OpenSession,
     Outcome,
     PublishPlans,
@@ -37,12 +39,15 @@ from subscription_mcp.ledger.machine.erasure import erase_user
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import clear_rate, set_limit
 from subscription_mcp.ledger.machine.members import manage_member
-from subscription_mcp.ledger.machine.plans import publish_plans
+from subscription_mcp.ledger.machine.plans import edit_plan, migrate_plan, publish_plans
 from subscription_mcp.ledger.machine.reservations import reserve, settle
 from subscription_mcp.ledger.machine.revocations import revoke_tokens
 from subscription_mcp.ledger.machine.sessions import close_session, end_sessions, open_session, renew_session
 from subscription_mcp.ledger.machine.subscriptions import change_plan, change_subscription, set_status
 from subscription_mcp.ledger.machine.usage import check, record
+
+ABOUT_EVERYBODY = (PublishPlans, EditPlan, MigratePlan)
+"""Commands that ask what all accounts together hold."""
 
 
 def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) -> list[Outcome]:
@@ -59,6 +64,8 @@ def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) 
             load(turn.facts)
             outcome = apply(turn, command)
         outcomes.append(outcome)
+        if isinstance(command, ABOUT_EVERYBODY):
+            turn.facts.forget_asked()
     return outcomes
 
 
@@ -68,6 +75,8 @@ def _probe(turn: Turn, waiting: Sequence[Command]) -> None:
     missing = facts.missing
     turn.probing = True
     for command in waiting:
+        if isinstance(command, ABOUT_EVERYBODY):
+            continue  # what it asks must not be answered before those that come first have changed it
         facts.missing = {}
         apply(turn, command)
         for table, keys in facts.missing.items():
@@ -131,5 +140,9 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return revoke_tokens(turn, command)
             case PublishPlans():
                 return publish_plans(turn, command)
+            case EditPlan():
+                return edit_plan(turn, command)
+            case MigratePlan():
+                return migrate_plan(turn, command)
     except Refusal as refusal:
         return None if turn.facts.missing else refusal

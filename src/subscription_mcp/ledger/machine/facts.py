@@ -23,7 +23,7 @@ from subscription_mcp.domain.subscriptions import (
     Trial,
 )
 from subscription_mcp.domain.usage import Bounds
-from subscription_mcp.domain.windows import Anchor, Period, Window
+from subscription_mcp.domain.windows import Anchor, Interval, Period, Window
 from subscription_mcp.ledger.commands import (
     AnswerKey,
     AuditEntry,
@@ -185,13 +185,45 @@ class TenantSize(NamedTuple):
     dimensions: int = 0
 
 
+PlanOrigin = Literal["file", "runtime"]
+
+
 @dataclass(slots=True)
 class PlanHead:
     """The newest version of a plan and where it came from."""
 
     version: int
     digest: str
-    origin: str
+    origin: PlanOrigin
+
+
+class NewVersion(NamedTuple):
+    """A version of a plan to be kept."""
+
+    plan: Plan
+    digest: str
+    origin: PlanOrigin
+    at: Instant
+
+
+class Holding(NamedTuple):
+    """How many accounts have a version of a plan, or will by what is scheduled, in an interval. Those that have ended
+    are not among them."""
+
+    plan: str
+    version: int
+    interval: Interval
+    accounts: int
+
+
+class ToMigrate(NamedTuple):
+    """Which accounts are to be moved to a version: at most `size` of those behind `after`, in their order."""
+
+    plan: str
+    version: int
+    from_version: int | None
+    after: AccountKey | None
+    size: int
 
 
 OverrideKey = tuple[str, str, Scope]
@@ -214,6 +246,13 @@ class Facts:
     plan_versions: dict[tuple[str, str], int] = field(default_factory=dict)
     """The version of a plan that has a digest."""
     plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
+    plans_archived: dict[str, Instant] = field(default_factory=dict)
+    meters: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How each meter counts or counted, also those that are gone from the catalog."""
+    holdings: dict[None, list["Holding"]] = field(default_factory=dict)
+    """Who holds what, over all accounts: true for one command only, like the two that follow."""
+    meters_used: dict[str, bool] = field(default_factory=dict)
+    to_migrate: dict["ToMigrate", list[AccountKey]] = field(default_factory=dict)
     members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
     removed: dict[tuple[str, str, str], Instant | None] = field(default_factory=dict)
     """Who was removed from which group, by tenant, user and group: access tokens issued up to then, in real time, do
@@ -296,6 +335,12 @@ class Facts:
             caps.add(key.window_key)
             self.forget_located(key.tenant, key.account)
 
+    def forget_asked(self) -> None:
+        """What was asked of all accounts is another answer after the next command."""
+        self.holdings.clear()
+        self.meters_used.clear()
+        self.to_migrate.clear()
+
     @property
     def size(self) -> int:
         """How many facts are remembered."""
@@ -351,10 +396,13 @@ class Changes:
     holds: dict[tuple[CounterKey, str], Hold | None] = field(default_factory=dict)
     reservations: dict[tuple[str, str], Reservation] = field(default_factory=dict)
     sessions: dict[tuple[str, str], Session] = field(default_factory=dict)
-    plan_versions: list[tuple[Plan, str, Instant]] = field(default_factory=list)
+    plan_versions: list["NewVersion"] = field(default_factory=list)
+    plans_archived: dict[str, Instant | None] = field(default_factory=dict)
+    """None is offered again."""
+    meters: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     catalog_name: str | None = None
     published_at: Instant | None = None
-    current_plans: list[tuple[str, int, str]] | None = None
+    current_plans: list[tuple[str, int]] | None = None
     audits: list[AuditEntry] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
     erased: UserErased | None = None

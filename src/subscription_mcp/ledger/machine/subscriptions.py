@@ -146,9 +146,7 @@ def _offered_or_done(
     change = agreed(turn, command, located, change, to_plan.version)
     make_known(turn, begun, command.actor)
     action = "subscription.schedule" if change.is_scheduled else "subscription.change"
-    save_subscription(
-        turn, located.account, begun.subscription, after, action, command.actor, command.reason
-    )
+    save_subscription(turn, located.account, begun.subscription, after, action, command.actor, command.reason)
     return PlanChanged(change, before, limits_after, True, None, now, kind)
 
 

@@ -7,6 +7,8 @@ ALTER TABLE subscription ADD COLUMN anchor_nudge INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE subscription ADD COLUMN trial_started_at INTEGER;
 ALTER TABLE subscription ADD COLUMN trial_ends_at INTEGER;
 ALTER TABLE subscription ADD COLUMN prepaid_until INTEGER;
+ALTER TABLE subscription ADD COLUMN paid_micros INTEGER;
+ALTER TABLE subscription ADD COLUMN paid_until INTEGER;
 ALTER TABLE subscription RENAME COLUMN next_plan_at TO scheduled_at;
 ALTER TABLE subscription ADD COLUMN scheduled_reason TEXT;
 ALTER TABLE subscription ADD COLUMN next_seats INTEGER;
@@ -29,7 +31,13 @@ CREATE TABLE trial (
     PRIMARY KEY (tenant, subject)
 ) STRICT, WITHOUT ROWID;
 
--- Plans edited at run time that are no longer offered; a catalog file does not bring them back.
+-- How each meter counts, or counted before it was taken out of the catalog: what was counted is not counted again.
+CREATE TABLE ledger_meter (
+    name       TEXT NOT NULL PRIMARY KEY,
+    definition TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Plans archived at run time, which are no longer offered; a catalog file does not bring them back.
 CREATE TABLE plan_archived (
     plan        TEXT NOT NULL PRIMARY KEY,
     archived_at INTEGER NOT NULL
