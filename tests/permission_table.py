@@ -84,6 +84,30 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 """The smallest valid call of every row that is a tool or an action of one, without a target."""
 
+_ACCOUNT_ACTIONS = (
+    "show",
+    "end_sessions",
+    "suspend",
+    "activate",
+    "erase",
+    "payment_failed",
+    "payment_received",
+)
+ONLY_TENANTS = {"manage_accounts.search", "manage_accounts.statistics"}
+"""Rows that take no account or user."""
+ONLY_ACCOUNTS = {"manage_members"}
+"""Rows that take no user."""
+SOMEBODY = {f"manage_accounts.{action}" for action in _ACCOUNT_ACTIONS}
+"""Rows that need an account or a user; `erase` a user alone."""
+LASTING = {"manage_accounts.suspend", "manage_accounts.erase"}
+"""What would change the others' answers: only its denials are walked."""
+OR_ELSE = {
+    "manage_accounts.activate": "conflict",
+    "manage_accounts.payment_failed": "conflict",
+    "manage_accounts.payment_received": "conflict",
+    "manage_limits.clear_rate": "invalid_request",
+}
+"""What may be answered as well where the role reaches: nothing is suspended or overdue, there is no such rate."""
 ABOUT_NOBODY = {"list_plans", "manage_plans"}
 """Tools that take no target."""
 OF_WHOLE_TENANTS = {"get_usage_analytics", "list_usage_events"}
@@ -183,15 +207,15 @@ usage            get_tier_info      --tenant globex --user doug
 limits list      manage_limits      --tenant globex --user doug
 limits set       manage_limits      --tenant globex --user doug --meter messages --window day --limit 5 --reason why
 limits clear     manage_limits      --tenant globex --user doug --meter messages --window day --reason why
-limits clear-rate  manage_limits.clear_rate  --tenant globex --user doug --reason why
 limits history   manage_limits      --tenant globex --user doug
 plans list       list_plans         --json
 plans show       list_plans         basic
 plans holders    manage_plans       --json
-plans create     manage_plans       extra extra.toml
-plans update     manage_plans       basic basic.toml
-plans archive    manage_plans       premium --reason why
+plans create     manage_plans       extra.toml
+plans archive    manage_plans       extra --reason why
+plans update     manage_plans       basic.toml
 plans migrate    manage_plans       basic --reason why
+limits clear-rate  manage_limits.clear_rate  --tenant globex --user doug --reason why
 plans reset      manage_plans       basic --yes
 accounts search  manage_accounts.search  --tenant globex
 accounts show    manage_accounts.show  --tenant globex --user doug
@@ -199,7 +223,6 @@ accounts suspend  manage_accounts.suspend  --tenant globex --user doug --reason 
 accounts activate  manage_accounts.activate  --tenant globex --user doug --reason why
 accounts end-sessions  manage_accounts.end_sessions  --tenant globex --user doug --reason why
 accounts statistics  manage_accounts.statistics  --tenant globex
-accounts erase   manage_accounts.erase  --tenant globex --user doug --reason why --yes
 events tail      list_usage_events  --tenant globex --user doug
 connect          files only         -
 bridge           files only         -
@@ -209,5 +232,6 @@ import           files only         -
 verify           files only         -
 backup           files only         -
 restore          files only         -
+accounts erase   manage_accounts.erase  --tenant globex --user doug --reason why --yes
 migrate          files only         -
 """)

@@ -4,6 +4,7 @@ from tests.builders import (
     Clock,
     a_catalog,
     a_change,
+    a_clearing,
     a_closing,
     a_limit,
     a_limit_set,
@@ -21,7 +22,7 @@ from tests.builders import (
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog
 from subscription_mcp.domain.instants import DAY, HOUR
-from subscription_mcp.ledger.commands import Actor, Arrive, Command, Outcome, RevokeTokens
+from subscription_mcp.ledger.commands import Actor, Arrive, Command, EditPlan, Outcome, RevokeTokens
 from subscription_mcp.ledger.writer import Ledger
 
 BERLIN = "Europe/Berlin"
@@ -56,7 +57,8 @@ def windows_catalog(*, weekly: bool = False, sliding: bool = True) -> Catalog:
         yearly="290.00",
         seats=5,
     )
-    return a_catalog(basic, advanced)
+    trial = a_plan(a_limit(100), key="trial", trial_days=10)
+    return a_catalog(basic, advanced, trial, a_plan(key="dropped"))
 
 
 async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> None:
@@ -90,6 +92,9 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
             assert code_of(await buy(ledger, "advanced", interval="yearly")) == "ok"
         if day == 80:
             assert code_of(await buy(ledger, "basic", team, actor="tom")) == "ok"
+    given = {"role": "tenant_admin", "actor": "olivia", "duration_days": 5}
+    await do(Arrive(a_subject("theo")))
+    assert code_of(await buy(ledger, "trial", "theo", **given)) == "ok"
     late = await do(a_reserve("bob", quantity=7, key="held"), a_reserve("tina", quantity=3, ttl_seconds=60))
     clock.advance(minutes=5)
     kept = await do(a_settle(late[0], 5), a_settle(late[1]), a_reserve("tom", quantity=9, ttl_seconds=900))
@@ -100,8 +105,11 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
         a_limit_set(UNLIMITED, meter="messages", window="billing_period"),
         a_limit_set(70, "tina", window="hour", expires_at=clock.now + HOUR),
         a_change("basic", offer="a-handle"),
+        EditPlan(OPERATOR, "archive", "dropped", reason="nobody wants it"),
+        *([a_clearing("tina")] if sliding else []),
         RevokeTokens(OPERATOR, clock.now, subject="mallory", tenant="acme", reason="gone"),
         RevokeTokens(OPERATOR, clock.now, token_id="a-token"),
         a_member_change("add", "uma", actor="tom"),
         a_member_change("remove", "uma", actor="tom", tokens_before=clock.now),
     )
+    clock.advance(seconds=1)  # by a rate that is cleared the ledger's own clock goes on a little

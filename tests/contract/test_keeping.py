@@ -148,7 +148,7 @@ DAMAGE = {
     ),
     "a hold that is gone": (
         f"DELETE FROM hold WHERE {of_bob('hour')}",
-        r"Reservation .* is open and has 5 of its 6 holds\.",
+        r"Reservation .* is open and has 6 of its 7 holds\.",
     ),
     "a hold of more than was reserved": ("UPDATE hold SET quantity = 9", r"is not what was reserved\."),
     "a holder that is not there": (

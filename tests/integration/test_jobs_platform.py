@@ -187,12 +187,13 @@ async def test_the_story_of_an_operator(place: Place, server: Server, era: str) 
         assert done["price_next"]["amount"] == "0.00"
         info = await oscar.call("get_tier_info")
         assert (info["plan"], info["origin"]) == ("enterprise", "operator")
-        assert info["scheduled"] == {
+        scheduled = info["scheduled"]
+        assert scheduled.pop("effective_at").startswith("2026-12-04T14:03:11.")
+        assert scheduled == {
             "plan": "free",
             "interval": "monthly",
             "seats": None,
             "reason": "end",
-            "effective_at": "2026-12-04T14:03:11.123456Z",
         }
         assert (await app.call("record_usage", event="job", quantity=1_000_000, **whom))["allowed"]
         # End the user's sessions
@@ -219,9 +220,9 @@ async def test_the_story_of_an_operator(place: Place, server: Server, era: str) 
         assert (await app.call("record_usage", event="job", **whom))["allowed"]
         # Who did what, and why
         shown = await root.call("manage_accounts", action="show", **whom)
-        reasons = {entry["action"]: (entry["actor"], entry["reason"]) for entry in shown["audit"]}
+        reasons = {entry["action"]: (entry["actor"], entry["reason"]) for entry in shown["account"]["audit"]}
         assert reasons["subscription.suspend"] == ("root", "fraud?")
         assert reasons["limit.clear_rate"] == ("tara", "a launch")
         # The platform at a glance
         told = await tara.call("manage_accounts", action="statistics")
-        assert {plan["plan"] for plan in told["plans"]} >= {"enterprise"}
+        assert {plan["plan"] for plan in told["statistics"]["plans"]} >= {"enterprise"}

@@ -22,8 +22,16 @@ from subscription_mcp.ledger.transfer import encode
 
 CATALOG_WORDS = frozenset({"tenant", "event", "meter", "window", "dimensions"})
 """Columns of surrogates that never name a user."""
+CATALOG_TABLES = (
+    "plan_version",
+    "plan_current",
+    "plan_archived",
+    "ledger_catalog",
+    "ledger_meter",
+    "ledger_info",
+)
 CATALOG_TEXTS = {
-    **dict.fromkeys(("plan_version", "plan_current", "plan_archived", "ledger_catalog", "ledger_info")),
+    **dict.fromkeys(CATALOG_TABLES),
     "subscription": {
         "plan",
         "origin",

@@ -66,4 +66,4 @@ CREATE TABLE rate_cleared (
 ) STRICT, WITHOUT ROWID;
 
 -- How often a user was erased: what a process remembers of names does not hold after that.
-INSERT INTO ledger_info (name, value) VALUES ('erasures', 0);
+INSERT OR IGNORE INTO ledger_info (name, value) VALUES ('erasures', 0);
