@@ -79,3 +79,60 @@ def test_a_call_says_in_words_what_came_of_it(tmp_path: Path) -> None:
         assert call("upgrade_tier", "plan=advanced", token=place.token("bella"))[1].endswith(
             "Declined: nothing was changed.\n"
         )
+
+
+STORIES = {
+    "bedrock-chat": ["50 allowed", "Advanced plan: 51 of 200 messages used today"],
+    "notion-agent": [
+        "Trial: 7 days left",
+        "there is one for each user.",
+        "Done: the plan is Plus",
+        "From Plus you can move to Teams, not to Pro. Nothing was changed.",
+        "All 3 seats of this group are taken on the Teams plan",
+        "by this member",
+        "Scheduled for",
+        "Preview: keeping Teams",
+    ],
+    "jobs-platform": [
+        "and 20 more would pass the limit",
+        "Free plan: 60 of 60 API calls used in the last minute",
+        "Done: the plan is Enterprise",
+        "was suspended",
+        "Enterprise plan: 501 jobs used this month, no limit.",
+    ],
+    "group-tokens": [
+        "There is no subscription for this account yet.",
+        "Done: the plan is Starter",
+        "The Starter plan is already held; nothing was changed.",
+        "Approaching the limit. Basic has 100,000 a billing period.",
+        "1,070 of 1,000 LLM tokens used",
+        "1,070 of 2,000 LLM tokens used",
+    ],
+}
+"""What each says at least, in this order."""
+
+
+@pytest.mark.parametrize("catalog", STORIES)
+def test_a_story_is_played_against_a_server_with_its_catalog(tmp_path: Path, catalog: str) -> None:
+    place = Place(tmp_path, CATALOG=catalog)
+    script = ROOT / "examples" / f"{catalog.replace('-', '_')}.py"
+    with place.serving() as server:
+        for _ in range(2):  # everybody in it is new each time
+            done = subprocess.run(
+                [sys.executable, str(script), f"{server.base_url}/mcp"],
+                env=place.environment(),
+                cwd=place.folder,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                timeout=120,
+            )
+            assert done.returncode == 0, done.stderr
+            told = 0
+            for words in STORIES[catalog]:
+                assert words in done.stdout[told:], (words, done.stdout)
+                told = done.stdout.index(words, told)
+
+
+def test_every_shipped_catalog_has_its_story() -> None:
+    assert set(STORIES) == set(shipped_names())

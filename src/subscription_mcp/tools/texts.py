@@ -172,7 +172,7 @@ class ChangeWords:
                 then = (
                     f"then {to_plan} follows"
                     if changed.change.to_plan is not None
-                    else "then there is no plan"
+                    else "then there is no plan and all but reading stops"
                 )
                 return cls(
                     MANAGE, f"Cancelling {from_plan}", f"{from_plan} ends, {then}", f"Cancel {from_plan}"
@@ -198,8 +198,9 @@ def plan_change(changed: PlanChanged, status: str, words: ChangeWords) -> str:
     change = changed.change
     now, next_ = _money(change.price_now), _money(change.price_next)
     when, then = clock_time(change.effective_at, "UTC"), _then(changed)
+    renewals = f"{next_} at each renewal" if change.price_next.micros else "nothing"
     cost = (
-        f"happens {when} and costs {next_} from then on at each renewal; until then nothing changes"
+        f"happens {when} and costs {renewals} from then on; until then nothing changes"
         if change.is_scheduled
         else f"costs {now} now and {next_} at each renewal, effective {when}"
     )
@@ -213,7 +214,7 @@ def plan_change(changed: PlanChanged, status: str, words: ChangeWords) -> str:
         case "applied":
             return f"Done: {words.done} since {when}. Charged {now}, {next_} at each renewal.{then}"
         case "scheduled":
-            return f"Scheduled for {when}: {words.done}; {next_} at each renewal from then on. Until then nothing changes."
+            return f"Scheduled for {when}: {words.done}; it costs {renewals} from then on. Until then nothing changes."
         case _:
             return f"Preview: {words.doing[0].lower()}{words.doing[1:]} {cost}.{then} Nothing has changed."
 
