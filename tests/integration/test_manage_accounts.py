@@ -414,7 +414,7 @@ def test_a_list_of_tools_costs_a_model_no_more_than_it_may() -> None:
         return [tool for tool in TOOLS if reach(tool.name, roles, members_may_record=False)]
 
     assert list_bytes(seen_by("holder")) <= 12_000
-    assert list_bytes(list(TOOLS)) <= 32_000
+    assert list_bytes(list(TOOLS)) <= 16_000
 
 
 async def test_the_command_line_does_the_same(tmp_path: Path) -> None:

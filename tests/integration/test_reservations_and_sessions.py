@@ -1,12 +1,13 @@
 """Reservations and sessions as their users meet them: over both transports, in both eras, and over HTTP."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import ERAS, TODAY, Place, Server, audit, problem_of, talking
+from tests.harness import ERAS, TODAY, Place, Server, Talk, audit, problem_of, talking
 
 from subscription_mcp.tools.toolbox import TOOLS, list_bytes
 
@@ -278,14 +279,26 @@ async def test_exactly_10_of_100_sessions_opened_at_once_are_open(place: Place, 
 
 
 async def test_the_list_of_tools_stays_small(place: Place, server: Server, tmp_path: Path) -> None:
-    """Also for a member who may record, and so sees every tool there is for members."""
+    """Of who holds an account, and of a member of a group who may record: what a model reads, and all of the answer."""
     by_name = {tool.name: tool for tool in TOOLS}
+
+    async def listed(talk: Talk) -> tuple[set[str], int, int]:
+        tools = (await talk.client.list_tools()).tools
+        documents = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
+        read = list_bytes([by_name[tool.name] for tool in tools])
+        return {tool.name for tool in tools}, read, len(json.dumps(documents, separators=(",", ":")))
+
+    async with server.client(place.token("lister", tier="premium")) as holder:
+        _, read, whole = await listed(holder)
+        assert read <= 12_000 and whole <= 32_000
     recording = Place(tmp_path, clock=TODAY, METERING__MEMBERS_MAY_RECORD="true")
-    async with server.client(place.token("lister", tier="premium")) as member:
-        assert list_bytes([by_name[name] for name in await member.tools()]) <= 12_000
     with recording.serving() as other:
-        async with other.client(recording.token("lister", tier="premium")) as member:
-            names = await member.tools()
-            assert set(names) >= RECORDING
-            assert list_bytes([by_name[name] for name in names]) <= 12_000
-    assert list_bytes(list(TOOLS)) <= 32_000
+        async with other.client(recording.token("lister", tier="premium")) as holder:
+            names, read, _ = await listed(holder)
+            assert names >= RECORDING and read <= 12_000
+        admin = recording.token("boss", group="crew", role="admin", tier="premium")
+        async with other.client(admin) as boss:
+            await boss.call("get_tier_info")
+        async with other.client(recording.token("lara", group="crew")) as member:
+            names, read, whole = await listed(member)
+            assert names >= RECORDING and read <= 12_000 and whole <= 32_000

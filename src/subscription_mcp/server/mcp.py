@@ -40,6 +40,7 @@ NAME = "subscription-mcp"
 INSTRUCTIONS = (
     "Plans, quotas and usage. get_tier_info says which plan the caller has, what is left of each limit and when it "
     "resets; check_quota asks before acting; upgrade_tier changes the plan and asks for a confirmation first. "
+    "Whom a call is about: nobody named is the caller, account_id alone a whole account, tenant_id alone a whole tenant. "
     "A refused decision says why, until when, and what would help; retrying does not help unless retryable is true."
 )
 

@@ -56,7 +56,9 @@ class Tool:
 
     @cached_property
     def output_schema(self) -> dict[str, Any]:
-        return schema_of(self.result)
+        """What a list of tools says of the result. That there is nothing else is not worth its bytes there."""
+        schema: dict[str, Any] = _without(_CLOSED, schema_of(self.result))
+        return schema
 
 
 TOOLS: tuple[Tool, ...] = (
@@ -348,14 +350,17 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without what only costs the reader tokens: generated titles, and nulls as defaults of fields
-    that are simply left out."""
+    """A schema without what only costs the reader tokens: generated titles, nulls as defaults of fields that are
+    simply left out, and a choice of plain types spelled out as schemas."""
 
     def tidied(node: Any, *, is_properties: bool = False) -> Any:
         if isinstance(node, list):
             return [tidied(item) for item in node]
         if not isinstance(node, dict):
             return node
+        types = [branch.get("type") for branch in node.get("anyOf", ()) if len(branch) == 1]
+        if not is_properties and types and None not in types and len(types) == len(node["anyOf"]):
+            node = {key: value for key, value in node.items() if key != "anyOf"} | {"type": types}
         return {
             key: tidied(value, is_properties=key in ("properties", "$defs") and not is_properties)
             for key, value in node.items()
@@ -366,6 +371,7 @@ def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
     return tidy
 
 
+_CLOSED = frozenset({"additionalProperties"})
 _RULES_OF_TEXTS = frozenset({"pattern", "minLength", "maxLength"})
 
 

@@ -62,8 +62,10 @@ class Arguments(BaseModel):
 
 
 class TargetArguments(Arguments):
-    tenant_id: Id = left_out("Alone: the whole tenant.")
-    account_id: Id = left_out("Alone: the whole account.")
+    """Whom a call is about. What each means alone stands in the instructions of the server, once."""
+
+    tenant_id: Id = left_out()
+    account_id: Id = left_out()
     user_id: Id = left_out("No target means me.")
 
 
