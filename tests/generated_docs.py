@@ -3,17 +3,26 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from subscription_mcp.auth.permissions import REACH, STANDING_ROLES, Reach, reach, row_of_action
 from subscription_mcp.catalogs import load_catalog
 from subscription_mcp.cli.main import cli
+from subscription_mcp.domain.subscriptions import ALLOWED_FROM, Status, Subscription
 from subscription_mcp.tools.toolbox import TOOLS, Tool
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SHIPPED = "bedrock-chat"
+DAY = 86_400_000_000
+
+
+def _held(**fields: Any) -> Subscription:
+    """A subscription at the instant 0."""
+    return Subscription("plan", 1, "purchase", 0, 0, **fields)
+
+
 TARGET = ("tenant_id", "account_id", "user_id")
 
 
@@ -104,7 +113,32 @@ def commands(
             yield from commands(child, (*above, name))
 
 
-TABLES: dict[str, Callable[[], str]] = {"tools": tools_table, "commands": commands_table}
+STATUSES: dict[Status, tuple[str, Subscription]] = {
+    "trialing": ("a trial runs; it began with the first call", _held(trial_ends_at=DAY)),
+    "active": ("all is well", _held()),
+    "past_due": ("a payment is overdue, for 7 days at most", _held(past_due_since=0)),
+    "suspended": ("an operator has suspended the account", _held(suspended_at=0)),
+    "canceled": ("it was cancelled, and nothing free follows", _held(ended_at=0, ended_as="canceled")),
+    "expired": ("a trial, or a fixed number of days, is over", _held(trial_ends_at=0)),
+}
+
+
+def statuses_table() -> str:
+    """Each status with what is refused in it and what may be done about it."""
+    lines = ["| status | when | everything but reading | may be changed by |", "|---|---|---|---|"]
+    for status, (when, subscription) in STATUSES.items():
+        assert subscription.status_at(0) == status
+        code = subscription.standstill_at(0)
+        legal = ", ".join(f"`{action}`" for action, statuses in ALLOWED_FROM.items() if status in statuses)
+        lines.append(f"| `{status}` | {when} | {f'`{code}`' if code else 'goes on'} | {legal} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "tools": tools_table,
+    "commands": commands_table,
+    "statuses": statuses_table,
+}
 
 
 def with_tables(text: str) -> str:
