@@ -476,3 +476,30 @@ async def says_what_refuses(app: Talk, user: str, refused: set[str]) -> None:
         assert {limit["scope"] for limit in decision["limits"]} == {"user", "account"}
         assert decision["code"] == ("quota_exceeded" if refused else "ok")
         assert {scope for scope, words in WORDS.items() if words in decision["text"]} == refused
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_administrator_reads_who_changed_people_and_plan_and_why(
+    place: Place, server: Server, era: str
+) -> None:
+    group, boss, mate = f"annals.{era}", f"boss.{era}", f"mate.{era}"
+    async with server.client(place.token(boss, group=group, role="admin"), ERAS[era]) as lead:
+        await lead.call("get_tier_info")
+        offer = await lead.call("upgrade_tier", plan="teams", seats=3, reason="we grow")
+        await lead.call(
+            "upgrade_tier", plan="teams", seats=3, reason="we grow", confirmation=offer["confirmation"]
+        )
+        await lead.call("manage_members", action="add", user_id=mate, reason="hired")
+        await lead.call("manage_members", action="set_role", user_id=mate, role="admin", reason="deputy")
+        told = await lead.call("manage_members", action="history")
+    entries = [(one["action"], one["actor"], one["user_id"], one["reason"]) for one in told["history"]]
+    assert entries[:3] == [
+        ("member.role", boss, mate, "deputy"),
+        ("member.add", boss, mate, "hired"),
+        ("subscription.change", boss, None, "we grow"),
+    ]
+    assert (told["history"][2]["before"]["plan"], told["history"][2]["after"]["plan"]) == ("trial", "teams")
+    first, *_ = told["text"].splitlines()
+    assert f"{boss} (admin) member.role {mate}: role member -> admin. deputy" in first
+    async with server.client(place.token(mate), ERAS[era]) as other:
+        assert len((await other.call("manage_members", action="history"))["history"]) == len(entries)

@@ -9,13 +9,15 @@ from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import AccountKey, MemberRole, seats_max
-from subscription_mcp.ledger.commands import AccountView, Arrive, ManageMember, MembersChanged
-from subscription_mcp.ledger.queries import MemberPage, MemberRow
+from subscription_mcp.ledger.commands import AccountView, Arrive, AuditEntry, ManageMember, MembersChanged
+from subscription_mcp.ledger.queries import AuditTrail, MemberPage, MemberRow, Whose
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target
 from subscription_mcp.operations.cursors import cursor_of, position_of
 
 PAGE_SIZE = 50
+HISTORY_SIZE = 50
+"""Of entries about people, and as many about the plan."""
 TOOL = "manage_members"
 
 
@@ -50,6 +52,8 @@ class MembersAnswer:
     seats_max: Maximum | None
     change: MemberChange | None = None
     changed: MembersChanged | None = None
+    history: list[AuditEntry] | None = None
+    """Who changed its people and its plan, newest first."""
 
 
 class Members:
@@ -75,6 +79,18 @@ class Members:
         account = AccountKey(standing.tenant, "group", standing.account)
         members, more = await self._page(account, cursor, page_size)
         return MembersAnswer(account.account, "group", members, more, view.seats_used or 0, most)
+
+    async def history(self, caller: Caller, target: Target) -> MembersAnswer:
+        """The first page of users, with who changed the account's people and plan, and why. Raises Refusal."""
+        answer = await self.listed(caller, target)
+        tenant = target.tenant_id or caller.principal.tenant
+        whose = Whose(tenant, answer.account_kind, answer.account)
+        for action in ("member.", "subscription."):
+            trail: list[AuditEntry] = await self._ledger.query(AuditTrail(whose, action, HISTORY_SIZE))
+            answer.history = [*(answer.history or ()), *trail]
+        assert answer.history is not None
+        answer.history.sort(key=lambda entry: entry.id, reverse=True)
+        return answer
 
     async def change(self, caller: Caller, target: Target, change: MemberChange) -> MembersAnswer:
         """Add a user, remove one, or give one another role, with its entry in the audit trail. Raises Refusal."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from subscription_mcp.tools.wire import (
-    LimitHistoryResult,
+    AuditEntryResult,
     LimitResult,
     PlainText,
     Result,
@@ -85,7 +85,7 @@ class OpenSessionResult(Result):
 class AccountShownResult(TierInfoResult):
     members: list[MemberResult] | None = Field(description="The first 50 of a group; null for a person.")
     open_sessions: list[OpenSessionResult] = Field(description="At most 50, those that end first.")
-    audit: list[LimitHistoryResult] = Field(description="The newest 20 entries.")
+    audit: list[AuditEntryResult] = Field(description="The newest 20 entries.")
 
 
 class PlanPopularityResult(Result):

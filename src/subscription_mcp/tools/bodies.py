@@ -214,6 +214,8 @@ async def manage_members(do: Operations, caller: Caller, given: wire.ManageMembe
     group = Target(given.tenant_id, given.account_id)
     if given.action == "list":
         answer = await do.members.listed(caller, group, given.cursor, given.page_size)
+    elif given.action == "history":
+        answer = await do.members.history(caller, group)
     else:
         change = MemberChange(given.action, given.user_id, given.role or "member", given.reason)
         answer = await do.members.change(caller, group, change)

@@ -347,6 +347,7 @@ def members(answer: MembersAnswer) -> Document:
         ],
         "next_cursor": answer.next_cursor,
         "seats": {"used": answer.seats_used, "max": maximum(answer.seats_max or UNLIMITED)},
+        "history": None if answer.history is None else [audit_entry(entry) for entry in answer.history],
         "audit_id": changed.audit.id if changed is not None else None,
     }
 

@@ -341,11 +341,28 @@ def members(answer: MembersAnswer) -> str:
         seats = f"{answer.seats_used:,} of {counted(most, 'seat')} used"
     if answer.change is not None and answer.changed is not None:
         return f"Done, effective at once: {_member_change(answer.change, answer.changed)} {seats}."
+    if answer.history is not None:
+        return account_history(answer.history)
     shown = ", ".join(
         one.user + (" (admin)" if one.role == "admin" else "") for one in answer.members[:LINES_MAX]
     )
     more = " and more" if answer.next_cursor is not None or len(answer.members) > LINES_MAX else ""
     return f"{answer.account}: {shown or 'nobody'}{more}. {seats}."
+
+
+def account_history(entries: list[AuditEntry]) -> str:
+    """One line for each change of an account's people and plan: when, who, what became what, why."""
+    return "\n".join(
+        f"{format_instant(entry.at)} {entry.actor.user} ({entry.actor.role}) {entry.action}"
+        + (f" {entry.user}" if entry.user else "")
+        + f": {_what_changed(entry.before or {}, entry.after or {})}. {entry.reason or ''}".rstrip()
+        for entry in entries[:LINES_MAX]
+    )
+
+
+def _what_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return ", ".join(f"{name} {before.get(name, '-')} -> {after.get(name, '-')}" for name in names)
 
 
 def _member_change(change: MemberChange, changed: MembersChanged) -> str:

@@ -253,7 +253,7 @@ class ManageLimitsArguments(TargetArguments):
 class ManageMembersArguments(TargetArguments):
     account_id: Id = left_out("The group; mine unless given.")
     user_id: Id = left_out("The member meant; not for list.")
-    action: Literal["list", "add", "remove", "set_role"]
+    action: Literal["list", "add", "remove", "set_role", "history"]
     role: Literal["admin", "member"] = left_out("For add, member unless given; for set_role.")
     reason: PlainText = left_out("Kept in the audit trail.")
     cursor: Cursor = left_out("next_cursor of the last page.")
@@ -264,6 +264,7 @@ class ManageMembersArguments(TargetArguments):
         needed = {"add": ("user_id",), "remove": ("user_id",), "set_role": ("user_id", "role")}
         allowed = {
             "list": ("cursor", "page_size"),
+            "history": (),
             "add": ("user_id", "role", "reason"),
             "remove": ("user_id", "reason"),
             "set_role": ("user_id", "role", "reason"),
@@ -676,7 +677,7 @@ class PricingResult(Result):
     prices: list[ModelPriceResult]
 
 
-class LimitHistoryResult(Result):
+class AuditEntryResult(Result):
     audit_id: str
     action: str
     account_id: str
@@ -693,7 +694,7 @@ class ManageLimitsResult(Result):
     limits: list[LimitResult] | None = Field(description="As they stand now.")
     limits_before: list[LimitResult] | None
     limits_after: list[LimitResult] | None
-    history: list[LimitHistoryResult] | None
+    history: list[AuditEntryResult] | None
     audit_id: str | None
 
 
@@ -709,4 +710,5 @@ class ManageMembersResult(Result):
     members: list[MemberResult] = Field(description="One page, as it is now.")
     next_cursor: str | None
     seats: SeatsResult = Field(description="max null is no maximum.")
+    history: list[AuditEntryResult] | None = Field(description="Newest first.")
     audit_id: str | None
