@@ -485,10 +485,8 @@ async def test_an_administrator_reads_who_changed_people_and_plan_and_why(
     group, boss, mate = f"annals.{era}", f"boss.{era}", f"mate.{era}"
     async with server.client(place.token(boss, group=group, role="admin"), ERAS[era]) as lead:
         await lead.call("get_tier_info")
-        offer = await lead.call("upgrade_tier", plan="teams", seats=3, reason="we grow")
-        await lead.call(
-            "upgrade_tier", plan="teams", seats=3, reason="we grow", confirmation=offer["confirmation"]
-        )
+        offer = await lead.call("upgrade_tier", plan="basic", reason="we grow")
+        await lead.call("upgrade_tier", plan="basic", reason="we grow", confirmation=offer["confirmation"])
         await lead.call("manage_members", action="add", user_id=mate, reason="hired")
         await lead.call("manage_members", action="set_role", user_id=mate, role="admin", reason="deputy")
         told = await lead.call("manage_members", action="history")
@@ -498,7 +496,7 @@ async def test_an_administrator_reads_who_changed_people_and_plan_and_why(
         ("member.add", boss, mate, "hired"),
         ("subscription.change", boss, None, "we grow"),
     ]
-    assert (told["history"][2]["before"]["plan"], told["history"][2]["after"]["plan"]) == ("trial", "teams")
+    assert (told["history"][2]["before"], told["history"][2]["after"]["plan"]) == (None, "basic")
     first, *_ = told["text"].splitlines()
     assert f"{boss} (admin) member.role {mate}: role member -> admin. deputy" in first
     async with server.client(place.token(mate), ERAS[era]) as other:

@@ -217,8 +217,8 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         "manage_members",
         "People in a group",
-        "Call this to list the members of a group, to add or remove one, to change a role, or to see who changed people and "
-        "plan. Adding somebody to a "
+        "Call this to list the members of a group, to add or remove one, to change a role, or to see who "
+        "changed what in the account. Adding somebody to a "
         "personal account whose plan has seats makes it a group.",
         wire.ManageMembersArguments,
         wire.ManageMembersResult,
