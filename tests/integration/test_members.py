@@ -494,7 +494,7 @@ async def test_an_administrator_reads_who_changed_people_and_plan_and_why(
     assert entries[:3] == [
         ("member.role", boss, mate, "deputy"),
         ("member.add", boss, mate, "hired"),
-        ("subscription.change", boss, None, "we grow"),
+        ("subscription.start", boss, None, "we grow"),
     ]
     assert (told["history"][2]["before"], told["history"][2]["after"]["plan"]) == (None, "basic")
     first, *_ = told["text"].splitlines()

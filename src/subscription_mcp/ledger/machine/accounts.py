@@ -464,8 +464,8 @@ def _is_new_user(located: Located) -> bool:
     return located.joins or (first and located.account.account_kind == "personal")
 
 
-def make_known(turn: Turn, located: Located, actor: Actor) -> None:
-    """Write what first sight makes: the membership, the subscription."""
+def make_known(turn: Turn, located: Located, actor: Actor, reason: str | None = None) -> None:
+    """Write what first sight makes: the membership, the subscription. `reason` is of a plan bought on first sight."""
     if not located.is_new:
         return
     account = located.account
@@ -482,7 +482,7 @@ def make_known(turn: Turn, located: Located, actor: Actor) -> None:
     if located.subscription is not None and located.subscription != located.stored:
         action = "subscription.start" if located.stored is None else "subscription.change"
         user = located.standing.user
-        save_subscription(turn, account, located.stored, located.subscription, action, actor, None, user)
+        save_subscription(turn, account, located.stored, located.subscription, action, actor, reason, user)
 
 
 def count_users(turn: Turn, tenant: str, users: int) -> None:

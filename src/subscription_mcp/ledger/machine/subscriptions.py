@@ -144,7 +144,7 @@ def _offered_or_done(
         offer(turn, command, located, change, to_plan.version)
         return PlanChanged(change, before, limits_after, False, command.offer, now, kind)
     change = agreed(turn, command, located, change, to_plan.version)
-    make_known(turn, begun, command.actor)
+    make_known(turn, begun, command.actor, command.reason if begun is not located else None)
     action = "subscription.schedule" if change.is_scheduled else "subscription.change"
     save_subscription(turn, located.account, begun.subscription, after, action, command.actor, command.reason)
     return PlanChanged(change, before, limits_after, True, None, now, kind)
