@@ -739,3 +739,16 @@ async def test_statuses_survive_a_restart_and_verify(tmp_path: Path) -> None:
         clock.advance(days=40)
         await ledger.submit([a_record(), a_record("eve", enforce=False)])
         assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_where_the_issuer_decides_about_plans_nobody_has_to_buy_seats(tmp_path: Path) -> None:
+    issued = {"group": "team", "tier": "teams", "tier_decides": True}
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        await arrive(ledger, a_subject("tom", group_admin=True, claimed_at=1, **issued))
+        for number in range(3):
+            await arrive(ledger, a_subject(f"member-{number}", claimed_at=2 + number, **issued))
+        view = await look(ledger, TEAM)
+        assert (view.plan and view.plan.key, view.seats_used) == ("teams", 4)
+        # Should seats be bought here one day after all, they begin with the one that is paid.
+        more = change_of(await manage(ledger, "set_seats", TEAM, actor="tom", seats=4))
+        assert text(more.price_next) == "97.00"

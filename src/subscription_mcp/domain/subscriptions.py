@@ -402,15 +402,16 @@ def change_of_plan(
 
 def change_of_seats(current: Subscription, plan: Plan, seats: int, now: Instant) -> Change:
     """Other seats of the same plan: more at once, the rest of the period prorated; fewer at its end."""
-    assert plan.price.per_seat is not None and current.seats is not None
+    assert plan.price.per_seat is not None
+    held = current.seats or 1
     price = price_of(plan, current.interval, seats)
     period = current.period_at(now)
     assert price is not None and period.end is not None
-    if seats < current.seats:
+    if seats < held:
         next_ = Scheduled(period.end, "change", current.plan, current.version, current.interval, seats)
         after = replace(current, scheduled=next_)
         return Change(plan.key, plan.key, price, price, period.end, after)
-    more = plan.price.per_seat.micros * MONTHS_OF_INTERVAL[current.interval] * (seats - current.seats)
+    more = plan.price.per_seat.micros * MONTHS_OF_INTERVAL[current.interval] * (seats - held)
     lines = _prorated([Line("seats", more)], period.end - now, period.end - period.start, price.currency)
     # Of what is scheduled only fewer seats can stand beside this: these are more instead.
     paid = None if current.paid_micros is None else current.paid_micros + more

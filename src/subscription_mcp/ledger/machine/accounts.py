@@ -314,7 +314,8 @@ def _as_issued(
     now: Instant,
 ) -> Subscription:
     """The subscription as the issuer's word makes it: at once, up or down; nothing is charged here."""
-    begun = replace(_begun(facts, plan, "token", standing, now), claimed_at=claimed_at)
+    # Seats are the issuer's affair too: nobody buys them here, so that only the plan's own number bounds them.
+    begun = replace(_begun(facts, plan, "token", standing, now), claimed_at=claimed_at, seats=None)
     if subscription is None:
         return begun
     known = subscription.claimed_at
