@@ -20,9 +20,14 @@ class Accounts:
         return sum((tenant, "group", group) == account for (tenant, _), group in self.groups.items())
 
     def seats_max(self, held):
-        plan = held.plan
-        bought = held.seats if plan.price.per_seat else None
-        return min([one for one in (plan.seats_max, bought) if isinstance(one, int)], default=None)
+        bought = held.seats if held.plan.price.per_seat else None
+        return min([one for one in (held.plan.seats_max, bought) if isinstance(one, int)], default=None)
+
+    def is_full(self, account, held):
+        """Whether nobody may come any more, also with what is held next."""
+        then = held.then.held if held and held.then else None
+        most = [self.seats_max(one) for one in (held, then) if one]
+        return any(one and self.members(account) >= one for one in most)
 
     def held_by(self, account, user=None):
         """What an account holds now; at first sight the default plan, and nothing where there is none."""
@@ -80,8 +85,7 @@ class Accounts:
         account = (subject.tenant, "group", subject.group) if subject.group else self.home(subject)
         if subject.group and self.groups.get((subject.tenant, subject.user)) != subject.group:
             held = self.held_by(account, subject.user)
-            most = held and self.seats_max(held)
-            if most and self.members(account) >= most:
+            if self.is_full(account, held):
                 raise No("conflict")
             self.groups[subject.tenant, subject.user] = subject.group
         self.know(account, subject.user)

@@ -44,7 +44,11 @@ class Changes(Accounts):
     def ChangePlan(self, command):
         account, user, held = self.known(command)
         plan, seats, days = self.plans[command.plan], command.seats, command.duration_days
-        months, goes_on = 12 if command.interval == "yearly" else 1, held and not held.ended
+        goes_on = held and not held.ended
+        months = {"yearly": 12, "monthly": 1}.get(command.interval)
+        if months is None:  # as it is paid now, where the plan is sold so
+            as_held = goes_on and not held.trial_ends and Held(plan, self.now, held.months, seats).lines()
+            months = held.months if as_held else 1
         if goes_on and held.plan.key == plan.key and not days:
             seats = seats or held.seats
         bought = (seats or max(1, self.members(account))) if plan.price.per_seat else None

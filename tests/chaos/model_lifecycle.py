@@ -124,10 +124,16 @@ def moved(held, wanted, days, follows, now):
     if days:
         end = now + days * DAY
         price = max(0, cost(wanted.lines(), wanted.rhythm, now, end) - back)
+        if is_paid and full:  # what is owed stays owed
+            wanted = replace(wanted, overdue=held.overdue)
         if wanted.plan.trial_days:
             return Change(replace(wanted, trial_ends=end), now, price, 0, of)
         return Change(replace(wanted, until=end).ending(end, "end", follows), now, price, 0, of)
     if not is_paid:
+        if (
+            not full and held and not held.ended and not held.trial_ends
+        ):  # from free to free the period goes on
+            wanted = replace(wanted, anchor=held.anchor, again=held.again)
         return Change(wanted, now, full, full)
     if wanted.months < held.months or wanted.price(held.months) < held.price():
         return Change(held.ending(until, "change", wanted), until, full, full)

@@ -26,7 +26,7 @@ class Members(Changes):
         seats = held and self.seats_max(held)
         told = {"code": "ok", "max": seats, "founded": False, "action": f"member.{command.action}"}
         if command.action == "add":
-            if who in self.groups or (seats and self.members(account) >= seats):
+            if who in self.groups or self.is_full(account, held):
                 raise No("conflict")
             self.groups[who], self.roles[who] = group, command.role
             self.removed.discard((who, group))

@@ -272,8 +272,8 @@ async def test_an_operator_is_not_bound_by_what_is_sold(tmp_path: Path) -> None:
 async def test_another_interval_is_scheduled_once(tmp_path: Path) -> None:
     async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
         await buy(ledger, "pro", interval="yearly")
-        assert change_of(await buy(ledger, "pro")).is_scheduled
-        again = await ledger.submit_one(a_change("pro"))
+        assert change_of(await buy(ledger, "pro", interval="monthly")).is_scheduled
+        again = await ledger.submit_one(a_change("pro", interval="monthly"))
         assert sentence(again) == "The change to Pro is already scheduled for 2027-11-20 14:03 UTC."
 
 
@@ -752,3 +752,80 @@ async def test_where_the_issuer_decides_about_plans_nobody_has_to_buy_seats(tmp_
         # Should seats be bought here one day after all, they begin with the one that is paid.
         more = change_of(await manage(ledger, "set_seats", TEAM, actor="tom", seats=4))
         assert text(more.price_next) == "97.00"
+
+
+# What it may not be used for
+
+
+async def test_who_pays_by_the_year_goes_up_at_once(tmp_path: Path) -> None:
+    plans = [a_plan(key=key, monthly=m, yearly=y) for key, m, y in (("s", "5", "50"), ("l", "10", "100"))]
+    async with a_ledger(tmp_path, catalog=a_catalog(a_plan(), *plans)) as ledger:
+        await buy(ledger, "s", interval="yearly")
+        change = change_of(await buy(ledger, "l"))
+        assert (change.is_scheduled, change.after.interval, text(change.price_next)) == (
+            False,
+            "yearly",
+            "100.00",
+        )
+
+
+async def test_going_to_and_fro_between_free_plans_gives_nothing_back(tmp_path: Path) -> None:
+    limit = a_limit(5, window="billing_period")
+    clock = Clock()
+    async with a_ledger(
+        tmp_path, catalog=a_catalog(a_plan(limit), a_plan(limit, key="student")), clock=clock
+    ) as ledger:
+        await ledger.submit_one(a_record(quantity=5))
+        for plan in ("student", "basic"):
+            clock.advance(minutes=1)
+            await buy(ledger, plan)
+            assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+
+
+async def test_nobody_joins_whom_fewer_seats_would_have_no_place_for(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        await arrive(ledger, TEAM)
+        await buy(ledger, "teams", TEAM, actor="tom", seats=3)
+        await manage(ledger, "set_seats", TEAM, actor="tom", seats=1)
+        assert code_of(await ledger.submit_one(Arrive(a_subject("tina", group="team")))) == "conflict"
+        await manage(ledger, "resume", TEAM, actor="tom")
+        assert code_of(await ledger.submit_one(Arrive(a_subject("tina", group="team")))) == "ok"
+
+
+async def test_what_is_owed_stays_owed_when_an_operator_sells_some_days(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path) as ledger:
+        await buy(ledger, "advanced")
+        await ledger.submit_one(a_status("payment_failed"))
+        await buy(ledger, "premium", duration_days=10, **OPERATOR)  # type: ignore[arg-type]
+        assert await status(ledger) == "past_due"
+
+
+async def test_waiting_is_no_help_beyond_the_end_of_a_trial(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=notes_catalog()) as ledger:
+        refused = decision_of(await ledger.submit_one(a_record(quantity=121)))
+        await ledger.submit_one(a_record(quantity=120))
+        refused = decision_of(await ledger.submit_one(a_record()))
+        assert [unlock.action for unlock in refused.unlocks] == ["upgrade_tier"]
+
+
+async def test_what_is_offered_after_an_end_has_a_place_for_everybody(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=notes_catalog(), clock=clock) as ledger:
+        await arrive(ledger, TEAM)
+        await buy(ledger, "teams", TEAM, actor="tom", seats=2)
+        await arrive(ledger, a_subject("tina", group="team"))
+        await manage(ledger, "cancel", TEAM, actor="tom")
+        clock.advance(days=40)
+        refused = decision_of(await ledger.submit_one(a_record("tina")))
+        assert (refused.code, [unlock.plan for unlock in refused.unlocks]) == (
+            "subscription_inactive",
+            ["teams"],
+        )
+
+
+async def test_a_change_that_gives_nothing_back_says_so(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path) as ledger:
+        await arrive(ledger)
+        await buy(ledger, "advanced", duration_days=365, **OPERATOR)  # type: ignore[arg-type]
+        change = change_of(await buy(ledger, "premium"))
+        assert (text(change.price_now), text(change.forfeited)) == ("0.00", "249.00")

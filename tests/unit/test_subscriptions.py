@@ -51,9 +51,9 @@ def test_from_free_to_paid_a_period_begins_at_that_instant_at_the_full_price() -
     assert not change.is_scheduled
 
 
-def test_from_free_to_free_begins_a_period_too() -> None:
+def test_from_free_to_free_the_period_goes_on() -> None:
     change = changed(free, a_plan(key="other"))
-    assert (text(change.price_now), change.after.anchor) == ("0.00", MIDDLE)
+    assert (text(change.price_now), change.after.anchor) == ("0.00", START)
 
 
 def test_up_between_paid_plans_happens_at_once_on_the_same_anchor() -> None:

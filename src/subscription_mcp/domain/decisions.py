@@ -305,12 +305,13 @@ def stand_still(
     event: str,
     quantity: int,
     now: Instant,
+    users: int = 1,
 ) -> Decision:
     """The decision on anything while the subscription stands still: no, whatever the limits say."""
     code = subscription.standstill_at(now)
     assert code is not None
     sort_states(states)
-    offered = next_plan_to_buy(catalog, plan, subscription)
+    offered = next_plan_to_buy(catalog, plan, subscription, users)
     unlocks = [Unlock("upgrade_tier", plan=offered.key)] if offered is not None else []
     return Decision(
         code,
@@ -324,8 +325,8 @@ def stand_still(
     )
 
 
-def next_plan_to_buy(catalog: Catalog, plan: Plan, subscription: "Subscription") -> Plan | None:
-    """The cheapest plan that gets a subscription going again; None where no plan does."""
+def next_plan_to_buy(catalog: Catalog, plan: Plan, subscription: "Subscription", users: int) -> Plan | None:
+    """The cheapest plan that gets a subscription of so many users going again; None where no plan does."""
     if subscription.suspended_at is not None or subscription.past_due_since is not None:
         return None
     reachable = plan.changes_to if subscription.is_trial else None
@@ -333,7 +334,9 @@ def next_plan_to_buy(catalog: Catalog, plan: Plan, subscription: "Subscription")
         (
             candidate
             for candidate in catalog.plans_by_price
-            if candidate.trial_days is None and (reachable is None or candidate.key in reachable)
+            if candidate.trial_days is None
+            and (reachable is None or candidate.key in reachable)
+            and not (isinstance(candidate.seats_max, int) and candidate.seats_max < users)
         ),
         None,
     )

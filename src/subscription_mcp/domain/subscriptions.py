@@ -208,6 +208,12 @@ class Change:
     period_start: Instant | None = None
 
     @property
+    def forfeited(self) -> Money:
+        """What is paid already beyond what the change costs, and is not given back."""
+        over = -sum(line.micros for line in self.lines)
+        return replace(self.price_now, micros=max(0, over))
+
+    @property
     def is_scheduled(self) -> bool:
         """Whether it waits for its time: a fixed number of days begins at once, and ends by itself."""
         scheduled = self.after.scheduled
@@ -347,8 +353,8 @@ def change_of_plan(
     goes_on = (
         current is not None and from_plan is not None and current.ended_as is None and not current.is_trial
     )
-    old_price = price_of(from_plan, current.interval, current.seats) if goes_on else None  # type: ignore[arg-type, union-attr]
-    was_paid = old_price is not None and old_price.micros > 0
+    paid = _lines_paid(current, from_plan, now) if goes_on else None  # type: ignore[arg-type]
+    was_paid = any(line.micros for line in paid or ())
     period_start = current.period_at(now).start if was_paid and current is not None else None
     if days is not None:
         until = now + days * DAY
@@ -360,6 +366,8 @@ def change_of_plan(
             after = replace(begun, trial_started_at=now, trial_ends_at=until)
         else:
             after = replace(begun, prepaid_until=until, scheduled=_end_at(until, follows, "end"))
+        if was_paid and current is not None and price.micros:  # what is owed stays owed
+            after = replace(after, past_due_since=current.past_due_since)
         return Change(
             held,
             to_plan.key,
@@ -370,6 +378,9 @@ def change_of_plan(
             tuple(lines),
             period_start,
         )
+    if goes_on and current is not None and not was_paid and price.micros == 0:
+        # From free to free no period begins: else whoever goes to and fro would never use anything up.
+        begun = replace(begun, anchor=current.anchor, anchor_nudge=current.anchor_nudge)
     if not was_paid or current is None or from_plan is None:
         return Change(held, to_plan.key, price, price, now, begun, tuple(full))
     # A shorter rhythm waits for the end of what is paid for, like a cheaper plan: nothing paid is lost.

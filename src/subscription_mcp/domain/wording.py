@@ -186,6 +186,14 @@ def line_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
     )
 
 
+def maximum_of(state: "LimitState") -> str:
+    """What a limit grants, whatever is used: `1,000 messages a day`."""
+    most = f"unlimited {_one_and_many(state.unit)[1]}"
+    if state.maximum is not UNLIMITED:
+        most = counted(state.maximum, state.unit)
+    return f"{most} {per_window(state.limit.window)}"
+
+
 def use_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
     held = f" ({state.held:,} more held)" if state.held else ""
     if state.maximum is UNLIMITED:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from subscription_mcp.domain.catalog import Catalog, FeatureValue, Plan
-from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, not_found
+from subscription_mcp.domain.errors import Code, FieldProblem, Refusal, forbidden, not_found
 from subscription_mcp.domain.windows import Interval
 from subscription_mcp.ledger.commands import AccountView, Arrive, ChangePlan, ChangeSubscription, PlanChanged
 from subscription_mcp.ledger.machine.accounts import OPERATORS
@@ -25,6 +25,8 @@ class FeatureAnswer:
     granted: bool
     value: FeatureValue
     plans: dict[str, FeatureValue]
+    standstill: Code | None = None
+    """Why nothing is included now, whatever the plan has."""
 
 
 class Plans:
@@ -67,10 +69,12 @@ class Plans:
             raise Refusal(
                 "invalid_request", f"Unknown feature: it {rule}.", fields=[FieldProblem("feature", rule)]
             )
-        going = view.subscription is not None and view.subscription.standstill_at(view.as_of) is None
+        subscription = view.subscription
+        standstill = subscription.standstill_at(view.as_of) if subscription is not None else None
+        going = view.plan is not None and standstill is None
         value = view.plan.features.get(feature, False) if view.plan is not None and going else False
         plans = {plan.key: plan.features[feature] for plan in self.catalog.plans_with_feature(feature)}
-        return FeatureAnswer(feature, bool(value), value, plans)
+        return FeatureAnswer(feature, bool(value), value, plans, standstill)
 
     async def change(
         self,

@@ -13,6 +13,7 @@ from subscription_mcp.domain.wording import (
     counted,
     line_of,
     lines_of,
+    maximum_of,
     maximum_text,
     meter_words,
     overview_sentence,
@@ -224,20 +225,33 @@ def plan_change_question(changed: PlanChanged, words: ChangeWords) -> str:
     change = changed.change
     now, next_ = _money(change.price_now), _money(change.price_next)
     when = clock_time(change.effective_at, "UTC")
-    effect = f"from {when}, when the paid period ends" if change.is_scheduled else "at once"
-    return f"{words.question}, {effect}? It costs {now} now and {next_} at each renewal.{_then(changed)}"
+    if change.is_scheduled:
+        renewals = f"{next_} at each renewal" if change.price_next.micros else "nothing"
+        return (
+            f"{words.question}, from {when}, when the paid period ends? Nothing is charged now, and it costs {renewals} "
+            f"from then on.{_then(changed)}"
+        )
+    return f"{words.question}, at once? It costs {now} now and {next_} at each renewal.{_then(changed)}"
 
 
 def _then(changed: PlanChanged) -> str:
-    """What the limits are afterwards, and until when where it was sold for some days."""
-    limits = "; ".join(line_of(state, changed.limits_after) for state in changed.limits_after)
+    """What the limits are afterwards, until when where it was sold for some days, and what is not given back."""
+    states, lost = changed.limits_after, changed.change.forfeited
+    if changed.change.is_scheduled:
+        limits = ", ".join(maximum_of(state) for state in states)
+    else:
+        limits = "; ".join(line_of(state, states) for state in states)
+    not_back = (
+        f" {_money(lost)} paid already is more than that, and is not given back." if lost.micros else ""
+    )
     until = changed.change.after.prepaid_until or changed.change.after.trial_ends_at
     ends = (
         f" It ends {clock_time(until, 'UTC')}."
         if until is not None and not changed.change.is_scheduled
         else ""
     )
-    return (f" Then: {limits}." if limits and changed.change.to_plan is not None else "") + ends
+    then = f" Then: {limits}." if limits and changed.change.to_plan is not None else ""
+    return then + ends + not_back
 
 
 def _title(key: str | None, catalog: Catalog) -> str:
@@ -287,6 +301,8 @@ def feature(answer: FeatureAnswer) -> str:
     if answer.granted:
         value = "" if answer.value is True else f", value {answer.value}"
         return f"Yes: {answer.feature} is included{value}. {have}"
+    if answer.standstill is not None:
+        return f"No: nothing is included while the subscription stands still ({answer.standstill})."
     return f"No: {answer.feature} is not included. {have}"
 
 

@@ -94,7 +94,7 @@ class ConfirmedArguments(TargetArguments):
 
 class UpgradeTierArguments(ConfirmedArguments):
     plan: Word = Field(description="The plan to move to, as in list_plans.")
-    interval: Interval = "monthly"
+    interval: Interval = left_out("monthly, or as it is paid now.")
     seats: Seats = left_out("Where the plan has a price per seat.")
     duration_days: Annotated[int, Field(ge=1, le=3_660)] = left_out(
         "Operators: for so many days, paid at once."

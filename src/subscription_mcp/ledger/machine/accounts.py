@@ -89,6 +89,15 @@ class Located:
         return self.subscription.trial_ends_at if self.subscription is not None else None
 
     @property
+    def ends_at(self) -> Instant | None:
+        """When nothing is allowed any more by itself: a trial is over, or a plan that nothing follows."""
+        subscription = self.subscription
+        if subscription is None or subscription.trial_ends_at is not None:
+            return subscription.trial_ends_at if subscription is not None else None
+        scheduled = subscription.scheduled
+        return scheduled.at if scheduled is not None and scheduled.plan is None else None
+
+    @property
     def anchor(self) -> Anchor:
         return self.subscription.billing_anchor if self.subscription else NO_ANCHOR
 
@@ -165,7 +174,7 @@ def _located(
             return None
         if removed is not None:
             _must_be_newer(subject, removed)
-        must_have_a_seat(plan, subscription, size.users if size is not None else 0)
+        must_have_a_seat(facts, plan, subscription, size.users if size is not None else 0)
     return Located(
         standing,
         account,
@@ -191,11 +200,17 @@ def _must_be_newer(subject: Subject, removed: Instant) -> None:
         )
 
 
-def must_have_a_seat(plan: Plan | None, subscription: Subscription | None, seats_used: int) -> None:
-    """Refuse one user more than the group's subscription has seats for."""
+def must_have_a_seat(
+    facts: Facts, plan: Plan | None, subscription: Subscription | None, seats_used: int
+) -> None:
+    """Refuse one user more than the group's subscription has seats for, or will have: who comes would have to go."""
     if plan is None or subscription is None:
         return
-    most = seats_max(plan, subscription)
+    most, due = seats_max(plan, subscription), subscription.scheduled
+    to_plan = facts.plans.get((due.plan or "", due.version or 0)) if due is not None else None
+    if due is not None and to_plan is not None:
+        then = seats_max(to_plan, subscription.at(due.at))
+        most = min((one for one in (most, then) if isinstance(one, int)), default=most)
     if isinstance(most, int) and seats_used >= most:
         taken = (
             f"All {counted(most, 'seat')} of this group are" if most > 1 else "The one seat of this group is"

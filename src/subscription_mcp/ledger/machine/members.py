@@ -72,7 +72,7 @@ def _must_be_allowed(facts: Facts, located: Located, command: ManageMember) -> N
 def _add(turn: Turn, located: Located, command: ManageMember) -> MembersChanged | None:
     facts, account = turn.facts, located.account
     _must_be_in_no_group(facts.members[(account.tenant, command.user)], account)
-    must_have_a_seat(located.plan, located.subscription, located.seats_used or 0)
+    must_have_a_seat(turn.facts, located.plan, located.subscription, located.seats_used or 0)
     # Who was here before was counted then.
     more = 0 if facts.removed[(account.tenant, command.user, account.account)] is not None else 1
     must_have_room_for(turn, account.tenant, more)
@@ -156,7 +156,7 @@ def _must_have_room_for_members(facts: Facts, located: Located) -> None:
     plan, subscription = located.plan, located.subscription
     assert plan is not None and subscription is not None
     if _has_room(plan):
-        must_have_a_seat(plan, subscription, 1)
+        must_have_a_seat(facts, plan, subscription, 1)
         return
     roomy = [one.title for one in facts.catalog.plans_by_price if _has_room(one)]
     where = f"{list_text(roomy, 'and')} {'has' if len(roomy) == 1 else 'have'}" if roomy else "no plan has"

@@ -60,7 +60,9 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
     if located.standstill is not None:
         assert located.subscription is not None
         state = _state(plan, len(sessions), plan.sessions.max_concurrent)
-        still = stand_still(facts.catalog, plan, located.subscription, [state], EVENT, 1, now)
+        still = stand_still(
+            facts.catalog, plan, located.subscription, [state], EVENT, 1, now, located.seats_used or 1
+        )
         return SessionDecided(still, None, len(sessions), plan.sessions.max_concurrent)
     maximum = plan.sessions.max_concurrent
     if not has_room(_most(turn, plan), len(sessions)):

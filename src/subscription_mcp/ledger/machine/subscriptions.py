@@ -251,8 +251,8 @@ def _change(turn: Turn, located: Located, command: ChangePlan) -> Change:
     to_plan = catalog.plans.get(command.plan)
     if to_plan is None:
         raise _unknown_plan(catalog, command.plan)
-    interval = command.interval or "monthly"
     current, days = located.subscription, command.duration_days
+    interval = command.interval or _interval_held(located, to_plan)
     if price_of(to_plan, interval) is None:
         raise refused(
             "invalid_request",
@@ -284,6 +284,15 @@ def _change(turn: Turn, located: Located, command: ChangePlan) -> Change:
         days=days,
         follows=follows_after_end(catalog),
     )
+
+
+def _interval_held(located: Located, to_plan: Plan) -> Interval:
+    """Where no interval is named, who pays by the year goes on to: else every way up would wait for its end."""
+    current = located.subscription
+    pays = current is not None and current.ended_as is None and not current.is_trial
+    if pays and current is not None and price_of(to_plan, current.interval) is not None:
+        return current.interval
+    return "monthly"
 
 
 def _same_plan(

@@ -225,7 +225,8 @@ def decided(
     states = tally.states(gains, at, now, anyway=anyway)
     if located.standstill is not None:
         assert located.plan is not None and located.subscription is not None
-        return stand_still(catalog, located.plan, located.subscription, states, event, quantity, now)
+        users = located.seats_used or 1
+        return stand_still(catalog, located.plan, located.subscription, states, event, quantity, now, users)
     decision = decide(
         catalog=catalog,
         plan=located.plan,
@@ -238,6 +239,10 @@ def decided(
         now=now,
     )
     decision.trial_ends_at = located.trial_ends_at
+    ends_at = located.ends_at
+    if ends_at is not None and decision.unlocks:
+        # Waiting helps nobody whose plan is over by then.
+        decision.unlocks = [one for one in decision.unlocks if one.until is None or one.until < ends_at]
     return decision
 
 
