@@ -226,7 +226,7 @@ def decided(
     if located.standstill is not None:
         assert located.plan is not None and located.subscription is not None
         return stand_still(catalog, located.plan, located.subscription, states, event, quantity, now)
-    decision = decide(
+    return decide(
         catalog=catalog,
         plan=located.plan,
         states=states,
@@ -236,9 +236,8 @@ def decided(
         quantity=quantity,
         gains=gains,
         now=now,
+        trial_ends_at=located.trial_ends_at,
     )
-    decision.trial_ends_at = located.trial_ends_at
-    return decision
 
 
 def dimensions_counted(turn: Turn, tenant: str, dimensions: Dimensions) -> Dimensions:
