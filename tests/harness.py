@@ -182,6 +182,8 @@ class Place:
             "subscription",
             "member",
             "limit_override",
+            "reservation",
+            "session",
             "audit",
         )
         with closing(sqlite3.connect(self.database)) as database:

@@ -788,6 +788,18 @@ async def test_in_the_largest_plan_only_waiting_helps(store: SqliteStore) -> Non
         assert [unlock.action for unlock in refused.unlocks] == ["wait"]
 
 
+@pytest.mark.parametrize(("session_seconds", "helps"), [(86_399, True), (86_400, False)])
+async def test_waiting_for_a_session_does_not_help_where_the_trial_ends_first(
+    store: SqliteStore, session_seconds: int, helps: bool
+) -> None:
+    trial = a_plan(trial_days=1, sessions=1, session_seconds=session_seconds)
+    taster = a_plan(key="taster", monthly="1.00", trial_days=1)  # nobody can move to it
+    async with store.open(catalog=a_catalog(trial, taster), clock=Clock()) as ledger:
+        await ledger.submit_one(an_opening())
+        refused = opened_of(await ledger.submit_one(an_opening())).decision
+        assert [unlock.action for unlock in refused.unlocks] == ["wait"] * helps
+
+
 async def test_a_plan_without_sessions_has_room_for_none(store: SqliteStore) -> None:
     async with store.open(catalog=one_plan(a_limit(1), sessions=0)) as ledger:
         rows = store.rows()

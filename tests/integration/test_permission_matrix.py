@@ -179,7 +179,7 @@ def said_over_http(response: httpx2.Response) -> Said:
     }
     whole = json.dumps([response.status_code, headers, response.text])
     document = response.json()
-    if response.status_code == 404 and document["message"] == "No such tool.":
+    if response.status_code == 404 and document["message"].startswith("No such tool."):
         return Said("hidden", whole)
     return Said(kind_of_document(document.get("result", document)), whole)
 

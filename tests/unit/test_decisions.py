@@ -43,6 +43,7 @@ def decided(
     quantity: int = 1,
     gains: Mapping[str, int] | None = None,
     at: int = NOW,
+    trial_ends_at: int | None = None,
 ) -> Decision:
     totals = totals_of(used or {}, at)
     moved = {"messages": quantity} if gains is None else gains
@@ -56,6 +57,7 @@ def decided(
         quantity=quantity,
         gains=moved,
         now=NOW,
+        trial_ends_at=trial_ends_at,
     )
     sort_states(decision.limits)
     return decision
@@ -291,6 +293,27 @@ def test_waiting_does_not_help_an_event_of_a_day_that_is_over() -> None:
     plan = a_plan(a_limit(50))
     yesterday = parse_instant("2026-11-19T12:00:00Z")
     assert unlocks_of(decided(a_catalog(plan), plan, {("messages", "day"): 50}, at=yesterday)) == []
+
+
+@pytest.mark.parametrize(
+    ("ends", "helps"),
+    [("2026-11-20T23:59:59Z", False), ("2026-11-21T00:00:00Z", False), ("2026-11-21T00:00:01Z", True)],
+)
+def test_waiting_does_not_help_where_the_trial_ends_first(ends: str, helps: bool) -> None:
+    plan = a_plan(a_limit(50), trial_days=7)
+    used_up = {("messages", "day"): 50}
+    decision = decided(a_catalog(plan), plan, used_up, trial_ends_at=parse_instant(ends))
+    assert [unlock.action for unlock in decision.unlocks] == ["wait"] * helps
+
+
+def test_a_trial_is_never_offered_for_nobody_can_move_to_it() -> None:
+    basic = a_plan(a_limit(50))
+    taster = a_plan(key="taster", monthly="1.00", trial_days=1)
+    advanced = a_plan(key="advanced", monthly="29.00")
+    offered = [{"action": "upgrade_tier", "plan": "advanced"}]
+    catalog = a_catalog(basic, taster, advanced)
+    assert unlocks_of(decided(catalog, basic, {("messages", "day"): 50}))[:1] == offered
+    assert unlocks_of(decided(a_catalog(taster, advanced, default_plan=None), None)) == offered
 
 
 def test_a_quantity_bigger_than_what_is_left_says_what_is_left_and_what_was_asked() -> None:

@@ -249,6 +249,11 @@ class Catalog:
         return tuple(sorted(self.plans.values(), key=monthly_micros))
 
     @cached_property
+    def plans_to_buy(self) -> tuple[Plan, ...]:
+        """The plans somebody can move to, cheapest first: a trial only begins by itself, or is given."""
+        return tuple(plan for plan in self.plans_by_price if plan.trial_days is None)
+
+    @cached_property
     def meters_of_event(self) -> Mapping[str, tuple[Meter, ...]]:
         return {name: tuple(m for m in self.meters.values() if m.event == name) for name in self.events}
 

@@ -261,6 +261,8 @@ def decide(
     quantity: int,
     gains: Mapping[str, int],
     now: Instant,
+    trial_ends_at: Instant | None = None,
+    ends_at: Instant | None = None,
 ) -> Decision:
     """Whether the event may happen under the plan's limits, which stand as `states` say.
 
@@ -270,8 +272,7 @@ def decide(
     first (`count_in`, `sort_states`).
     """
     if plan is None:
-        offers = [Unlock("upgrade_tier", catalog.plans_by_price[0].key)] if catalog.plans else []
-        return Decision("payment_required", None, event, quantity, [], now, offers)
+        return Decision("payment_required", None, event, quantity, [], now, plans_to_begin_with(catalog))
     any_refused = False
     for state in states:
         end = state.period.end
@@ -280,21 +281,26 @@ def decide(
         if state.gain > 0 and state.used + state.held + state.gain > state.limit.ceiling:
             state.refused = any_refused = True
     if not any_refused:
-        return Decision("ok", plan, event, quantity, states, now)
+        return Decision("ok", plan, event, quantity, states, now, trial_ends_at=trial_ends_at)
     sort_states(states)
     refused = [state for state in states if state.refused]
     unlocks = []
     next_plan = next_plan_allowing(catalog, plan, limits_of, totals, gains)
     if next_plan is not None:
         unlocks.append(Unlock("upgrade_tier", plan=next_plan.key))
-    until = waiting_helps_until(refused, now)
+    until = waiting_helps_until(refused, now, ends_at)
     if until is not None:
         unlocks.append(Unlock("wait", until=until))
     too_fast = until is not None and all(state.window == MINUTE_WINDOW for state in refused)
     offer = limit_offer(next_plan, refused[0], limits_of)
     said = refusal_sentence(plan, states, refused[0].gain, offer)
     code: Code = "rate_limited" if too_fast else "quota_exceeded"
-    return Decision(code, plan, event, quantity, states, now, unlocks, said)
+    return Decision(code, plan, event, quantity, states, now, unlocks, said, trial_ends_at=trial_ends_at)
+
+
+def plans_to_begin_with(catalog: Catalog) -> list[Unlock]:
+    """What helps an account that has no subscription yet."""
+    return [Unlock("upgrade_tier", plan.key) for plan in catalog.plans_to_buy[:1]]
 
 
 def stand_still(
@@ -333,9 +339,8 @@ def next_plan_to_buy(catalog: Catalog, plan: Plan, subscription: "Subscription",
     return next(
         (
             candidate
-            for candidate in catalog.plans_by_price
-            if candidate.trial_days is None
-            and (reachable is None or candidate.key in reachable)
+            for candidate in catalog.plans_to_buy
+            if (reachable is None or candidate.key in reachable)
             and not (isinstance(candidate.seats_max, int) and candidate.seats_max < users)
         ),
         None,
@@ -404,7 +409,7 @@ def _place(state: LimitState) -> tuple[bool, int]:
 
 def reachable_plans(catalog: Catalog, plan: Plan) -> Iterator[Plan]:
     """The plans that cost more and that a holder of this one may move to, cheapest first."""
-    for candidate in catalog.plans_by_price:
+    for candidate in catalog.plans_to_buy:
         if monthly_micros(candidate) > monthly_micros(plan) and (
             plan.changes_to is None or candidate.key in plan.changes_to
         ):
@@ -427,9 +432,11 @@ def next_plan_allowing(
     return None
 
 
-def waiting_helps_until(refused: Sequence[LimitState], now: Instant) -> Instant | None:
+def waiting_helps_until(
+    refused: Sequence[LimitState], now: Instant, ends_at: Instant | None = None
+) -> Instant | None:
     """When every refusing limit has reset; None where waiting alone can never help, as for a late event whose
-    period is over."""
+    period is over, or where a trial or plan ends first."""
     ends = []
     for state in refused:
         if state.period.end is None or state.period.end <= now:
@@ -437,7 +444,8 @@ def waiting_helps_until(refused: Sequence[LimitState], now: Instant) -> Instant 
         if state.maximum is UNLIMITED or state.gain > state.maximum:
             return None
         ends.append(state.period.end)
-    return max(ends)
+    until = max(ends)
+    return until if ends_at is None or until < ends_at else None
 
 
 def _would_be(limit: Limit, totals: Totals, gain: int, *, fresh: bool) -> int:

@@ -89,8 +89,9 @@ def forbidden() -> Refusal:
     return Refusal("forbidden", "Your role does not allow this here. Ask an administrator of the account.")
 
 
-def not_found(what: str) -> Refusal:
-    return Refusal("not_found", f"No such {what}.")
+def not_found(what: str, instead: str) -> Refusal:
+    """`instead` is the sentence that says where to look."""
+    return Refusal("not_found", f"No such {what}. {instead}")
 
 
 def unavailable() -> Refusal:
@@ -101,5 +102,6 @@ def unavailable() -> Refusal:
 
 def internal() -> Refusal:
     return Refusal(
-        "internal", "Something went wrong on our side. It has been logged; nothing you sent is needed."
+        "internal",
+        "Something went wrong on our side, and has been logged. Should it come again, tell the operator of this server.",
     )

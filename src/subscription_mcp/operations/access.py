@@ -153,7 +153,7 @@ class Access:
         plan = caller.view.plan if caller.view is not None else None
         if plan is not None and plan.features.get(feature):
             return None
-        offers = self.catalog.plans_with_feature(feature)
+        offers = [plan for plan in self.catalog.plans_to_buy if plan.features.get(feature)]
         title = self.catalog.features.get(feature, feature)
         own = f"the {plan.title} plan" if plan is not None else "an account without a plan"
         with_it = " or ".join(offer.title for offer in offers)

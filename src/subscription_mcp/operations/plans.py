@@ -48,7 +48,7 @@ class Plans:
     def plan(self, key: str) -> Plan:
         found = self.catalog.plans.get(key)
         if found is None:
-            raise not_found("plan")
+            raise not_found("plan", "list_plans shows them all.")
         return found
 
     async def account(self, caller: Caller, target: Target, operation: str = "get_tier_info") -> AccountView:

@@ -209,10 +209,11 @@ def scheduled(value: Scheduled | None) -> Document | None:
 def next_plans(held: Plan | None, subscription: Subscription | None, catalog: Catalog) -> list[str]:
     """The plans that are more than the held one and can be moved to, cheapest first."""
     if held is None or held.key not in catalog.plans or (subscription is not None and subscription.ended_as):
-        return [plan.key for plan in catalog.plans_by_price if plan.trial_days is None]
+        return [plan.key for plan in catalog.plans_to_buy]
     order = [plan.key for plan in catalog.plans_by_price]
     later = order[order.index(held.key) + 1 :]
-    return later if held.changes_to is None else [key for key in later if key in held.changes_to]
+    reachable = [plan.key for plan in catalog.plans_to_buy] if held.changes_to is None else held.changes_to
+    return [key for key in later if key in reachable]
 
 
 def usage_status(states: Iterable[LimitState]) -> str:

@@ -57,7 +57,7 @@ class ToolCalls:
         try:
             answer = await self._toolbox.call(principal_of_request(), name, arguments, tenant=tenant)
         except UnknownTool:
-            raise not_found("tool") from None
+            raise not_found("tool", "GET /api/mcp/tools lists yours.") from None
         decision = answer.decision
         # What already happened is recorded and answered 200, also where it was over a limit.
         if (

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from subscription_mcp.domain.catalog import Limit, Plan
+from subscription_mcp.domain.catalog import Catalog, Limit, Plan
+from subscription_mcp.domain.decisions import Unlock, next_plan_to_buy, plans_to_begin_with
 from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
@@ -21,7 +22,7 @@ from subscription_mcp.domain.subscriptions import (
     started,
 )
 from subscription_mcp.domain.windows import Anchor
-from subscription_mcp.domain.wording import counted, standstill_sentence
+from subscription_mcp.domain.wording import NO_SUBSCRIPTION, counted, standstill_sentence
 from subscription_mcp.ledger.commands import (
     AccountView,
     Actor,
@@ -626,12 +627,26 @@ def subscription_as_dict(subscription: Subscription | None, now: Instant) -> dic
     return shown
 
 
-def must_go_on(located: Located, actor: Actor, now: Instant) -> None:
+def must_go_on(facts: Facts, located: Located, actor: Actor) -> None:
     """Refuse what the account's own people do while its subscription stands still; operators may."""
     if located.standstill is not None and actor.role not in OPERATORS:
-        assert located.plan is not None and located.subscription is not None
-        sentence = standstill_sentence(located.plan, located.subscription, now)
-        raise refused(located.standstill, sentence)
+        raise standing_still(facts, located)
+
+
+def standing_still(facts: Facts, located: Located) -> Refusal:
+    """Why nothing goes on and what would help, in the words of a decision."""
+    plan, subscription = located.plan, located.subscription
+    assert located.standstill is not None and plan is not None and subscription is not None
+    offered = next_plan_to_buy(facts.catalog, plan, subscription, located.seats_used or 1)
+    sentence = standstill_sentence(plan, subscription, facts.now, offered)
+    unlocks = [Unlock("upgrade_tier", offered.key).as_dict()] if offered is not None else []
+    return Refusal(located.standstill, sentence, unlocks)
+
+
+def no_subscription(catalog: Catalog) -> Refusal:
+    """That there is none yet, and with which plan to begin."""
+    unlocks = [unlock.as_dict() for unlock in plans_to_begin_with(catalog)]
+    return Refusal("payment_required", NO_SUBSCRIPTION, unlocks)
 
 
 def must_be_fewer(turn: Turn, ends: Iterable[Instant], most: int, sentence: str) -> None:

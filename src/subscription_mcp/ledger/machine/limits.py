@@ -163,7 +163,8 @@ def _rates_of(turn: Turn, located: Located, meter: str | None) -> dict[str, Coun
 def _plan_of(located: Located) -> Plan:
     if located.plan is None:
         raise refused(
-            "payment_required", "There is no subscription for this account yet, so it has no limits to set."
+            "payment_required",
+            "There is no subscription for this account yet, so it has no limits to set. Choose a plan first.",
         )
     return located.plan
 

@@ -13,7 +13,7 @@ from subscription_mcp.domain.subscriptions import (
     left_behind,
     seats_max,
 )
-from subscription_mcp.domain.wording import NO_SUBSCRIPTION, list_text
+from subscription_mcp.domain.wording import list_text
 from subscription_mcp.ledger.commands import AuditEntry, ManageMember, MembersChanged, refused
 from subscription_mcp.ledger.machine.accounts import (
     OPERATORS,
@@ -24,6 +24,7 @@ from subscription_mcp.ledger.machine.accounts import (
     must_go_on,
     must_have_a_seat,
     must_have_room_for,
+    no_subscription,
     save_membership,
     save_subscription,
 )
@@ -66,7 +67,7 @@ def _must_be_allowed(facts: Facts, located: Located, command: ManageMember) -> N
         held: Membership | None = facts.members[(account.tenant, actor.user)]
         if held is None or (held.account, held.role) != (account.account, "admin"):
             raise forbidden()
-    must_go_on(located, actor, facts.now)
+    must_go_on(facts, located, actor)
 
 
 def _add(turn: Turn, located: Located, command: ManageMember) -> MembersChanged | None:
@@ -127,7 +128,7 @@ def _in_personal_account(turn: Turn, located: Located, command: ManageMember) ->
     if user == holder:
         raise refused("conflict", "That user holds this account already; nothing was changed.")
     if located.plan is None or located.subscription is None:
-        raise refused("payment_required", NO_SUBSCRIPTION)
+        raise no_subscription(facts.catalog)
     there = (facts.read("subscriptions", group), facts.read("groups", (tenant, holder)))
     facts.read("members", (tenant, holder))
     more = 2 if located.stored is not None else 3

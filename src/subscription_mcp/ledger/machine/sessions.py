@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan, monthly_micros
-from subscription_mcp.domain.decisions import Decision, LimitState, Unlock, stand_still
+from subscription_mcp.domain.decisions import Decision, LimitState, Unlock, plans_to_begin_with, stand_still
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import SECOND
 from subscription_mcp.domain.sessions import Session, expiry_of, has_room
@@ -54,7 +54,7 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
         return None
     plan = located.plan
     if plan is None:
-        offers = [Unlock("upgrade_tier", p.key) for p in facts.catalog.plans_by_price[:1]]
+        offers = plans_to_begin_with(facts.catalog)
         decision = Decision("payment_required", None, EVENT, 1, [], now, offers)
         return SessionDecided(decision, None, len(sessions), 0)
     if located.standstill is not None:
@@ -66,7 +66,7 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
         return SessionDecided(still, None, len(sessions), plan.sessions.max_concurrent)
     maximum = plan.sessions.max_concurrent
     if not has_room(_most(turn, plan), len(sessions)):
-        return SessionDecided(_refusal(turn, plan, sessions), None, len(sessions), maximum)
+        return SessionDecided(_refusal(turn, located, plan, sessions), None, len(sessions), maximum)
     make_known(turn, located, Actor(command.source, "service"))
     session = Session(
         turn.new_id(),
@@ -97,7 +97,7 @@ def renew_session(turn: Turn, command: RenewSession) -> SessionDecided | None:
         raise refused(
             "not_found", "This session is over: it was closed or has reached its end. Open a new one."
         )
-    must_go_on(located, Actor(session.user, "member"), turn.now)
+    must_go_on(turn.facts, located, Actor(session.user, "member"))
     plan = located.plan
     assert plan is not None  # it was opened under one, and a plan never goes away
     renewed = replace(session, expires_at=expiry_of(plan, session.opened_at, turn.now, command.ttl_seconds))
@@ -166,7 +166,7 @@ def _found(turn: Turn, command: RenewSession | CloseSession) -> tuple[Session, L
 
 
 def _unknown() -> Refusal:
-    return refused("not_found", "No such session.")
+    return refused("not_found", "No such session. Open one with open_session.")
 
 
 def _keep(turn: Turn, session: Session) -> None:
@@ -192,7 +192,7 @@ def _decision(turn: Turn, plan: Plan, active: int) -> Decision:
     return Decision("ok", plan, EVENT, 1, [_state(plan, active, maximum)], turn.now, said=said)
 
 
-def _refusal(turn: Turn, plan: Plan, sessions: list[Session]) -> Decision:
+def _refusal(turn: Turn, located: Located, plan: Plan, sessions: list[Session]) -> Decision:
     active, most = len(sessions), _most(turn, plan)
     state = _state(plan, active, most)
     state.refused = True
@@ -200,7 +200,7 @@ def _refusal(turn: Turn, plan: Plan, sessions: list[Session]) -> Decision:
     better = next(
         (
             candidate
-            for candidate in turn.facts.catalog.plans_by_price
+            for candidate in turn.facts.catalog.plans_to_buy
             if monthly_micros(candidate) > monthly_micros(plan) and has_room(_most(turn, candidate), active)
         ),
         None,
@@ -213,7 +213,8 @@ def _refusal(turn: Turn, plan: Plan, sessions: list[Session]) -> Decision:
         unlocks.append(Unlock("upgrade_tier", plan=better.key))
         more = better.sessions.max_concurrent
         message += f" {better.title} has {'no limit' if more is UNLIMITED else f'{more:,}'}."
-    if sessions:
+    trial_ends_at = located.trial_ends_at
+    if sessions and (trial_ends_at is None or sessions[0].expires_at < trial_ends_at):
         unlocks.append(Unlock("wait", until=sessions[0].expires_at))
     return Decision("session_limit", plan, EVENT, 1, [state], turn.now, unlocks, message)
 

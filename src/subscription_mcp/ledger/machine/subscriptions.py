@@ -19,7 +19,7 @@ from subscription_mcp.domain.subscriptions import (
     price_of,
 )
 from subscription_mcp.domain.windows import Interval
-from subscription_mcp.domain.wording import clock_time, counted, list_text, standstill_sentence
+from subscription_mcp.domain.wording import clock_time, counted, list_text
 from subscription_mcp.ledger.commands import (
     ChangePlan,
     ChangeSubscription,
@@ -35,12 +35,14 @@ from subscription_mcp.ledger.machine.accounts import (
     make_known,
     must_be_known,
     must_have_room,
+    no_subscription,
     save_subscription,
+    standing_still,
     totals_of,
     view_of,
 )
 from subscription_mcp.ledger.machine.confirmations import agreed, look_up, offer
-from subscription_mcp.ledger.machine.facts import Turn
+from subscription_mcp.ledger.machine.facts import Facts, Turn
 
 
 def change_plan(turn: Turn, command: ChangePlan) -> PlanChanged | None:
@@ -55,8 +57,8 @@ def change_subscription(turn: Turn, command: ChangeSubscription) -> PlanChanged 
     located = _located(turn, command)
     if located is None:
         return None
-    subscription, plan = _held(located)
-    _must_be_allowed(command.action, located, turn.now)
+    subscription, plan = _held(turn.facts.catalog, located)
+    _must_be_allowed(command.action, turn.facts, located)
     match command.action:
         case "cancel":
             change = _cancel(turn.facts.catalog, subscription, plan, turn.now)
@@ -77,8 +79,8 @@ def set_status(turn: Turn, command: SetStatus) -> StatusChanged | None:
         return None
     must_be_known(located, command.actor)
     before = view_of(turn, located)
-    subscription, plan = _held(located)
-    _must_be_allowed(command.action, located, turn.now)
+    subscription, plan = _held(turn.facts.catalog, located)
+    _must_be_allowed(command.action, turn.facts, located)
     match command.action:
         case "suspend":
             changed = replace(subscription, suspended_at=turn.now)
@@ -150,22 +152,20 @@ def _offered_or_done(
     return PlanChanged(change, before, limits_after, True, None, now, kind)
 
 
-def _held(located: Located) -> tuple[Subscription, Plan]:
+def _held(catalog: Catalog, located: Located) -> tuple[Subscription, Plan]:
     if located.subscription is None or located.plan is None:
-        raise refused(
-            "payment_required", "There is no subscription for this account yet. Choose a plan first."
-        )
+        raise no_subscription(catalog)
     return located.subscription, located.plan
 
 
-def _must_be_allowed(action: Action, located: Located, now: Instant) -> None:
+def _must_be_allowed(action: Action, facts: Facts, located: Located) -> None:
     """Refuse what is no legal transition from the subscription's status."""
-    subscription, plan = _held(located)
-    status = subscription.status_at(now)
+    subscription, _ = _held(facts.catalog, located)
+    status = subscription.status_at(facts.now)
     if status in ALLOWED_FROM[action]:
         return
     if action in ("change", "cancel", "resume", "set_seats") and located.standstill is not None:
-        raise refused(located.standstill, standstill_sentence(plan, subscription, now))
+        raise standing_still(facts, located)
     if action in ("activate", "payment_received"):
         raise refused("conflict", f"The account is {_words(status)}: there is nothing to do.")
     if action == "cancel" or action == "set_seats" or action == "resume":
@@ -260,10 +260,9 @@ def _change(turn: Turn, located: Located, command: ChangePlan) -> Change:
             FieldProblem("interval", "must be one the plan is sold for"),
         )
     if current is not None:
-        _must_be_allowed("change", located, now)
+        _must_be_allowed("change", turn.facts, located)
     if located.standstill == "payment_required":
-        assert current is not None and located.plan is not None
-        raise refused("payment_required", standstill_sentence(located.plan, current, now))
+        raise standing_still(turn.facts, located)
     _must_fit(located, to_plan, command.seats)
     alive = current is not None and current.ended_as is None
     if alive and current is not None and current.plan == to_plan.key and days is None:

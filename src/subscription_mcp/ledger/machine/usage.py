@@ -227,7 +227,7 @@ def decided(
         assert located.plan is not None and located.subscription is not None
         users = located.seats_used or 1
         return stand_still(catalog, located.plan, located.subscription, states, event, quantity, now, users)
-    decision = decide(
+    return decide(
         catalog=catalog,
         plan=located.plan,
         states=states,
@@ -237,13 +237,9 @@ def decided(
         quantity=quantity,
         gains=gains,
         now=now,
+        trial_ends_at=located.trial_ends_at,
+        ends_at=located.ends_at,
     )
-    decision.trial_ends_at = located.trial_ends_at
-    ends_at = located.ends_at
-    if ends_at is not None and decision.unlocks:
-        # Waiting helps nobody whose plan is over by then.
-        decision.unlocks = [one for one in decision.unlocks if one.until is None or one.until < ends_at]
-    return decision
 
 
 def dimensions_counted(turn: Turn, tenant: str, dimensions: Dimensions) -> Dimensions:
