@@ -43,7 +43,7 @@ def decided(
     quantity: int = 1,
     gains: Mapping[str, int] | None = None,
     at: int = NOW,
-    trial_ends_at: int | None = None,
+    ends_at: int | None = None,
 ) -> Decision:
     totals = totals_of(used or {}, at)
     moved = {"messages": quantity} if gains is None else gains
@@ -57,7 +57,7 @@ def decided(
         quantity=quantity,
         gains=moved,
         now=NOW,
-        trial_ends_at=trial_ends_at,
+        ends_at=ends_at,
     )
     sort_states(decision.limits)
     return decision
@@ -302,7 +302,7 @@ def test_waiting_does_not_help_an_event_of_a_day_that_is_over() -> None:
 def test_waiting_does_not_help_where_the_trial_ends_first(ends: str, helps: bool) -> None:
     plan = a_plan(a_limit(50), trial_days=7)
     used_up = {("messages", "day"): 50}
-    decision = decided(a_catalog(plan), plan, used_up, trial_ends_at=parse_instant(ends))
+    decision = decided(a_catalog(plan), plan, used_up, ends_at=parse_instant(ends))
     assert [unlock.action for unlock in decision.unlocks] == ["wait"] * helps
 
 
