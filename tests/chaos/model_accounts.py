@@ -100,6 +100,8 @@ class Accounts:
 
     def SetLimit(self, command):
         account, user, held = self.known(command)
+        if held and held.still(self.now) and command.actor.role != "tenant_admin":
+            raise No(held.still(self.now))
         place = (command.meter, command.window)
         if held is None:
             raise No("payment_required")

@@ -125,7 +125,9 @@ class Changes(Accounts):
         return told | {"limits": self.standing(account, user, replace(after, plan=to.plan))}
 
     def SetStatus(self, command):
-        account, _, held = self.known(command)
+        account, user, held = self.known(command)
+        if account[1] == "group" and user:
+            raise No("invalid_request")
         if held is None or held.status(self.now) not in FROM[command.action]:
             raise No("conflict" if held else "payment_required")
         if command.action == "payment_failed" and not held.price():

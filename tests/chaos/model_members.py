@@ -28,6 +28,9 @@ class Members(Changes):
         if command.action == "add":
             if who in self.groups or self.is_full(account, held):
                 raise No("conflict")
+            own = self.held.get((who[0], "personal", who[1]))
+            if own and own.at(self.now).is_paid():
+                raise No("conflict")
             self.groups[who], self.roles[who] = group, command.role
             self.removed.discard((who, group))
             return told | {"seats": self.members(account)}
@@ -39,6 +42,8 @@ class Members(Changes):
         if as_it_is or admins == [who]:
             raise No("conflict")
         if command.action == "set_role":
+            if command.role == "member":  # nor does it make an administrator of who is none any more
+                self.removed.add((who, group))
             self.roles[who] = command.role
             return told | {"seats": len(there), "action": "member.role"}
         del self.groups[who]

@@ -23,6 +23,25 @@ class AccountsAndSessions(Members):
         mine = [one for one in self.sessions if one.account == account and user in ("", one.user)]
         return [one for one in mine if one.closed_at is None and self.now < one.ends]
 
+    def Arrive(self, command):
+        who = (command.subject.tenant, command.subject.user)
+        before = self.groups.get(who)
+        told = super().Arrive(command)
+        if before and self.groups[who] != before:
+            self.end_in(before, who)
+        return told
+
+    def ManageMember(self, command):
+        told = super().ManageMember(command)
+        if command.action == "remove":
+            self.end_in(command.subject.account, (command.subject.tenant, command.user))
+        return told
+
+    def end_in(self, group, who):
+        """Who leaves a group leaves nothing open in it."""
+        for one in self.open_ones((who[0], "group", group), who[1]):
+            one.closed_at = self.now
+
     def end_of(self, plan, opened_at, ttl_seconds):
         most = plan.sessions.max_duration_seconds
         if most is UNLIMITED:

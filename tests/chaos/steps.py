@@ -18,7 +18,7 @@ from tests.builders import (
 from tests.chaos.world import GROUPS, LATE, PLANS, SEATS_MAX, TENANTS, USERS, World
 
 from subscription_mcp.domain.catalog import UNLIMITED
-from subscription_mcp.ledger.commands import Arrive, CloseSession, Command, RenewSession, Subject
+from subscription_mcp.ledger.commands import Actor, Arrive, CloseSession, Command, RenewSession, Subject
 
 Choices = dict[str, tuple[Any, ...]]
 
@@ -106,6 +106,7 @@ COMMANDS: dict[str, Choices] = {
         ),
         "maximum": (None, 0, 4, 33, UNLIMITED),
         "lasts": (None, None, 600, -5),
+        "operator": (True, True, False),
     },
     "publish": {"basic_messages": (12, 12, 6, 20), "late": (0, *range(len(LATE)))},
     "join": {"tenant": TENANT, "user": USERS, "group": (*GROUPS, *GROUPS[:1] * 2)},
@@ -257,10 +258,13 @@ class Story:
     def status(self, tenant, who, action):
         return [a_status(action, self.subject(tenant, who))]
 
-    def limit(self, tenant, who, place, maximum, lasts):
+    def limit(self, tenant, who, place, maximum, lasts, operator):
         until = None if lasts is None else self.world.clock.now + lasts * 1_000_000
         meter, window = place
-        return [a_limit_set(maximum, self.subject(tenant, who), meter=meter, window=window, expires_at=until)]
+        change = a_limit_set(maximum, self.subject(tenant, who), meter=meter, window=window, expires_at=until)
+        if not operator:
+            change.actor = Actor("ada", "admin")
+        return [change]
 
     def publish(self, basic_messages, late):
         return [self.world.publication(basic_messages, late)]

@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import aclosing, closing
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.builders import (
@@ -13,7 +14,9 @@ from tests.builders import (
     a_member_change,
     a_plan,
     a_record,
+    a_status,
     a_subject,
+    an_opening,
     buy,
     code_of,
     decision_of,
@@ -29,7 +32,18 @@ from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import SECOND, parse_instant
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.wording import overview_sentence
-from subscription_mcp.ledger.commands import Actor, Arrive, ChangeSubscription, Outcome, SetStatus, Subject
+from subscription_mcp.ledger.commands import (
+    Actor,
+    Arrive,
+    ChangeSubscription,
+    EraseUser,
+    Outcome,
+    RenewSession,
+    SessionDecided,
+    SetStatus,
+    Subject,
+    UserErased,
+)
 from subscription_mcp.ledger.queries import MemberPage
 from subscription_mcp.ledger.sqlite_store import ADMINS, MEMBERS, USERS
 from subscription_mcp.ledger.writer import Ledger
@@ -243,6 +257,57 @@ async def test_a_removal_is_there_after_reopening_and_in_another_process(store: 
         assert await members(again) == {"ada": "admin"}
 
 
+async def test_who_was_demoted_is_no_administrator_again_by_way_of_another_group(store: SqliteStore) -> None:
+    at = REMOVED_AT // SECOND
+    async with store.open(catalog=crew()) as ledger:
+        await a_team(ledger, "bob")
+        given = a_member_change("set_role", "bob", role="admin")
+        taken = a_member_change("set_role", "bob", tokens_before=REMOVED_AT)
+        assert [code_of(one) for one in await ledger.submit([given, taken])] == ["ok", "ok"]
+        # While they are a member, the token at hand is as good as any.
+        old = Arrive(a_subject("bob", group="team", group_admin=True, claimed_at=at - 5))
+        assert view_of(await ledger.submit_one(old)).standing.role == "member"
+        assert code_of(await ledger.submit_one(Arrive(a_subject("bob", group="other")))) == "ok"
+        refused = await ledger.submit_one(old)
+        assert code_of(refused) == "forbidden"
+        assert "no longer its administrator" in sentence_of(refused)
+        newer = Arrive(a_subject("bob", group="team", group_admin=True, claimed_at=at + 1))
+        assert view_of(await ledger.submit_one(newer)).standing.role == "admin"
+
+
+@pytest.mark.parametrize("by_claim", [False, True], ids=["removed", "by claim"])
+async def test_who_leaves_has_no_session_left_in_the_group(store: SqliteStore, by_claim: bool) -> None:
+    async with store.open(catalog=crew()) as ledger:
+        await a_team(ledger, "bob")
+        sessions = {}
+        for user in ("ada", "bob"):
+            decided = await ledger.submit_one(an_opening(a_subject(user)))
+            assert isinstance(decided, SessionDecided) and decided.session is not None
+            sessions[user] = decided.session.id
+        leaves = Arrive(a_subject("bob", group="other")) if by_claim else a_member_change("remove", "bob")
+        assert code_of(await ledger.submit_one(leaves)) == "ok"
+        for user, code in (("bob", "not_found"), ("ada", "ok")):
+            assert code_of(await ledger.submit_one(RenewSession("acme", sessions[user], user))) == code
+        group = view_of(await ledger.rehearse(Arrive(Subject("acme", None, "team", "group"))))
+        assert group.sessions_active == 1
+        await same_everywhere(ledger)
+
+
+async def test_the_group_that_is_left_by_a_claim_has_it_in_its_own_trail(store: SqliteStore) -> None:
+    async with store.open(catalog=crew()) as ledger:
+        await a_team(ledger, "bob")
+        # The last administrator as well: who is in which group is the issuer's word.
+        assert code_of(await ledger.submit_one(Arrive(a_subject("ada", group="other")))) == "ok"
+        (entry,) = await history(ledger, "member.leave")
+        assert (entry.account_kind, entry.account, entry.user) == ("group", "team", "ada")
+        assert (entry.actor, entry.before) == (Actor("ada", "token"), {"account_id": "team", "role": "admin"})
+        assert (entry.after, entry.reason) == (None, None)
+        # An operator names another.
+        named = a_member_change("set_role", "bob", role="admin", **OPERATOR)
+        assert code_of(await ledger.submit_one(named)) == "ok"
+        assert await members(ledger) == {"bob": "admin"}
+
+
 # Roles
 
 
@@ -323,6 +388,63 @@ async def test_who_is_no_administrator_any_more_changes_nothing(store: SqliteSto
             assert code_of(await ledger.submit_one(a_member_change(action, user, actor="bob"))) == "forbidden"
 
 
+# Who pays for a plan of their own
+
+
+def with_pro() -> Catalog:
+    crew_plan = a_plan(a_limit(50), a_limit(100, scope="account"), seats=5)
+    return a_catalog(crew_plan, a_plan(a_limit(1_000), key="pro", monthly="29.00", seats=5))
+
+
+@pytest.mark.parametrize("who", [{}, OPERATOR], ids=["admin", "operator"])
+async def test_who_pays_for_a_plan_of_their_own_is_added_when_it_has_ended(
+    store: SqliteStore, who: dict[str, Any]
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=with_pro(), clock=clock) as ledger:
+        await a_team(ledger)
+        await buy(ledger, "pro", "bob", actor="bob")
+        add = a_member_change("add", "bob", **who)
+        cancel = ChangeSubscription(
+            a_subject("bob"), Actor("bob", "holder"), "cancel", b"cancel", offer="handle"
+        )
+        assert code_of(await ledger.submit_one(cancel)) == "ok"
+        cancel.confirmation = "handle"
+        assert code_of(await ledger.submit_one(cancel)) == "ok"
+        refused = await ledger.submit_one(add)  # it is paid for until the end of the month
+        assert (code_of(refused), sentence_of(refused)) == (
+            "conflict",
+            "This user has a paid plan of their own. It has to end first, or their token has to name the group.",
+        )
+        assert await account_of(ledger, "bob") == ("personal", "bob", "holder")
+        clock.advance(days=32)
+        assert code_of(await ledger.submit_one(add)) == "ok"
+
+
+async def test_a_token_that_names_the_group_brings_also_who_pays(store: SqliteStore) -> None:
+    async with store.open(catalog=with_pro()) as ledger:
+        await a_team(ledger)
+        await buy(ledger, "pro", "bob", actor="bob")
+        assert code_of(await ledger.submit_one(Arrive(a_subject("bob", group="team")))) == "ok"
+        assert await account_of(ledger, "bob") == ("group", "team", "member")
+
+
+async def test_a_group_is_not_founded_with_who_pays_for_a_plan_of_their_own(store: SqliteStore) -> None:
+    async with store.open(catalog=with_pro()) as ledger:
+        for user in ("ada", "bob"):
+            await buy(ledger, "pro", user, actor=user)
+        assert code_of(await ledger.submit_one(a_member_change("add", "bob", "ada", **HOLDER))) == "conflict"
+        assert code_of(await ledger.submit_one(a_member_change("add", "cat", "ada", **HOLDER))) == "ok"
+
+
+async def test_a_trial_is_nothing_that_is_paid_for(store: SqliteStore) -> None:
+    async with store.open(catalog=load_catalog("notion-agent")) as ledger:
+        await on_teams(ledger, Clock(), 3)
+        view = await arrive(ledger, user="bob")
+        assert view.subscription is not None and view.subscription.is_trial
+        assert code_of(await ledger.submit_one(a_member_change("add", "bob", "ada", **HOLDER))) == "ok"
+
+
 # While the subscription stands still
 
 
@@ -340,6 +462,38 @@ async def test_while_it_stands_still_only_operators_change_members(store: Sqlite
         outcomes = [code_of(one) for one in await ledger.submit(commands)]
         assert outcomes == ["subscription_inactive"] * 3 + ["ok"] * 3
         assert await members(ledger) == {"ada": "admin", "cat": "admin"}
+
+
+@pytest.mark.parametrize("action", ["suspend", "activate", "payment_failed", "payment_received"])
+async def test_a_status_is_of_the_group_and_not_of_one_user_in_it(store: SqliteStore, action: Any) -> None:
+    async with store.open(catalog=with_pro()) as ledger:
+        await a_team(ledger, "bob")
+        assert code_of(await buy(ledger, "pro", "ada", actor="ada")) == "ok"
+        for subject in (a_subject("bob"), a_subject("bob", account="team")):
+            refused = await ledger.submit_one(a_status(action, subject))
+            assert code_of(refused) == "invalid_request"
+            assert sentence_of(refused) == "This user is in a group: name it in account_id."
+        team = view_of(await ledger.rehearse(Arrive(Subject("acme", None, "team", "group"))))
+        assert team.subscription is not None and team.subscription.status_at(team.as_of) == "active"
+        assert code_of(await buy(ledger, "pro", "cat", actor="cat")) == "ok"
+        first = {"activate": "suspend", "payment_received": "payment_failed"}.get(action)
+        for one in (first, action):
+            if one is not None:
+                assert code_of(await ledger.submit_one(a_status(one, "cat"))) == "ok"
+
+
+async def test_limits_are_the_operators_while_the_subscription_stands_still(store: SqliteStore) -> None:
+    async with store.open(catalog=crew()) as ledger:
+        await a_team(ledger, "bob")
+        await ledger.submit_one(a_limit_set(10, a_subject("bob", account="team")))
+        team = Subject("acme", None, "team", "group")
+        await ledger.submit_one(a_status("suspend", team))
+        for actor, code in ((Actor("ada", "admin"), "subscription_inactive"), (None, "ok")):
+            for maximum in (5, None):
+                change = a_limit_set(maximum, a_subject("bob", account="team"))
+                change.actor = actor or change.actor
+                change.within_plan = actor is not None
+                assert code_of(await ledger.submit_one(change)) == code
 
 
 # Founding a group
@@ -366,13 +520,15 @@ async def test_who_adds_a_member_to_an_account_of_their_own_founds_a_group(store
         clock.advance(days=2)
         add = a_member_change("add", "bob", "ada", reason="a team", **HOLDER)
         founded = members_of(await ledger.submit_one(add))
-        assert (founded.account, founded.founded) == (("acme", "group", "ada"), True)
+        group = founded.account.account
+        assert (founded.account[:2], founded.founded) == (("acme", "group"), True)
+        assert str(UUID(group)) == group
         assert (founded.seats_used, founded.seats_max) == (2, 3)
-        assert await members(ledger, "ada") == {"ada": "admin", "bob": "member"}
+        assert await members(ledger, group) == {"ada": "admin", "bob": "member"}
 
         # The subscription goes on as it was, and the group's pool begins with nothing used.
         view = view_of(await ledger.rehearse(Arrive(a_subject("ada"))))
-        assert view.standing.account_kind == "group"
+        assert (view.standing.account_kind, view.standing.account) == ("group", group)
         assert view.subscription == before
         assert [state.used for state in view.limits] == [0, 0]
         person = await ledger.rehearse(Arrive(Subject("acme", None, "ada", "personal")))
@@ -396,7 +552,7 @@ async def test_who_adds_a_member_to_an_account_of_their_own_founds_a_group(store
 async def test_two_who_are_added_at_once_are_in_one_group(store: SqliteStore) -> None:
     async with store.open(catalog=load_catalog("notion-agent")) as ledger:
         await on_teams(ledger, Clock(), 3)
-        subject = Subject("acme", "ada", "ada", group=None)
+        subject = Subject("acme", "ada")
         adds = [a_member_change("add", user, "ada", actor_role="holder") for user in ("bob", "cat", "dan")]
         for add in adds:
             add.subject = subject
@@ -409,12 +565,13 @@ async def test_the_person_falls_back_to_a_default_plan_that_is_free(store: Sqlit
     pro = a_plan(a_limit(1_000), key="pro", monthly="29.00", seats=5)
     async with store.open(catalog=a_catalog(a_plan(a_limit(5), seats=1), pro)) as ledger:
         await arrive(ledger, user="ada", tier="pro")
-        assert code_of(await ledger.submit_one(a_member_change("add", "bob", "ada", **HOLDER))) == "ok"
+        founded = members_of(await ledger.submit_one(a_member_change("add", "bob", "ada", **HOLDER)))
         own = view_of(await ledger.rehearse(Arrive(Subject("acme", None, "ada", "personal"))))
         assert own.subscription is not None
         assert (own.subscription.plan, own.subscription.status_at(own.as_of)) == ("basic", "active")
         # The token that named the plan named it for what has moved.
-        await ledger.submit([a_member_change("set_role", "bob", "ada", role="admin"), *removed("ada", "ada")])
+        group = founded.account.account
+        await ledger.submit([a_member_change("set_role", "bob", group, role="admin"), *removed("ada", group)])
         assert (await arrive(ledger, user="ada", tier="pro")).subscription.plan == "basic"
 
 
@@ -454,16 +611,48 @@ async def test_without_room_for_members_the_plans_that_have_it_are_named(
         refused = await ledger.submit_one(a_member_change("add", "bob", "ada", **HOLDER))
         assert code_of(refused) == "conflict"
         assert sentence_of(refused).startswith(sentence)
-        assert await members(ledger, "ada") == {}
+        assert (await account_of(ledger, "bob"))[0] == "personal"
 
 
-async def test_a_group_of_the_same_id_stands_in_the_way(store: SqliteStore) -> None:
+async def test_a_group_that_is_called_like_the_person_is_not_in_the_way(store: SqliteStore) -> None:
     async with store.open(catalog=crew()) as ledger:
         await arrive(ledger, user="ada")
         await arrive(ledger, user="eve", group="ada")
-        refused = await ledger.submit_one(a_member_change("add", "bob", "ada", **HOLDER))
-        assert code_of(refused) == "conflict"
+        founded = members_of(await ledger.submit_one(a_member_change("add", "bob", "ada", **HOLDER)))
         assert await members(ledger, "ada") == {"eve": "member"}
+        assert await members(ledger, founded.account.account) == {"ada": "admin", "bob": "member"}
+        await same_everywhere(ledger)
+
+
+async def test_who_founded_a_group_and_was_removed_may_buy_and_found_again(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=load_catalog("notion-agent"), clock=clock) as ledger:
+        groups = []
+        for friend in ("bob", "cat"):
+            await on_teams(ledger, clock, 2)
+            founded = members_of(await ledger.submit_one(a_member_change("add", friend, "ada", **HOLDER)))
+            groups.append(founded.account.account)
+            given = a_member_change("set_role", friend, groups[-1], role="admin")
+            gone = a_member_change("remove", "ada", groups[-1], actor=friend)
+            assert [code_of(one) for one in await ledger.submit([given, gone])] == ["ok", "ok"]
+        assert [await members(ledger, group) for group in groups] == [{"bob": "admin"}, {"cat": "admin"}]
+        await same_everywhere(ledger)
+
+
+async def test_the_group_of_a_founder_who_is_erased_does_not_have_their_name(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=load_catalog("notion-agent"), clock=clock) as ledger:
+        await on_teams(ledger, clock, 2)
+        group = members_of(
+            await ledger.submit_one(a_member_change("add", "bob", "ada", **HOLDER))
+        ).account.account
+        await ledger.submit_one(a_member_change("set_role", "bob", group, role="admin"))
+        erased = await ledger.submit_one(
+            EraseUser("acme", "ada", "erased-1", Actor("root", "superadmin"), "asked")
+        )
+        assert isinstance(erased, UserErased) and erased.remaining == 0
+        assert await account_of(ledger, "bob") == ("group", group, "admin")
+        assert "ada" not in group
 
 
 @pytest.mark.parametrize(

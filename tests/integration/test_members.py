@@ -98,7 +98,8 @@ async def test_a_person_founds_a_group_and_manages_its_members(
         # The first member founds the group
         founded = await ada.call("manage_members", action="add", user_id=bob_id, reason="hired")
         assert founded["audit_id"]
-        assert (founded["account_id"], founded["account_kind"]) == (ada_id, "group")
+        team = founded["account_id"]
+        assert team != ada_id and founded["account_kind"] == "group"
         assert (users(founded), founded["seats"]) == (
             {ada_id: "admin", bob_id: "member"},
             {"used": 2, "max": 2},
@@ -106,7 +107,7 @@ async def test_a_person_founds_a_group_and_manages_its_members(
         assert "begins with nothing used" in founded["text"]
         for who in (ada, bob):
             info = await who.call("get_tier_info")
-            assert (info["account_kind"], info["account_id"], info["plan"]) == ("group", ada_id, "teams")
+            assert (info["account_kind"], info["account_id"], info["plan"]) == ("group", team, "teams")
             assert info["seats"] == {"used": 2, "max": 2}
             assert [limit["used"] for limit in info["limits"]] == [0, 0]
         full = await ada.refusal("manage_members", action="add", user_id="cat")
@@ -135,6 +136,19 @@ async def test_a_person_founds_a_group_and_manages_its_members(
         assert (await app.call("check_quota", user_id=ada_id, event="request"))["code"] == (
             "subscription_inactive"
         )
+
+
+async def test_members_who_are_added_at_once_are_in_the_one_group_that_is_founded(
+    teams: Place, teams_server: Server
+) -> None:
+    for number in range(5):
+        async with teams_server.client(teams.token(f"flo-{number}")) as flo:
+            await buy_teams(flo, 5)
+        async with teams_server.api(teams.token(f"flo-{number}")) as flo:
+            calls = [{"action": "add", "user_id": f"flo-{number}-{friend}"} for friend in range(4)]
+            assert await statuses(flo, *calls) == [200] * 4
+            listed = (await flo.call("manage_members", action="list")).json()["result"]
+        assert (len(listed["members"]), listed["account_kind"]) == (5, "group")
 
 
 # Who may
@@ -316,15 +330,15 @@ async def test_while_the_subscription_stands_still_its_people_may_only_list(tmp_
             days = {"plan": "teams", "seats": 3, "duration_days": 5, "user_id": "ada"}
             offered = await tara.call("upgrade_tier", **days)
             await tara.call("upgrade_tier", confirmation=offered["confirmation"], **days)
-            await ada.call("manage_members", action="add", user_id="bob")
+            team = (await ada.call("manage_members", action="add", user_id="bob"))["account_id"]
     with place.serving(CLOCK=LATER) as server:
         async with server.client(ada_token) as ada, server.client(tara_token) as tara:
             assert users(await ada.call("manage_members", action="list")) == {"ada": "admin", "bob": "member"}
             for action, user in (("add", "cat"), ("remove", "bob")):
                 refusal = await ada.refusal("manage_members", action=action, user_id=user)
                 assert refusal["code"] == "subscription_inactive"
-            await tara.call("manage_members", action="remove", user_id="bob", account_id="ada")
-            added = await tara.call("manage_members", action="add", user_id="cat", account_id="ada")
+            await tara.call("manage_members", action="remove", user_id="bob", account_id=team)
+            added = await tara.call("manage_members", action="add", user_id="cat", account_id=team)
             assert users(added) == {"ada": "admin", "cat": "member"}
 
 
@@ -395,7 +409,7 @@ async def test_who_listens_hears_of_being_added_and_removed_and_so_does_the_grou
     async with (
         server.api(admin_token) as admin,
         server.client(admin_token) as ada,
-        server.client(place.token("lis", tier="basic")) as lis,
+        server.client(place.token("lis")) as lis,
         ada.client.listen(resource_subscriptions=["quota://accounts/heard"]) as of_group,
         lis.client.listen(resource_subscriptions=["quota://me"]) as of_member,
     ):

@@ -251,6 +251,13 @@ def seats_max(plan: Plan, subscription: Subscription) -> Maximum | None:
     return bought if plan.seats_max in (None, UNLIMITED) else min(bought, plan.seats_max)
 
 
+def is_paid(plan: Plan, subscription: Subscription) -> bool:
+    """Whether it costs something and has not ended."""
+    price = price_of(plan, subscription.interval, subscription.seats)
+    goes_on = subscription.ended_as is None and not subscription.is_trial
+    return goes_on and price is not None and price.micros > 0
+
+
 def price_of(plan: Plan, interval: Interval, seats: int | None = None) -> Money | None:
     """What the plan costs per interval with so many seats; None where it is not sold that way. Free plans are free
     either way. A seat is priced by the month."""

@@ -1,7 +1,7 @@
 """Who is in a group: listing, adding, removing, roles."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from subscription_mcp.domain.catalog import Maximum
@@ -117,9 +117,13 @@ class Members:
 
     async def _granted(self, caller: Caller, target: Target) -> Granted:
         """Which account is meant as a whole: the caller's own unless one is named."""
-        if target.account_id is None and target.tenant_id is None:
+        is_unnamed = target.account_id is None and target.tenant_id is None
+        if is_unnamed:
             target = target._replace(account_id=caller.own_account)
         granted = await self._access.grant(TOOL, caller, target)
+        if is_unnamed and granted.is_self and granted.subject is not None:
+            # The account they are in by then: of two members added at once, the first founds a group.
+            return replace(granted, subject=granted.subject._replace(account=None))
         if granted.subject is None:
             raise Refusal(
                 "invalid_request",

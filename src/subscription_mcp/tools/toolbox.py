@@ -219,7 +219,7 @@ TOOLS: tuple[Tool, ...] = (
         "People in a group",
         "Call this to list the members of a group, to add or remove one, to change a role, or to see who "
         "changed what in the account. Adding somebody to a "
-        "personal account whose plan has seats makes it a group.",
+        "personal account whose plan has seats founds a group with an id of its own.",
         wire.ManageMembersArguments,
         wire.ManageMembersResult,
         bodies.manage_members,

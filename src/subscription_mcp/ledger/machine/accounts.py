@@ -61,7 +61,8 @@ class Located:
     plan: Plan | None
     limits_of: Callable[[Plan], tuple[Limit, ...]]
     joins: bool
-    leaves: str | None
+    leaves: Membership | None
+    """The place in another group that is given up by joining this one."""
     seats_used: int | None
     standstill: Code | None = None
     """The code with which everything but reading and what gets it going again is refused."""
@@ -167,9 +168,10 @@ def _located(
     leaves = None
     if joins:
         standing.role = "admin" if subject.group_admin else "member"
-        leaves = membership.account if membership is not None else None
+        leaves = membership
         if leaves is not None:
-            facts.read("groups", (account.tenant, leaves))
+            facts.read("groups", (account.tenant, leaves.account))
+            facts.read("open_sessions", (AccountKey(account.tenant, "group", leaves.account), standing.user))
         removed: Instant | None = facts.read("removed", (account.tenant, standing.user, account.account))
         if facts.missing:
             return None
@@ -191,13 +193,13 @@ def _located(
 
 
 def _must_be_newer(subject: Subject, removed: Instant) -> None:
-    """Refuse a token that names a group its user was removed from since. What it says is rounded down to seconds, and
-    one that does not say when it was issued may be any age."""
+    """Refuse a token that names a group its user was removed from, or stopped administering, since. What it says is
+    rounded down to seconds, and one that does not say when it was issued may be any age."""
     if (subject.claimed_at or 0) * SECOND <= removed:
         raise refused(
             "forbidden",
-            "You were removed from the group this access token names, after it was issued. Sign in again to go on with "
-            "a new one, or ask an administrator of the group to add you.",
+            "You were removed from the group this access token names, or are no longer its administrator, since it was "
+            "issued. Sign in again to go on with a new one, or ask an administrator of the group to add you.",
         )
 
 
@@ -433,6 +435,25 @@ def open_sessions_of(turn: Turn, located: Located) -> list[Session]:
     return sorted(still_open, key=lambda session: (session.expires_at, session.id))
 
 
+def save_session(turn: Turn, session: Session) -> None:
+    """Have a session as it is now. The open ones of its user are loaded already."""
+    facts, place = turn.facts, (session.account.tenant, session.id)
+    facts.sessions[place] = turn.changes.sessions[place] = session
+    known = facts.open_sessions[(session.account, session.user)]
+    known[session.id] = session
+    for id_ in [id_ for id_, one in known.items() if not one.is_open(turn.now)]:
+        del known[id_]
+    # The whole group's list is loaded again when somebody asks.
+    facts.open_sessions.pop((session.account, ""), None)
+
+
+def end_sessions_of(turn: Turn, group: AccountKey, user: str) -> None:
+    """End what somebody who leaves a group has open in it. It is loaded already."""
+    for session in list(turn.facts.open_sessions[(group, user)].values()):
+        if session.is_open(turn.now):
+            save_session(turn, replace(session, closed_at=turn.now))
+
+
 def view_of(turn: Turn, located: Located) -> AccountView:
     whole = located.standing.user is None
     states = totals_of(turn, located, turn.now).states(located.limits, whole_account=whole)
@@ -489,17 +510,28 @@ def make_known(turn: Turn, located: Located, actor: Actor, reason: str | None = 
     if _is_new_user(located):
         count_users(turn, account.tenant, 1)
     if located.joins:
-        assert located.standing.user is not None and located.standing.role != "holder"
-        role = located.standing.role or "member"
-        membership = Membership(account.account, role, turn.now)
-        save_membership(turn, account.tenant, located.standing.user, membership)
-        before = {"account_id": located.leaves} if located.leaves is not None else None
+        user = located.standing.user
+        assert user is not None and located.standing.role != "holder"
+        before, role = None, located.standing.role or "member"
+        if located.leaves is not None:
+            before = {"account_id": located.leaves.account}
+            _leave(turn, account.tenant, user, located.leaves, actor)
+        save_membership(turn, account.tenant, user, Membership(account.account, role, turn.now))
         after = {"account_id": account.account, "role": role}
-        audit(turn, account, located.standing.user, "member.join", actor, None, before, after)
+        audit(turn, account, user, "member.join", actor, None, before, after)
     if located.subscription is not None and located.subscription != located.stored:
         action = "subscription.start" if located.stored is None else "subscription.change"
         user = located.standing.user
         save_subscription(turn, account, located.stored, located.subscription, action, actor, reason, user)
+
+
+def _leave(turn: Turn, tenant: str, user: str, held: Membership, actor: Actor) -> None:
+    """What leaving for the group a token names does in the group that is left. Also the last administrator may: who is
+    in which group is the issuer's word."""
+    group = AccountKey(tenant, "group", held.account)
+    end_sessions_of(turn, group, user)
+    before = {"account_id": held.account, "role": held.role}
+    audit(turn, group, user, "member.leave", actor, None, before, None)
 
 
 def count_users(turn: Turn, tenant: str, users: int) -> None:

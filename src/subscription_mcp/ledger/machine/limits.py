@@ -27,6 +27,7 @@ from subscription_mcp.ledger.machine.accounts import (
     locate,
     make_known,
     must_be_known,
+    must_go_on,
     must_have_room,
     overrides_of,
     totals_of,
@@ -50,6 +51,7 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
     if facts.missing:
         return None
     must_be_known(located, command.actor)
+    must_go_on(facts, located, command.actor)
     limit = _limit_to_override(located, command)
     standing = located.standing
     for_user = standing.user is not None

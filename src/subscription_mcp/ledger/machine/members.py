@@ -10,6 +10,8 @@ from subscription_mcp.domain.subscriptions import (
     AccountKey,
     MemberRole,
     Membership,
+    Subscription,
+    is_paid,
     left_behind,
     seats_max,
 )
@@ -20,6 +22,7 @@ from subscription_mcp.ledger.machine.accounts import (
     Located,
     audit,
     count_users,
+    end_sessions_of,
     locate,
     must_go_on,
     must_have_a_seat,
@@ -28,7 +31,7 @@ from subscription_mcp.ledger.machine.accounts import (
     save_membership,
     save_subscription,
 )
-from subscription_mcp.ledger.machine.facts import Facts, Turn
+from subscription_mcp.ledger.machine.facts import Facts, GroupSize, Turn
 from subscription_mcp.ledger.machine.subscriptions import follows_after_end
 
 FOUNDED = "subscription.move"
@@ -73,6 +76,7 @@ def _must_be_allowed(facts: Facts, located: Located, command: ManageMember) -> N
 def _add(turn: Turn, located: Located, command: ManageMember) -> MembersChanged | None:
     facts, account = turn.facts, located.account
     _must_be_in_no_group(facts.members[(account.tenant, command.user)], account)
+    _must_pay_for_nothing(turn, account.tenant, command.user)
     must_have_a_seat(turn.facts, located.plan, located.subscription, located.seats_used or 0)
     # Who was here before was counted then.
     more = 0 if facts.removed[(account.tenant, command.user, account.account)] is not None else 1
@@ -88,8 +92,10 @@ def _remove(turn: Turn, located: Located, command: ManageMember) -> MembersChang
     held = _member(turn.facts, located, command)
     if held.role == "admin":
         _must_not_be_the_last(turn.facts, account)
+    turn.facts.read("open_sessions", (account, user))
     if not turn.may_write:
         return None
+    end_sessions_of(turn, account, user)
     save_membership(turn, account.tenant, user, None)
     _note_removed(turn, account, user, command.tokens_before)
     entry = audit(
@@ -108,17 +114,19 @@ def _set_role(turn: Turn, located: Located, command: ManageMember) -> MembersCha
     if not turn.may_write:
         return None
     save_membership(turn, account.tenant, user, replace(held, role=role))
+    if held.role == "admin":
+        # The token from before says admin, and would make them one again after a visit to another group.
+        _note_removed(turn, account, user, command.tokens_before)
     before, after = _shown(account, held.role), _shown(account, role)
     entry = audit(turn, account, user, "member.role", command.actor, command.reason, before, after)
     return _changed(turn, located, account, entry)
 
 
 def _in_personal_account(turn: Turn, located: Located, command: ManageMember) -> MembersChanged | None:
-    """A personal account is its one user. Whoever adds another founds a group of the same id, to which the
-    subscription moves as it is."""
+    """A personal account is its one user. Whoever adds another founds a group, to which the subscription moves as it
+    is. Its id is nobody's: people come and go, and may be erased."""
     facts, account = turn.facts, located.account
     tenant, holder, user = account.tenant, account.account, command.user
-    group = AccountKey(tenant, "group", holder)
     if command.action != "add":
         if user == holder:
             raise refused(
@@ -129,7 +137,6 @@ def _in_personal_account(turn: Turn, located: Located, command: ManageMember) ->
         raise refused("conflict", "That user holds this account already; nothing was changed.")
     if located.plan is None or located.subscription is None:
         raise no_subscription(facts.catalog)
-    there = (facts.read("subscriptions", group), facts.read("groups", (tenant, holder)))
     facts.read("members", (tenant, holder))
     more = 2 if located.stored is not None else 3
     must_have_room_for(turn, tenant, more)
@@ -137,12 +144,13 @@ def _in_personal_account(turn: Turn, located: Located, command: ManageMember) ->
         return None
     for member in (holder, user):
         _must_be_in_no_group(facts.members[(tenant, member)], account)
-    if there[0] is not None or there[1].users:
-        raise refused("conflict", "There is a group of this account's id already, so it cannot become one.")
+    _must_pay_for_nothing(turn, tenant, user)
     _must_have_room_for_members(facts, located)
     if not turn.may_write:
         return None
     count_users(turn, tenant, more)
+    group = AccountKey(tenant, "group", turn.new_id())
+    facts.groups[(tenant, group.account)] = GroupSize()
     held, reason = located.subscription, command.reason
     stays = left_behind(held, follows_after_end(facts.catalog), turn.now)
     # The group's comes last: a trial that moves with it was not turned into a purchase.
@@ -165,7 +173,9 @@ def _must_have_room_for_members(facts: Facts, located: Located) -> None:
 
 
 def _has_room(plan: Plan) -> bool:
-    """Whether the plan is for more than one user, as many as it may be."""
+    """Whether the plan says that it is for more than one user; one that says nothing is for whoever holds it."""
+    if plan.seats_max is None:
+        return plan.price.per_seat is not None
     return not isinstance(plan.seats_max, int) or plan.seats_max > 1
 
 
@@ -177,6 +187,22 @@ def _must_be_in_no_group(held: Membership | None, account: AccountKey) -> None:
     raise refused(
         "conflict", "That user belongs to another group, which has to let them go first; nothing was changed."
     )
+
+
+def _must_pay_for_nothing(turn: Turn, tenant: str, user: str) -> None:
+    """Refuse somebody who would lose the use of a plan of their own and go on paying for it, or who is suspended."""
+    stored: Subscription | None = turn.facts.read("subscriptions", AccountKey(tenant, "personal", user))
+    if stored is None:
+        return
+    held = stored.at(turn.now)
+    if held.suspended_at is not None:
+        raise refused("conflict", "This user is suspended. An operator has to activate their own account first.")
+    plan: Plan | None = turn.facts.read("plans", (held.plan, held.version))
+    if plan is not None and is_paid(plan, held):
+        raise refused(
+            "conflict",
+            "This user has a paid plan of their own. It has to end first, or their token has to name the group.",
+        )
 
 
 def _must_not_be_the_last(facts: Facts, account: AccountKey) -> None:

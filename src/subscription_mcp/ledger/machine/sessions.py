@@ -31,6 +31,7 @@ from subscription_mcp.ledger.machine.accounts import (
     must_go_on,
     must_have_room,
     open_sessions_of,
+    save_session,
     view_of,
 )
 from subscription_mcp.ledger.machine.facts import SESSION_RETENTION, StoredAnswer, Turn
@@ -77,7 +78,7 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
         now,
         expiry_of(plan, now, now, command.ttl_seconds),
     )
-    _keep(turn, session)
+    save_session(turn, session)
     decision = _decision(turn, plan, len(sessions) + 1)
     decision.event_id = session.id
     remember(turn, command, decision)
@@ -105,7 +106,7 @@ def renew_session(turn: Turn, command: RenewSession) -> SessionDecided | None:
         raise refused(
             "not_found", f"This session is as old as the {plan.title} plan lets one be. Open a new one."
         )
-    _keep(turn, renewed)
+    save_session(turn, renewed)
     decision = _decision(turn, plan, len(sessions))
     return SessionDecided(decision, renewed, len(sessions), plan.sessions.max_concurrent)
 
@@ -117,7 +118,7 @@ def close_session(turn: Turn, command: CloseSession) -> SessionClosed | None:
     session, _ = found
     if session.is_open(turn.now):
         session = replace(session, closed_at=turn.now)
-        _keep(turn, session)
+        save_session(turn, session)
     return SessionClosed(session.id, (session.ended_at(turn.now) - session.opened_at) // SECOND)
 
 
@@ -133,7 +134,7 @@ def end_sessions(turn: Turn, command: EndSessions) -> SessionsEnded | None:
     if not turn.may_write:
         return None
     for session in sessions:
-        _keep(turn, replace(session, closed_at=turn.now))
+        save_session(turn, replace(session, closed_at=turn.now))
     after.sessions_active = 0
     entry = audit(
         turn,
@@ -167,17 +168,6 @@ def _found(turn: Turn, command: RenewSession | CloseSession) -> tuple[Session, L
 
 def _unknown() -> Refusal:
     return refused("not_found", "No such session. Open one with open_session.")
-
-
-def _keep(turn: Turn, session: Session) -> None:
-    facts, place = turn.facts, (session.account.tenant, session.id)
-    facts.sessions[place] = turn.changes.sessions[place] = session
-    known = facts.open_sessions[(session.account, session.user)]
-    known[session.id] = session
-    for id_ in [id_ for id_, one in known.items() if not one.is_open(turn.now)]:
-        del known[id_]
-    # The whole group's list is loaded again when somebody asks.
-    facts.open_sessions.pop((session.account, ""), None)
 
 
 def _most(turn: Turn, plan: Plan) -> int:

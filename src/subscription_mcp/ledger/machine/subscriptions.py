@@ -78,6 +78,12 @@ def set_status(turn: Turn, command: SetStatus) -> StatusChanged | None:
     if located is None:
         return None
     must_be_known(located, command.actor)
+    if located.standing.account_kind == "group" and located.standing.user is not None:
+        raise refused(
+            "invalid_request",
+            "This user is in a group: name it in account_id.",
+            FieldProblem("account_id", "must name the group, without user_id"),
+        )
     before = view_of(turn, located)
     subscription, plan = _held(turn.facts.catalog, located)
     _must_be_allowed(command.action, turn.facts, located)
