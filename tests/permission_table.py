@@ -221,6 +221,8 @@ accounts search  manage_accounts.search  --tenant globex
 accounts show    manage_accounts.show  --tenant globex --user doug
 accounts suspend  manage_accounts.suspend  --tenant globex --user doug --reason why
 accounts activate  manage_accounts.activate  --tenant globex --user doug --reason why
+accounts payment-failed  manage_accounts.payment_failed  --tenant globex --user gina --reason why
+accounts payment-received  manage_accounts.payment_received  --tenant globex --user gina --reason why
 accounts end-sessions  manage_accounts.end_sessions  --tenant globex --user doug --reason why
 accounts statistics  manage_accounts.statistics  --tenant globex
 events tail      list_usage_events  --tenant globex --user doug

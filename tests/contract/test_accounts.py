@@ -37,10 +37,12 @@ from subscription_mcp.domain.subscriptions import ALLOWED_FROM, AccountKey, Sche
 from subscription_mcp.ledger.commands import (
     Actor,
     Arrive,
+    Decided,
     EndSessions,
     EraseUser,
     Outcome,
     RevokeTokens,
+    SessionDecided,
     SessionsEnded,
     SetStatus,
     StatusChanged,
@@ -63,6 +65,7 @@ from subscription_mcp.ledger.queries import (
 from subscription_mcp.ledger.sqlite_schema import PRAGMAS, migrate
 from subscription_mcp.ledger.sqlite_store import Store
 from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.tools.accounts import erased_text
 
 ROOT = Actor("root", "superadmin")
 ALIAS = "erased-0123456789abcdef"
@@ -325,6 +328,40 @@ async def test_a_limit_set_by_hand_makes_a_candidate(store: SqliteStore) -> None
         assert found == [(AccountKey("acme", "personal", "bob"), "bob")]
 
 
+async def test_who_is_gone_takes_the_place_of_nobody_near_a_limit(store: SqliteStore) -> None:
+    """Neither the erased, nor those whose trial is over."""
+    clock = Clock()
+    lasting = a_plan(a_limit(50, window="lifetime"), key="trial")
+    trial = plan_from_definition("trial", 0, {**lasting.definition, "trial": {"days": 7}})
+    async with store.open(catalog=a_catalog(trial, PAID, default_plan="trial"), clock=clock) as ledger:
+
+        async def candidates() -> list[str]:
+            found = await ledger.query(FullestHolders("acme", clock.now, 800, 2))
+            return [key.account for key, _ in found]
+
+        full = [f"full{number}" for number in range(4)]
+        await ledger.submit([a_record(user, quantity=50) for user in full])
+        await ledger.submit([a_limit_set(60, user, window="lifetime") for user in full[:2]])
+        await ledger.submit_one(a_record("near", quantity=45))
+        assert "near" not in await candidates()
+        for user in full[1:]:
+            await erase(ledger, user, alias=f"erased-{user}")
+        assert await candidates() == ["full0", "near"]
+        clock.advance(days=8)
+        assert await candidates() == []
+
+
+async def test_a_former_member_of_a_group_takes_the_place_of_nobody(store: SqliteStore) -> None:
+    catalog = a_catalog(a_plan(a_limit(10)))
+    async with store.open(catalog=catalog) as ledger:
+        for user, quantity in (("tom", 10), ("tim", 9), ("tess", 8)):
+            await ledger.submit_one(Arrive(a_subject(user, group="team", group_admin=user == "tess")))
+            await ledger.submit_one(a_record(user, quantity=quantity))
+        await erase(ledger, "tom")
+        found = await ledger.query(FullestHolders("acme", ledger.now(), 800, 2))
+        assert [user for _, user in found] == ["tim", "tess"]
+
+
 # Erased
 
 
@@ -348,7 +385,6 @@ async def fill_with_alice(ledger: Ledger, clock: Clock) -> None:
     await do(
         a_record(ALICE, key=f"{ALICE}-1"),
         a_record(ALICE, "llm_call", attributes=others),
-        a_record("bob", key=f"for:{ALICE}"),
         a_record(ALICE, key="own", source=ALICE),
         a_record("bob", source=ALICE),
         an_opening(ALICE, key=f"{ALICE}-session"),
@@ -447,11 +483,9 @@ async def test_the_same_id_of_another_tenant_is_somebody_else(store: SqliteStore
 
 
 async def test_words_of_the_catalog_and_ids_that_are_longer_stay(store: SqliteStore) -> None:
-    """A user may be called like a plan, a meter, a window, a group or the beginning of another user."""
+    """A user may be called like a plan, a meter, a window or the beginning of another user."""
     clock = Clock()
-    for number, user in enumerate(
-        ("basic", "messages", "message", "day", "monthly", "acme", "gemini", "team", "a")
-    ):
+    for number, user in enumerate(("basic", "messages", "message", "day", "monthly", "acme", "gemini", "a")):
         catalog = windows_catalog()
         async with store.open(catalog=catalog, clock=clock) as ledger:
             longer = [f"{user}.x", f"x-{user}", f"{user}{user}"]
@@ -462,7 +496,8 @@ async def test_words_of_the_catalog_and_ids_that_are_longer_stay(store: SqliteSt
             )
             assert code_of(await buy(ledger, "advanced", user, actor=user)) == "ok"
             before = await totals(ledger)
-            assert (await erase(ledger, user, alias=f"erased-{number}")).remaining == 0, user
+            erased = await erase(ledger, user, alias=f"erased-{number}")
+            assert (erased.remaining, erased.is_group_too) == (0, False), user
             assert await totals(ledger) == before
             assert (await ledger.engine.verify()).differences == (), user
             for one in longer:
@@ -474,6 +509,65 @@ async def test_words_of_the_catalog_and_ids_that_are_longer_stay(store: SqliteSt
             )
             usage = await ledger.query(UsageTotals(Whose("acme"), 0, 2**61, frozenset({"dimensions"})))
             assert "gemini" in {row.value_of("provider") for row in usage}
+
+
+async def test_a_group_of_the_same_id_stays_and_is_counted_as_what_remains(store: SqliteStore) -> None:
+    async with store.open() as ledger:
+        boss = a_subject("boss", group="team")
+        await ledger.submit([a_record("team"), Arrive(boss), a_record(boss)])
+        erased = await erase(ledger, "team")
+        # The subscription, the member, the holders of the group as a whole and of the member, and how they joined.
+        assert (erased.remaining, erased.is_group_too) == (5, True)
+        assert "found in 5 places afterwards. A group of the same id is another account" in erased_text(
+            erased
+        )
+        group = view_of(await ledger.rehearse(Arrive(a_subject(None, account="team"))))
+        assert (group.standing.account_kind, group.seats_used) == ("group", 1)
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_retry_for_somebody_else_is_not_counted_twice_whatever_its_key_is_like(
+    store: SqliteStore,
+) -> None:
+    async with store.open() as ledger:
+        others = [a_record("bob", key=key) for key in ("7", "order-7", "job:7:retry")]
+        others += [an_opening("bob", key="7:session"), a_reserve("bob", key="7/held")]
+        theirs = [
+            a_record("7", key="one"),
+            an_opening("7", key="two"),
+            a_reserve("7", key="three"),
+            a_record("bob", key="four", source="7"),
+        ]
+        assert {code_of(outcome) for outcome in await ledger.submit([*others, *theirs])} == {"ok"}
+        erased = await erase(ledger, "7")
+        assert (erased.counts["answers"], erased.remaining) == (4, 0)
+        for again, replayed in ((others, True), (theirs, False)):
+            for outcome in await ledger.submit(again):
+                assert isinstance(outcome, Decided | SessionDecided)
+                assert outcome.decision.replayed is replayed
+        assert (await ledger.engine.verify()).differences == ()
+
+
+@pytest.mark.parametrize(
+    ("user", "reason", "of_theirs"),
+    [
+        ("7", "For 7 days, ticket ABC-7, v1.7", f"For {ALIAS} days, ticket ABC-7, v1.7"),
+        ("eve", "eve.x about eve@example.com", "eve.x about eve@example.com"),
+    ],
+)
+async def test_what_was_said_about_others_stays_as_it_was_said(
+    store: SqliteStore, user: str, reason: str, of_theirs: str
+) -> None:
+    async with store.open() as ledger:
+        await ledger.submit([a_record("bob"), a_record("ann"), a_record(user)])
+        await ledger.submit([a_limit_set(70, one, reason=reason) for one in ("bob", user)])
+        await ledger.submit_one(
+            replace(a_limit_set(70, "ann", reason=reason), actor=Actor(user, "tenant_admin"))
+        )
+        assert (await erase(ledger, user)).remaining == 0
+        for account, expected in (("bob", reason), (ALIAS, of_theirs), ("ann", of_theirs)):
+            (entry,) = await ledger.query(AuditTrail(Whose("acme", "personal", account), "limit.", 9))
+            assert entry.reason == expected
 
 
 async def test_a_revoked_token_of_an_erased_user_stays_revoked(store: SqliteStore) -> None:

@@ -266,6 +266,7 @@ async def test_A23_a_revoked_token_is_refused_everywhere_within_a_second(
         ["--subject", "a b"],
         ["--id", ""],
         ["--id", "t1", "--reason", ""],
+        ["--id", "t1", "--reason", " "],
     ],
 )
 def test_a_revocation_that_names_nothing_or_too_much_is_refused(tmp_path: Path, arguments: list[str]) -> None:

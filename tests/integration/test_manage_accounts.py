@@ -10,6 +10,7 @@ import pytest
 from tests.harness import ERAS, TODAY, Place, Server, Talk, problem_of, talking
 
 from subscription_mcp.auth.permissions import reach
+from subscription_mcp.operations.cursors import cursor_of
 from subscription_mcp.tools.toolbox import TOOLS, list_bytes
 
 ALICE = "alice.o-neil@example.org"
@@ -196,6 +197,7 @@ async def test_accounts_are_found_page_by_page_as_their_holders_see_them(
             {"query": "kind:group"},
             {"cursor": "bm90IG91cnM"},
             {"cursor": "x"},
+            {"cursor": cursor_of(2**63, tenant, "", None, None, None)},
         ):
             asked = {"action": "search", "cursor": first["next_cursor"], **other}
             assert (await tara.refusal("manage_accounts", **asked))["code"] == "invalid_request"
@@ -206,6 +208,13 @@ async def test_accounts_are_found_page_by_page_as_their_holders_see_them(
                 "rule": "status: must be followed by one of trialing, active, past_due, suspended, canceled, expired",
             }
         ]
+        for plan in ("", "Pro", "gone"):
+            unknown = await tara.refusal("manage_accounts", action="search", query=f"plan:{plan}")
+            rule = "plan: must be followed by one of trial, pro, plus, teams"
+            assert (unknown["code"], unknown["fields"]) == (
+                "invalid_request",
+                [{"field": "query", "rule": rule}],
+            )
     async with server.client(root(notes), ERAS[era]) as operator:
         stolen = {"action": "search", "tenant_id": "acme", "cursor": first["next_cursor"], "page_size": 3}
         assert (await operator.refusal("manage_accounts", **stolen))["code"] == "invalid_request"
@@ -386,6 +395,10 @@ async def test_an_operator_reaches_no_farther_than_its_role(notes: Place, server
 
 ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"action": "suspend", "user_id": "eve"}, "suspend needs reason"),
+    *(
+        ({"action": "suspend", "user_id": "eve", "reason": blank}, "at least one visible character")
+        for blank in (" ", "\u00a0\u2003", "\u200d")
+    ),
     ({"action": "suspend", "reason": WHY}, "suspend needs account_id or user_id"),
     ({"action": "show"}, "show needs account_id or user_id"),
     ({"action": "show", "user_id": "eve", "reason": WHY}, "show takes no reason"),
@@ -420,7 +433,11 @@ def test_a_list_of_tools_costs_a_model_no_more_than_it_may() -> None:
 async def test_the_command_line_does_the_same(tmp_path: Path) -> None:
     place = Place(tmp_path, clock=TODAY, CATALOG="jobs-platform")
     with place.serving() as server:
-        async with server.api(place.token("app", role="service")) as app:
+        async with (
+            server.api(place.token("bob", tier="pro")) as bob_himself,
+            server.api(place.token("app", role="service")) as app,
+        ):
+            assert (await bob_himself.call("get_tier_info")).status_code == 200
             for user in ("bob", ALICE):
                 assert (await app.call("open_session", user_id=user)).status_code == 200
 
@@ -437,6 +454,14 @@ async def test_the_command_line_does_the_same(tmp_path: Path) -> None:
     assert "suspended 2026-11-20 14:03 UTC" in run("show", *bob)
     run("suspend", *bob, "--reason", WHY, code=1)
     assert run("activate", *bob, "--reason", WHY).startswith("Done, effective at once (activate).")
+    assert run("payment-failed", *bob, "--reason", WHY).startswith(
+        "Done, effective at once (payment_failed)."
+    )
+    run("payment-failed", *bob, "--reason", WHY, code=1)
+    run("payment-received", *bob, "--reason", " ", code=2)
+    assert (
+        json.loads(run("payment-received", *bob, "--reason", WHY, "--json"))["account"]["status"] == "active"
+    )
     assert run("end-sessions", *bob, "--reason", WHY).startswith("1 open session ended.")
     assert run("statistics", *acme).startswith("acme: 2 accounts with 2 users, 0 more")
     run("show", *acme, code=2)

@@ -34,8 +34,8 @@ _READS = (_S, _A, _A, _T, _T, _X)
 _CHANGES = (_N, _A, _A, _N, _T, _X)
 _RECORDS = (_N, _N, _N, _T, _N, _N)
 _SESSIONS = (_S, _S, _S, _T, _S, _S)
-_TENANT = (_N, _N, _N, _N, _T, _X)
-_OPERATOR = (_N, _N, _N, _N, _N, _X)
+_OF_TENANTS = (_N, _N, _N, _N, _T, _X)
+_SUPERADMIN = (_N, _N, _N, _N, _N, _X)
 
 REACH: Mapping[str, Mapping[str, Reach]] = {
     operation: dict(zip(STANDING_ROLES, reaches, strict=True))
@@ -57,21 +57,21 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "has_feature": _READS,
         "list_plans": _READS,
         "manage_limits": _CHANGES,
-        "manage_limits.clear_rate": _TENANT,
+        "manage_limits.clear_rate": _OF_TENANTS,
         "manage_members": _CHANGES,
-        "manage_plans": _OPERATOR,
-        "manage_accounts.search": _TENANT,
-        "manage_accounts.show": _TENANT,
-        "manage_accounts.end_sessions": _TENANT,
-        "manage_accounts.statistics": _TENANT,
-        "manage_accounts.suspend": _OPERATOR,
-        "manage_accounts.activate": _OPERATOR,
-        "manage_accounts.erase": _OPERATOR,
-        "manage_accounts.payment_failed": _OPERATOR,
-        "manage_accounts.payment_received": _OPERATOR,
+        "manage_plans": _SUPERADMIN,
+        "manage_accounts.search": _OF_TENANTS,
+        "manage_accounts.show": _OF_TENANTS,
+        "manage_accounts.end_sessions": _OF_TENANTS,
+        "manage_accounts.statistics": _OF_TENANTS,
+        "manage_accounts.suspend": _SUPERADMIN,
+        "manage_accounts.activate": _SUPERADMIN,
+        "manage_accounts.erase": _SUPERADMIN,
+        "manage_accounts.payment_failed": _SUPERADMIN,
+        "manage_accounts.payment_received": _SUPERADMIN,
         # No tools of these names: other surfaces do them.
-        "tenant_summary": _TENANT,
-        "revoke_tokens": _OPERATOR,
+        "tenant_summary": _OF_TENANTS,
+        "revoke_tokens": _SUPERADMIN,
     }.items()
 }
 
@@ -176,6 +176,8 @@ COMMANDS = Deciding(
         "accounts show": "manage_accounts.show",
         "accounts suspend": "manage_accounts.suspend",
         "accounts activate": "manage_accounts.activate",
+        "accounts payment-failed": "manage_accounts.payment_failed",
+        "accounts payment-received": "manage_accounts.payment_received",
         "accounts end-sessions": "manage_accounts.end_sessions",
         "accounts statistics": "manage_accounts.statistics",
         "accounts erase": "manage_accounts.erase",

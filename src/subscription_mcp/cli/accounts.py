@@ -68,6 +68,26 @@ def activate(ctx: click.Context, /, reason: str, as_json: bool, **target: str | 
     _do(ctx, "activate", {**whom(**target), "reason": reason}, as_json)
 
 
+@accounts.command("payment-failed")
+@target_options
+@reason_option
+@json_option
+@click.pass_context
+def payment_failed(ctx: click.Context, /, reason: str, as_json: bool, **target: str | None) -> None:
+    """Say that a payment failed: the account goes on for 7 days."""
+    _do(ctx, "payment_failed", {**whom(**target), "reason": reason}, as_json)
+
+
+@accounts.command("payment-received")
+@target_options
+@reason_option
+@json_option
+@click.pass_context
+def payment_received(ctx: click.Context, /, reason: str, as_json: bool, **target: str | None) -> None:
+    """Say that a payment that had failed was received."""
+    _do(ctx, "payment_received", {**whom(**target), "reason": reason}, as_json)
+
+
 @accounts.command("end-sessions")
 @target_options
 @reason_option

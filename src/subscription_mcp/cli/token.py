@@ -16,6 +16,7 @@ from subscription_mcp.cli.common import json_option, local_operator, print_json,
 from subscription_mcp.cli.main import EXIT_AUTHENTICATION
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.identifiers import ID_RULE, is_id
+from subscription_mcp.domain.usage import is_visible
 from subscription_mcp.ledger.commands import Actor, RevokeTokens, TokensRevoked
 from subscription_mcp.settings import Settings
 
@@ -149,6 +150,8 @@ def revoke_tokens(
     for name, value, most in (("--id", token_id, TOKEN_ID_CHARS_MAX), ("--reason", reason, REASON_CHARS_MAX)):
         if value is not None and not (value.isprintable() and 1 <= len(value) <= most):
             raise click.BadParameter(f"must be 1 to {most} printable characters", param_hint=name)
+    if reason is not None and not is_visible(reason):
+        raise click.BadParameter("must have at least one visible character", param_hint="--reason")
     operator = local_operator(tenant or "default")
     command = RevokeTokens(
         Actor(operator.user, "superadmin"), time.time_ns() // 1000, token_id, tenant, subject, reason

@@ -18,20 +18,32 @@ def hashed_name(text: str) -> str:
     return HASHED + blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-class Redaction:
-    """Puts an alias in place of one user's id."""
+TELLING_LENGTH = 3
+"""Shorter ids, and numbers, stand in texts that mean nobody."""
+_SIGNS = r"._:@|+\-"
 
-    def __init__(self, user: str, alias: str) -> None:
+
+class Redaction:
+    """Puts an alias in place of one user's id. In sentences the id stands alone: `ann` is neither in `ann.lee` nor in
+    `for:ann`. What is not `theirs`, neither about the user nor by them, says of itself nothing of a user called `7`."""
+
+    def __init__(self, user: str, alias: str, *, theirs: bool) -> None:
         self._user = user
         self._alias = alias
-        self._word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])")
-
-    def is_in_sentence(self, text: str) -> bool:
-        """Whether a text written by people names the user: the id between anything but letters and digits."""
-        return self._word.search(text) is not None
+        self._is_telling = len(user) >= TELLING_LENGTH and not user.isdecimal()
+        self._is_looked_for = theirs or self._is_telling
+        id_ = re.escape(user)
+        # Signs that ids may have are punctuation where no letter and no digit comes before or behind them.
+        self._alone = re.compile(rf"(?<![A-Za-z0-9{_SIGNS}])([{_SIGNS}]*?){id_}(?![{_SIGNS}]*[A-Za-z0-9])")
+        self._part = re.compile(rf"(?<![A-Za-z0-9]){id_}(?![A-Za-z0-9])")
 
     def sentence(self, text: str) -> str:
-        return self._word.sub(self._alias, text)
+        """A text written by people, with the alias in it."""
+        return self._alone.sub(rf"\g<1>{self._alias}", text) if self._is_looked_for else text
+
+    def is_part_of(self, text: str) -> bool:
+        """Whether an id that is no user's, as a token's, is made of this one: `ann:1`."""
+        return text == self._user or (self._is_telling and self._part.search(text) is not None)
 
     def is_in(self, value: Any, spared: Set[str] = frozenset()) -> bool:
         """Whether a value of JSON names the user anywhere but under the keys that are `spared`."""

@@ -81,6 +81,11 @@ def is_plain_text(text: str) -> bool:
     )
 
 
+def is_visible(text: str) -> bool:
+    """Whether a text shows anything: a letter, a digit, punctuation or a sign, not only space and joiners."""
+    return any(unicodedata.category(character)[0] in "LNPS" for character in text)
+
+
 def _nearest(word: str, known: object) -> str:
     names = sorted(known)  # type: ignore[call-overload]
     found = get_close_matches(word, names, n=1)

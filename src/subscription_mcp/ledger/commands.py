@@ -434,7 +434,8 @@ class SessionsEnded:
 @dataclass(slots=True)
 class UserErased:
     """A user whose id an alias stands for now. The engine fills in, in the transaction that erases: `counts`, the rows
-    of each kind that were theirs, and `remaining`, in how many places the id was still found afterwards."""
+    of each kind that were theirs, `remaining`, in how many places the id was still found afterwards, and whether the
+    tenant has a group of the same id: it is another account, and its places are among them."""
 
     tenant: str
     user: str
@@ -442,6 +443,7 @@ class UserErased:
     audit: "AuditEntry"
     counts: dict[str, int] = field(default_factory=dict)
     remaining: int | None = None
+    is_group_too: bool = False
 
 
 @dataclass(slots=True)

@@ -112,7 +112,8 @@ class OpenSessions:
 @dataclass(frozen=True, slots=True)
 class FullestHolders:
     """Accounts and their users (`user` '' is a group as a whole) that may have used `permille` of a limit or more, the
-    fullest first; and such whose limits were set by hand. Some of each, at most `size`."""
+    fullest first; and such whose limits were set by hand. Some of each, at most `size`. Nobody whose subscription has
+    ended, or who is in the group no more."""
 
     tenant: str
     now: Instant

@@ -41,6 +41,15 @@ _USERS = (
     "CASE s.account_kind WHEN 0 THEN 1 ELSE"
     " (SELECT count(*) FROM member m WHERE m.tenant = s.tenant AND m.account = s.account) END"
 )
+# Whose subscription has ended, and who is in the group no more, is near to nothing.
+_IS_ALIVE = (
+    f"{STATUS_NOW} NOT IN ('canceled', 'expired') AND (h.account_kind = 0 OR u.text = '' OR EXISTS"
+    " (SELECT 1 FROM member m WHERE m.tenant = h.tenant AND m.account = h.account AND m.user = h.user))"
+)
+_SUBSCRIBED = (
+    " JOIN word u ON u.id = h.user JOIN subscription s ON s.tenant = h.tenant"
+    " AND s.account_kind = h.account_kind AND s.account = h.account"
+)
 KIND_NUMBERS: dict[AccountKind, int] = {"personal": 0, "group": 1}
 _KINDS: dict[int, AccountKind] = {number: kind for kind, number in KIND_NUMBERS.items()}
 
@@ -125,8 +134,9 @@ def fullest_holders(store: "Store", question: FullestHolders) -> list[tuple[Acco
                 fullest[holder] = max(permille, fullest.get(holder, 0))
     ordered = sorted(fullest, key=lambda holder: -fullest[holder])[: question.size]
     by_hand = store.rows(
-        "SELECT DISTINCT holder FROM limit_override WHERE tenant = :tenant AND maximum IS NOT NULL"
-        " AND (expires_at IS NULL OR expires_at > :now) LIMIT :size",
+        f"SELECT DISTINCT o.holder FROM limit_override o JOIN holder h ON h.id = o.holder{_SUBSCRIBED}"
+        " WHERE o.tenant = :tenant AND o.maximum IS NOT NULL"
+        f" AND (o.expires_at IS NULL OR o.expires_at > :now) AND {_IS_ALIVE} LIMIT :size",
         {**values, "size": question.size},
     )
     return _keys_of(store, question.tenant, dict.fromkeys([*ordered, *(holder for (holder,) in by_hand)]))
@@ -176,11 +186,9 @@ def _near(
     # A personal account is its one user; of a group the whole has a holder of its own.
     whole = f"u.text {'=' if limit.scope == 'account' else '<>'} ''"
     return store.rows(
-        f"SELECT c.holder, c.used * 1000 / :maximum AS permille FROM ({rows}) c JOIN holder h ON h.id = c.holder"
-        " JOIN word u ON u.id = h.user JOIN subscription s ON s.tenant = h.tenant"
-        " AND s.account_kind = h.account_kind AND s.account = h.account"
+        f"SELECT c.holder, c.used * 1000 / :maximum AS permille FROM ({rows}) c JOIN holder h ON h.id = c.holder{_SUBSCRIBED}"
         f" WHERE c.used * 1000 / :maximum >= :permille AND (h.account_kind = 0 OR {whole}){began}"
-        f" AND {PLAN_NOW} = :plan AND {VERSION_NOW} = :version ORDER BY permille DESC LIMIT :size",
+        f" AND {PLAN_NOW} = :plan AND {VERSION_NOW} = :version AND {_IS_ALIVE} ORDER BY permille DESC LIMIT :size",
         values,
     )
 

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 from subscription_mcp.domain.catalog import DIMENSIONS
 from subscription_mcp.domain.erasure import Redaction, hashed_name
@@ -48,7 +49,7 @@ CATALOG_TEXTS = {
     "event": {"gains"},
     "rolling": {"cells"},
     "audit": {"action", "actor_role"},
-    "answer": {"answer"},
+    "answer": {"answer", "key"},  # keys of others', which are theirs to make
     "offer": {"terms"},
     "reservation": {"answer"},
     "word": {"text"},  # counted by where they are used
@@ -98,15 +99,16 @@ class Erasure:
         self._erased = erased
         self._now = now
         self._user = erased.user
-        self._redaction = Redaction(erased.user, erased.alias)
+        self._theirs = Redaction(erased.user, erased.alias, theirs=True)
+        self._others = Redaction(erased.user, erased.alias, theirs=False)
         tenant = store.word(erased.tenant)
         assert tenant is not None  # the user was found in it
         self._tenant = tenant
 
     def rename(self) -> None:
         """Take the id out of every row."""
-        self._drop_answers()
         if self._word is not None:
+            self._drop_answers()
             self._drop_reservations()
             self._close_sessions()
             self._strip_events()
@@ -133,6 +135,7 @@ class Erasure:
             " WHERE tenant = :tenant"
         )
         self._erased.remaining = sum(self._found())
+        self._erased.is_group_too = self._is_group
 
     # Who it is
 
@@ -176,21 +179,44 @@ class Erasure:
 
     @cached_property
     def _among(self) -> str:
-        return f"IN ({','.join(map(str, self._holders))})"  # our own integers
+        return _among(self._holders)
+
+    @cached_property
+    def _about(self) -> frozenset[int]:
+        """Whom audit entries that are about the user name, once these are the alias's."""
+        alias = self._store.word(self._erased.alias)
+        found = self._column(
+            "SELECT id FROM holder WHERE user = ? OR (account_kind = 0 AND account = ?)", alias, alias
+        )
+        return frozenset(found)
 
     # What is theirs
 
     def _drop_answers(self) -> None:
-        """Answers to them as source, and those whose keys name them: a key that comes again after this is new."""
+        """Answers to them as source, and those about events, reservations and sessions of theirs: a key that comes
+        again after this is new. Other answers stay, whatever their keys look like: they keep retries from counting."""
+        theirs = {str(UUID(bytes=id_)) for id_ in self._ids_of_theirs()}
         rows = self._db.execute(
-            "SELECT seq, source, key FROM answer WHERE tenant = ? AND (source = ? OR instr(key, ?))",
-            (self._tenant, self._word, self._user),
-        ).fetchall()
-        over = [row for row in rows if row[1] == self._word or self._redaction.is_in_sentence(row[2])]
+            "SELECT seq, source, key, answer ->> 0, answer ->> 1 FROM answer WHERE tenant = ?",
+            (self._tenant,),
+        )
+        over = [
+            (seq, source, key)
+            for seq, source, key, *ids in rows
+            if source == self._word or not theirs.isdisjoint(ids)
+        ]
         for seq, source, key in over:
             free_place(self._db, hash_of_key((self._erased.tenant, self._store.text(source), key)), seq)
             self._db.execute("DELETE FROM answer WHERE seq = ?", (seq,))
         self._count("answers", len(over))
+
+    def _ids_of_theirs(self) -> Iterator[bytes]:
+        """What an answer may be about."""
+        yield from (id_ for _, id_, _ in self._events())
+        for table in ("reservation", "session"):
+            yield from self._column(
+                f"SELECT id FROM {table} WHERE tenant = ? AND holder {self._among}", self._tenant
+            )
 
     def _drop_reservations(self) -> None:
         """They hold nothing for anybody any more."""
@@ -211,12 +237,12 @@ class Erasure:
         )
         self._count("sessions", sessions)
 
-    def _events(self) -> Iterator[tuple[int, str | None]]:
+    def _events(self) -> Iterator[tuple[int, bytes, str | None]]:
         """Their events, block by block as they are indexed."""
         (last,) = self._column("SELECT coalesce(max(seq), 0) FROM event")
         for block in range((last >> EVENTS_PER_BLOCK_BITS) + 1):
             yield from self._db.execute(
-                f"SELECT seq, attributes FROM event WHERE seq >> {EVENTS_PER_BLOCK_BITS} = ?"
+                f"SELECT seq, id, attributes FROM event WHERE seq >> {EVENTS_PER_BLOCK_BITS} = ?"
                 f" AND holder {self._among}",
                 (block,),
             ).fetchall()
@@ -224,7 +250,7 @@ class Erasure:
     def _strip_events(self) -> None:
         """Of their attributes what all usage is told apart by stays: rollups are made of it."""
         events, kept = 0, []
-        for seq, attributes in self._events():
+        for seq, _, attributes in self._events():
             events += 1
             if attributes is not None:
                 kept.append((self._stripped(attributes), seq))
@@ -233,7 +259,7 @@ class Erasure:
 
     def _stripped(self, attributes: str) -> str | None:
         given = json.loads(attributes)
-        kept = {name: self._redaction.document(given[name]) for name in DIMENSIONS if name in given}
+        kept = {name: self._theirs.document(given[name]) for name in DIMENSIONS if name in given}
         return encode(kept) if kept else None
 
     def _rename_dimensions(self) -> None:
@@ -245,7 +271,7 @@ class Erasure:
         ).fetchall()
         for old, text in named:
             event, plan, *told_apart = json.loads(text)
-            renamed = self._redaction.document(told_apart)
+            renamed = self._theirs.document(told_apart)
             if renamed == told_apart:
                 continue
             new = self._store.word_made(encode([event, plan, *renamed]))
@@ -299,7 +325,7 @@ class Erasure:
                 (self._tenant, self._user),
             ).fetchall()
             for id_, attributes in rows:
-                renamed = encode(self._redaction.document(json.loads(attributes), SPARED_ATTRIBUTES))
+                renamed = encode(self._others.document(json.loads(attributes), SPARED_ATTRIBUTES))
                 self._db.execute(
                     f"UPDATE {table} SET attributes = ? WHERE tenant = ? AND {key} = ?",
                     (renamed, self._tenant, id_),
@@ -307,18 +333,19 @@ class Erasure:
 
     def _rename_audit(self, tenant: int) -> None:
         rows = self._db.execute(
-            "SELECT seq, actor, reason, before, after FROM audit WHERE tenant = :tenant AND (instr(actor, :user)"
+            "SELECT seq, holder, actor, reason, before, after FROM audit WHERE tenant = :tenant AND (instr(actor, :user)"
             " OR instr(reason, :user) OR instr(before, :user) OR instr(after, :user))",
             {"tenant": tenant, "user": self._user},
         ).fetchall()
         renamed = 0
-        for seq, *texts in rows:
+        for seq, holder, *texts in rows:
             actor, reason, before, after = texts
+            redaction = self._theirs if actor == self._user or holder in self._about else self._others
             changed = [
                 self._erased.alias if actor == self._user else actor,
-                None if reason is None else self._redaction.sentence(reason),
-                self._renamed_entry(before),
-                self._renamed_entry(after),
+                None if reason is None else redaction.sentence(reason),
+                self._renamed_entry(before, redaction),
+                self._renamed_entry(after, redaction),
             ]
             if changed != texts:
                 renamed += 1
@@ -328,14 +355,14 @@ class Erasure:
                 )
         self._count("audit_entries", renamed)
 
-    def _renamed_entry(self, text: str | None) -> str | None:
+    def _renamed_entry(self, text: str | None, redaction: Redaction) -> str | None:
         if text is None or self._user not in text:
             return text
         entry: dict[str, Any] = json.loads(text)
         token_id = entry.get("token_id")
-        if token_id is not None and self._redaction.is_in_sentence(token_id):
+        if token_id is not None and redaction.is_part_of(token_id):
             entry["token_id"] = hashed_name(token_id)
-        return encode(self._redaction.document(entry, self._spared))
+        return encode(redaction.document(entry, self._spared))
 
     @property
     def _spared(self) -> frozenset[str]:
@@ -353,7 +380,7 @@ class Erasure:
         for seq, token_id in self._db.execute(
             "SELECT seq, token_id FROM revocation WHERE instr(token_id, ?)", (self._user,)
         ).fetchall():
-            if self._redaction.is_in_sentence(token_id):
+            if self._others.is_part_of(token_id):
                 renamed += self._run(
                     "UPDATE revocation SET token_id = :hashed WHERE seq = :seq",
                     hashed=hashed_name(token_id),
@@ -379,9 +406,6 @@ class Erasure:
         columns += [("holder", column) for column in ("tenant", "account", "user") if column not in spared]
         for table_name, column in columns:
             where = f"{column} = :id" if tenant is None else f"tenant = :whose AND {column} = :id"
-            if tenant is not None and column == "account":
-                # A group of the same id is none of theirs.
-                where += " AND account_kind = 0" if table_name in ("holder", "subscription") else " AND 0"
             (count,) = self._db.execute(
                 f"SELECT count(*) FROM {table_name} WHERE {where}", {"id": word, "whose": tenant}
             ).fetchone()
@@ -410,27 +434,35 @@ class Erasure:
         whose: object = tenant
         match self._column("SELECT type FROM pragma_table_info(?) WHERE name = 'tenant'", table):
             case []:
-                of_tenant = "? = " + str(self._tenant)
+                of_tenant = f":whose = {self._tenant}"
             case ["TEXT"]:
-                of_tenant, whose = "coalesce(tenant, '') = ?", self._store.text(tenant)
+                of_tenant, whose = "coalesce(tenant, '') = :whose", self._store.text(tenant)
             case _:
-                of_tenant = "tenant = ?"
-        texts = self._column(
-            f"SELECT {column} FROM {table} WHERE {of_tenant} AND instr({column}, ?)", whose, self._user
+                of_tenant = "tenant = :whose"
+        # The entries they made are the alias's by now.
+        theirs = f"actor = :alias OR holder {_among(self._about)}" if table == "audit" else "0"
+        rows = self._db.execute(
+            f"SELECT {column}, {theirs} FROM {table} WHERE {of_tenant} AND instr({column}, :user)",
+            {"whose": whose, "user": self._user, "alias": self._erased.alias},
         )
-        return sum(self._names(table, column, text) for text in texts)
+        return sum(
+            self._names(table, column, text, self._theirs if is_theirs else self._others)
+            for text, is_theirs in rows
+        )
 
-    def _names(self, table: str, column: str, text: str) -> bool:
+    def _names(self, table: str, column: str, text: str, redaction: Redaction) -> bool:
         match table, column:
             case "audit", "before" | "after":
-                return self._redaction.is_in(json.loads(text), self._spared)
+                return redaction.is_in(json.loads(text), SPARED_KEYS)
             case _, "attributes":
-                return self._redaction.is_in(json.loads(text), SPARED_ATTRIBUTES)
+                return redaction.is_in(json.loads(text), SPARED_ATTRIBUTES)
+            case _, "token_id":
+                return redaction.is_part_of(text)
             case "reservation", "held":
                 return any(user == self._user for _, _, user, _, _ in json.loads(text))
             case _, "actor" | "subject":
                 return text == self._user
-        return self._redaction.is_in_sentence(text)
+        return redaction.sentence(text) != text
 
     # Statements
 
@@ -448,3 +480,8 @@ class Erasure:
 
     def _count(self, what: str, rows: int) -> None:
         self._erased.counts[what] = self._erased.counts.get(what, 0) + rows
+
+
+def _among(ids: Iterable[int]) -> str:
+    """Of rows that are named by integers of our own."""
+    return f"IN ({','.join(map(str, ids))})"

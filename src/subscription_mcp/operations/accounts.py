@@ -1,7 +1,5 @@
 """The accounts of a tenant, for its operators: found, shown, suspended, counted, and users erased."""
 
-import base64
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,15 +34,17 @@ from subscription_mcp.ledger.queries import (
     MemberPage,
     MemberRow,
     OpenSessions,
+    PlanRecord,
+    PlanRecords,
     TenantActivity,
     TenantSummary,
     Whose,
 )
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target
+from subscription_mcp.operations.cursors import cursor_of, position_of
 
 TOOL = "manage_accounts"
-PAGE_SIZE_MAX = 50
 MEMBERS_SHOWN = 50
 SESSIONS_SHOWN = 50
 ENTRIES_SHOWN = 20
@@ -52,6 +52,7 @@ NEAR_SHOWN = 20
 HOLDERS_LOOKED_AT = 100
 BEGAN_WITHIN = 30 * DAY
 ALIAS_BYTES = 8
+ACCOUNTS_OF_A_KIND = 1 << 62  # more than there can be
 StatusAction = Literal["suspend", "activate", "payment_failed", "payment_received"]
 
 
@@ -131,6 +132,8 @@ class Accounts:
         """Accounts of a tenant page by page. Raises Refusal."""
         tenant = self._granted("search", caller, target).tenant
         page = _page(tenant, self._ledger.now(), query or "", page_size)
+        if page.plan is not None:
+            await self._must_be_known(page.plan)
         page = replace(page, after=_place_of(cursor, page))
         found, more = await self._ledger.query(page)
         views = [await self._look(_subject_of(account)) for _, account in found]
@@ -221,6 +224,11 @@ class Accounts:
         order = sorted(nearest, key=lambda account: (-_permille_of(nearest[account].state), account))
         return [nearest[account] for account in order[:NEAR_SHOWN]]
 
+    async def _must_be_known(self, plan: str) -> None:
+        """Also plans that are no longer on offer: somebody may hold them. Raises Refusal."""
+        records: list[PlanRecord] = await self._ledger.query(PlanRecords(self._ledger.now()))
+        _one_of([record.plan.key for record in records], "plan", plan)
+
     def _granted(self, action: str, caller: Caller, target: Target) -> Granted:
         return self._access.grant_to_operator(f"{TOOL}.{action}", caller, target)
 
@@ -281,25 +289,15 @@ def _one_of(known: Sequence[str], name: str, value: str) -> Any:
 
 
 def _cursor_of(place: tuple[int, int], page: AccountPage) -> str:
-    """Where a page ended. It names whose and which list it was, so that it cannot be carried to another."""
-    return base64.urlsafe_b64encode(json.dumps([*place, *_list_of(page)]).encode()).decode().rstrip("=")
+    kind, account = place
+    return cursor_of(kind * ACCOUNTS_OF_A_KIND + account, *_list_of(page))
 
 
 def _place_of(cursor: str | None, page: AccountPage) -> tuple[int, int] | None:
-    if cursor is None:
-        return None
-    try:
-        kind, account, *rest = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError):
-        kind, account, rest = None, None, []
-    if type(kind) is not int or type(account) is not int or rest != _list_of(page):
-        raise Refusal(
-            "invalid_request",
-            "This cursor does not belong to this list. Start again without one.",
-            fields=[FieldProblem("cursor", "must be the next_cursor of the same list")],
-        )
-    return kind, account
+    position = position_of(cursor, *_list_of(page))
+    return None if position is None else divmod(position, ACCOUNTS_OF_A_KIND)
 
 
-def _list_of(page: AccountPage) -> list[Any]:
-    return [page.tenant, list(page.parts), page.plan, page.status, page.account_kind]
+def _list_of(page: AccountPage) -> tuple[str | None, ...]:
+    """Which list it is; parts have no space in them."""
+    return page.tenant, " ".join(page.parts), page.plan, page.status, page.account_kind

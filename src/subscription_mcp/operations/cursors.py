@@ -6,6 +6,8 @@ import json
 
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 
+POSITION_MAX = 2**63 - 1
+
 
 def cursor_of(position: int, *whose: str | None) -> str:
     text = json.dumps([position, *whose])
@@ -20,7 +22,7 @@ def position_of(cursor: str | None, *whose: str | None) -> int | None:
         position, *owner = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, TypeError):
         position, owner = None, []
-    if type(position) is not int or owner != list(whose):
+    if type(position) is not int or not 0 <= position <= POSITION_MAX or owner != list(whose):
         raise Refusal(
             "invalid_request",
             "This cursor does not belong to this list. Start again without one.",

@@ -103,9 +103,10 @@ def statistics_text(statistics: TenantStatistics) -> str:
 
 def erased_text(erased: UserErased) -> str:
     rows = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in erased.counts.items() if count)
+    group = " A group of the same id is another account and keeps it." if erased.is_group_too else ""
     return (
         f"Erased: {erased.alias} stands for the user now, and totals are as they were ({rows or 'nothing'} concerned). "
-        f"The id was found in {counted(erased.remaining or 0, 'place')} afterwards. Backups made before still have it."
+        f"The id was found in {counted(erased.remaining or 0, 'place')} afterwards.{group} Backups made before still have it."
     )
 
 

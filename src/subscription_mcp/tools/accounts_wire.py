@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from subscription_mcp.tools.wire import (
     AuditEntryResult,
     LimitResult,
+    MemberResult,
     PlainText,
     Result,
     TargetArguments,
@@ -68,12 +69,6 @@ class AccountFoundResult(Result):
     created_at: str | None
 
 
-class MemberResult(Result):
-    user_id: str
-    role: Literal["admin", "member"]
-    joined_at: str
-
-
 class OpenSessionResult(Result):
     session_id: str
     session_key: str
@@ -130,7 +125,9 @@ class ErasedResult(Result):
     tenant_id: str
     alias: str = Field(description="What stands for the user now.")
     counts: dict[str, int] = Field(description="Rows of each kind that were theirs.")
-    remaining: int = Field(description="In how many places the id was still found afterwards.")
+    remaining: int = Field(
+        description="Where the id still is: places of a group of that id; others' idempotency_keys are not counted."
+    )
 
 
 class ManageAccountsResult(Result):

@@ -17,7 +17,7 @@ from pydantic import (
 
 from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX
 from subscription_mcp.domain.identifiers import ID_PATTERN
-from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
+from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text, is_visible
 from subscription_mcp.domain.windows import MINUTE_WINDOW
 
 PAGE_SIZE_MAX = 200
@@ -39,6 +39,8 @@ Attributes = dict[str, Annotated[str | int, WithJsonSchema({"type": ["string", "
 def _plain(text: str) -> str:
     if not is_plain_text(text):
         raise ValueError(f"must be 1 to {TEXT_LENGTH_MAX} characters without control characters")
+    if not is_visible(text):
+        raise ValueError("must have at least one visible character")
     return text
 
 

@@ -36,7 +36,7 @@ def erase_user(turn: Turn, command: EraseUser) -> UserErased | None:
     if not turn.may_write:
         return None
     actor = Actor(alias, command.actor.role) if command.actor.user == user else command.actor
-    reason = Redaction(user, alias).sentence(command.reason)
+    reason = Redaction(user, alias, theirs=True).sentence(command.reason)
     if membership is not None:
         assert size is not None
         changes.tenants[tenant] = size._replace(users=size.users - 1)
