@@ -196,7 +196,9 @@ def _must_pay_for_nothing(turn: Turn, tenant: str, user: str) -> None:
         return
     held = stored.at(turn.now)
     if held.suspended_at is not None:
-        raise refused("conflict", "This user is suspended. An operator has to activate their own account first.")
+        raise refused(
+            "conflict", "This user is suspended. An operator has to activate their own account first."
+        )
     plan: Plan | None = turn.facts.read("plans", (held.plan, held.version))
     if plan is not None and is_paid(plan, held):
         raise refused(
