@@ -621,6 +621,11 @@ FAULTS = {
         "{ max = 10 }", "{ max = 0 }",
         "plans.team.seats.max", "must be at least 1", None,
     ),
+    "a rate that is scaled to nothing": (
+        '"5.0"\ntimezone = "Europe/Berlin"\nlimits = [\n  { meter = "messages", window = "day", limit = "unlimited" },',
+        '"0.01"\nlimits = [\n  { meter = "messages", window = "minute", limit = 50 },',
+        "plans.team.limits[0].limit", "is less than one a minute", None,
+    ),
     "a multiplier of nothing": (
         '"5.0"', '"0"',
         "plans.team.rate_limit_multiplier", "must be more than 0", None,

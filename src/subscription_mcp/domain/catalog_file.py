@@ -159,10 +159,16 @@ def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) 
 def _limit(limit: "LimitTable", plan: "PlanDefinition") -> Limit:
     window = parse_window(limit.window, plan.timezone)
     maximum = limit.limit
-    if window.name == MINUTE_WINDOW and maximum is not UNLIMITED:
-        # A rate is written as its base; the plan's multiplier scales it, rounded down to whole events.
-        maximum = min(maximum * parse_amount(plan.rate_limit_multiplier) // MICROS, TOTAL_MAX)
+    if window.name == MINUTE_WINDOW:
+        maximum = _scaled(maximum, plan.rate_limit_multiplier)
     return Limit(limit.meter, window, maximum, limit.scope)
+
+
+def _scaled(maximum: Maximum, multiplier: str) -> Maximum:
+    """A rate is written as its base; the plan's multiplier scales it, rounded down to whole events."""
+    if maximum is UNLIMITED:
+        return maximum
+    return min(maximum * parse_amount(multiplier) // MICROS, TOTAL_MAX)
 
 
 def plan_digest(definition: Mapping[str, Any]) -> str:
@@ -577,6 +583,16 @@ def _meter(name: str, table: MeterTable, events: Mapping[str, EventType]) -> Met
 def _definition(plan: PlanTable, catalog: Catalog, path: Path) -> dict[str, Any]:
     """A plan's table, resolved against the catalog: what a plan does not have is left out, all else is spelled out."""
     _check_limits(plan.limits, catalog.meters, (*path, "limits"))
+    for index, limit in enumerate(plan.limits):
+        if (
+            limit.limit
+            and limit.window == MINUTE_WINDOW
+            and not _scaled(limit.limit, plan.rate_limit_multiplier)
+        ):
+            raise _Fault(
+                "is less than one a minute with the plan's rate_limit_multiplier",
+                at=(*path, "limits", index, "limit"),
+            )
     prices = _parts(plan.price)
     if plan.price.monthly is None and plan.price.yearly is None:
         raise _Fault('must have monthly or yearly, like { monthly = "29.00" }', at=(*path, "price"))
