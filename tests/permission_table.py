@@ -102,12 +102,13 @@ SOMEBODY = {f"manage_accounts.{action}" for action in _ACCOUNT_ACTIONS}
 LASTING = {"manage_accounts.suspend", "manage_accounts.erase"}
 """What would change the others' answers: only its denials are walked."""
 OR_ELSE = {
-    "manage_accounts.activate": "conflict",
-    "manage_accounts.payment_failed": "conflict",
-    "manage_accounts.payment_received": "conflict",
-    "manage_limits.clear_rate": "invalid_request",
+    "manage_accounts.activate": ("conflict", "invalid_request"),
+    "manage_accounts.payment_failed": ("conflict", "invalid_request"),
+    "manage_accounts.payment_received": ("conflict", "invalid_request"),
+    "manage_limits.clear_rate": ("invalid_request",),
 }
-"""What may be answered as well where the role reaches: nothing is suspended or overdue, there is no such rate."""
+"""What may be answered as well where the role reaches: nothing is suspended or overdue, the user is in a group whose
+account has to be named, there is no such rate."""
 ABOUT_NOBODY = {"list_plans", "manage_plans"}
 """Tools that take no target."""
 OF_WHOLE_TENANTS = {"get_usage_analytics", "list_usage_events"}

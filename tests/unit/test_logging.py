@@ -25,6 +25,8 @@ def logging_as_before() -> Iterator[None]:
     ("logger", "error", "is_logged"),
     [
         ("mcp.server.streamable_http", ClosedResourceError(), False),
+        ("mcp.server.streamable_http", BaseExceptionGroup("tasks", [ClosedResourceError()]), False),
+        ("mcp.server.streamable_http", ExceptionGroup("tasks", [ClosedResourceError(), ValueError()]), True),
         ("mcp.server.streamable_http", RuntimeError("a defect"), True),
         ("subscription_mcp.web.guard", ClosedResourceError(), True),
     ],

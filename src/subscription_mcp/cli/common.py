@@ -49,11 +49,17 @@ def tell(text: str) -> None:
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
     """Whether a record says something. A client that ends its session while the SDK still writes to it is no
     defect of anybody's, and the SDK logs it with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (error is not None and _is_somebody_gone(error) and record.name.startswith("mcp."))
+
+
+def _is_somebody_gone(error: BaseException) -> bool:
+    """Whether an error, also in the groups that tasks wrap it in, only says that the other side has closed."""
     from anyio import BrokenResourceError, ClosedResourceError
 
-    error = record.exc_info[1] if record.exc_info else None
-    gone = isinstance(error, BrokenResourceError | ClosedResourceError)
-    return not (gone and record.name.startswith("mcp."))
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_somebody_gone(one) for one in error.exceptions)
+    return isinstance(error, BrokenResourceError | ClosedResourceError)
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
