@@ -16,7 +16,7 @@ CLIENTS = {
     "client 2.4 auto": ("v2", "auto", "modern"),
     "client 2.4 pinned": ("v2", "pin", "modern"),
 }
-OFFERED = ["get_tier_info", "check_quota", "upgrade_tier", "list_plans", "has_feature"]
+OFFERED = ["get_tier_info", "check_quota", "upgrade_tier", "manage_subscription", "list_plans", "has_feature"]
 SESSIONS = ["open_session", "renew_session", "close_session"]
 WITHHELD = ["get_usage_analytics", "list_usage_events"]
 REFUSED = "Basic plan: 50 of 50 messages used today. Resets 2026-11-21 00:00 UTC. Advanced has 200 a day."
