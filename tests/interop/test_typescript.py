@@ -129,7 +129,7 @@ def check(saw: dict[str, Any], answer: str) -> None:
         assert saw["next"] == {"allowed": True, "plan": "advanced", "used": 51}
         assert saw["heard"] == {
             "what": ["quota://me", "subscription://me", "tools"],
-            "tools": [*OFFERED, *WITHHELD, *SESSIONS, "manage_limits"],
+            "tools": [*OFFERED, *WITHHELD, *SESSIONS, "manage_limits", "manage_members"],
         }
         assert refusal_of(saw["again"])["code"] == "conflict"
 
