@@ -41,7 +41,8 @@ class Counting:
                 used = [one for one in used if place(window, zone, one.at, one.rhythm) == here]
                 kept = [one for one in kept if place(window, zone, one.at, one.rhythm) == here]
                 if rhythm != held.rhythm and window == "billing_period":
-                    # Another plan has cut it short since: its end is told from its own start.
+                    # Another plan has cut it short since: it is told from where it was counted.
+                    start -= rhythm[2]
                     end = period(window, zone, start, (start, held.months))[1]
             elif at >= (since := self.accounts.counts_from(account, who, meter, window, length)):
                 start, used = self.now - length, [one for one in used if one.used_at >= since]

@@ -235,7 +235,7 @@ def _decision_on(
         period = totals.shown(limit.window)
         if not limit.window.is_rolling and totals.period(limit.window).start != key.start:
             # A billing period that another plan has cut short since.
-            period = limit.window.period_at(at, located.anchor._replace(at=key.start))
+            period = limit.window.period_at(key.start, located.anchor._replace(at=key.start, nudge=0))
         if counter is None:
             return Total(0, 0, period)
         return total_of(counter, limit.window, period, at, now, besides=reservation.id)
