@@ -288,8 +288,8 @@ def decide(
     next_plan = next_plan_allowing(catalog, plan, limits_of, totals, gains)
     if next_plan is not None:
         unlocks.append(Unlock("upgrade_tier", plan=next_plan.key))
-    until = waiting_helps_until(refused, now, ends_at)
-    if until is not None:
+    until = waiting_helps_until(refused, now)
+    if until is not None and (ends_at is None or until < ends_at):  # not where a trial or plan ends first
         unlocks.append(Unlock("wait", until=until))
     too_fast = until is not None and all(state.window == MINUTE_WINDOW for state in refused)
     offer = limit_offer(next_plan, refused[0], limits_of)
@@ -432,11 +432,9 @@ def next_plan_allowing(
     return None
 
 
-def waiting_helps_until(
-    refused: Sequence[LimitState], now: Instant, ends_at: Instant | None = None
-) -> Instant | None:
+def waiting_helps_until(refused: Sequence[LimitState], now: Instant) -> Instant | None:
     """When every refusing limit has reset; None where waiting alone can never help, as for a late event whose
-    period is over, or where a trial or plan ends first."""
+    period is over."""
     ends = []
     for state in refused:
         if state.period.end is None or state.period.end <= now:
@@ -444,8 +442,7 @@ def waiting_helps_until(
         if state.maximum is UNLIMITED or state.gain > state.maximum:
             return None
         ends.append(state.period.end)
-    until = max(ends)
-    return until if ends_at is None or until < ends_at else None
+    return max(ends)
 
 
 def _would_be(limit: Limit, totals: Totals, gain: int, *, fresh: bool) -> int:
