@@ -35,6 +35,11 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"chaos: effort {config.option.effort}; the same again with --seed {config.option.seed}"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if terminalreporter.stats.get("failed"):  # the header may be far away by now
+        terminalreporter.write_line(pytest_report_header(config))
+
+
 @pytest.fixture
 def effort(pytestconfig: pytest.Config) -> Callable[[int, int, int], int]:
     """Picks how often something is done in a short, a middle and a long run."""

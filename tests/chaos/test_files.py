@@ -2,6 +2,7 @@
 where that can be."""
 
 import asyncio
+import itertools
 import os
 import random
 import shutil
@@ -33,6 +34,7 @@ from tests.chaos.recount import recount
 from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger import sqlite_schema
+from subscription_mcp.ledger.commands import Outcome, PlansPublished
 from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.ledger.port import LedgerUnusable
 from subscription_mcp.ledger.sqlite_backup import back_up, restore
@@ -329,3 +331,38 @@ async def test_a_first_start_that_stops_at_any_statement_is_taken_up_by_the_next
             async with a_ledger(Path(folder), catalog=CATALOG) as ledger:
                 assert code_of(await ledger.submit_one(a_record())) == "ok"
             assert recount(Path(folder) / "ledger.db") == 1
+
+
+async def test_a_ledger_opens_whole_while_another_process_publishes(tmp_path: Path) -> None:
+    """However far the opening has come when the other's plans are committed: it can publish its own after."""
+    for at in itertools.count():
+        place = tmp_path / f"place{at}"
+        place.mkdir()
+        if not await opened_beside_a_publisher(place, at):
+            break
+    assert at > 10
+
+
+async def opened_beside_a_publisher(place: Path, at: int) -> bool:
+    """Whether opening has a statement of that number."""
+    faults = Faults()
+    async with a_ledger(place, publish=False) as publisher:
+        opening = asyncio.create_task(open_and_publish(place, faults))
+        faults.arm("wait", lambda number, statement: number == at)
+        paused = asyncio.create_task(asyncio.to_thread(faults.reached.wait, 30))
+        await asyncio.wait([opening, paused], return_when=asyncio.FIRST_COMPLETED)
+        is_paused = not opening.done()
+        publishing = asyncio.create_task(publisher.submit_one(a_publication(*CATALOG.plans.values())))
+        await asyncio.wait([publishing], timeout=0.05)  # where the pause holds the lock it has to wait
+        faults.reached.set()
+        faults.go_on.set()
+        async with asyncio.timeout(20):
+            assert isinstance(await publishing, PlansPublished)
+            assert isinstance(await opening, PlansPublished)
+            await paused
+    return is_paused
+
+
+async def open_and_publish(place: Path, faults: Faults) -> Outcome:
+    async with a_ledger(place, catalog=CATALOG, publish=False, connect=connecting_to(faults)) as ledger:
+        return await ledger.submit_one(a_publication(*CATALOG.plans.values()))

@@ -47,13 +47,16 @@ class Nursery:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
         self._living: list[int] = []
+        self._said: list[TextIO] = []
 
     def start(self, kind: str, place: Path, name: str) -> tuple[int, TextIO]:
         """A process's number, and what it says."""
         os.mkfifo(place / name)
         number = int(self._ask(f"{kind} {place} {name}"))
         self._living.append(number)
-        return number, (place / name).open()
+        said = (place / name).open()
+        self._said.append(said)
+        return number, said
 
     def kill(self, number: int) -> None:
         assert self._ask(f"kill {number}") == "dead"
@@ -62,6 +65,8 @@ class Nursery:
     def kill_all(self) -> None:
         for number in list(self._living):
             self.kill(number)
+        for said in self._said:
+            said.close()
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None

@@ -190,8 +190,7 @@ class SqliteEngine:
             _, self._schema = migrate(connection)
         self._store = Store(connection)
         self._pruner = Pruner(connection)
-        self._renew_facts()
-        self._catch_up()
+        self._read_anew(connection)
         self._opened = self._files()
         if self._last_now > self._clock():
             log.warning(
@@ -323,6 +322,15 @@ class SqliteEngine:
             self._renew_facts()
             self._catch_up()
             self._data_version = version
+
+    def _read_anew(self, connection: sqlite3.Connection) -> None:
+        """Outside of a batch: all of it as of one instant, whatever others commit meanwhile."""
+        connection.execute("BEGIN")
+        try:
+            self._renew_facts()
+            self._catch_up()
+        finally:
+            connection.execute("ROLLBACK")
 
     def _renew_facts(self) -> None:
         self._writer_book = self._plan_book(self._store, self._writer_book)
@@ -484,8 +492,7 @@ class SqliteEngine:
                 connection.execute("COMMIT")
                 self._note(self._store.last_commit_at())
                 self._checkpoint(connection)
-                self._renew_facts()
-                self._catch_up()
+                self._read_anew(connection)
                 return rows
         except BaseException as error:
             self._undo(connection)
