@@ -29,7 +29,7 @@ class Members(Changes):
             if who in self.groups or self.is_full(account, held):
                 raise No("conflict")
             own = self.held.get((who[0], "personal", who[1]))
-            if own and own.at(self.now).is_paid():
+            if own and (own.suspended or own.at(self.now).is_paid()):
                 raise No("conflict")
             self.groups[who], self.roles[who] = group, command.role
             self.removed.discard((who, group))

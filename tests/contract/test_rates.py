@@ -25,7 +25,7 @@ from tests.contract.test_engine import SqliteStore, history, one_plan
 from tests.contract.test_limits import of_crew, states
 
 from subscription_mcp.domain.errors import Refusal
-from subscription_mcp.domain.instants import MINUTE, SECOND
+from subscription_mcp.domain.instants import DAY, MINUTE, SECOND
 from subscription_mcp.ledger.commands import LimitsChanged, Outcome
 from subscription_mcp.ledger.writer import Ledger
 
@@ -60,6 +60,19 @@ async def test_who_was_too_fast_goes_on_at_once_and_nothing_else_is_forgotten(st
         assert code_of(await ledger.submit_one(a_record())) == "rate_limited"
         found = await states(ledger)
         assert (found[("minute", "user")].used, found[("day", "user")].used) == (3, 6)
+        assert await verifies(ledger)
+
+
+async def test_a_clearing_in_the_last_microsecond_of_a_day_tells_of_the_next_one(store: SqliteStore) -> None:
+    clock = Clock()
+    midnight = clock.now - clock.now % DAY + DAY
+    async with store.open(catalog=FAST, clock=clock) as ledger:
+        clock.now = midnight - 1
+        await ledger.submit_one(a_record(quantity=3))
+        changed = cleared(await ledger.submit_one(a_clearing()))
+        told = {state.window: (state.used, state.period.start) for state in changed.after.limits}
+        assert told["day"] == (0, midnight)
+        assert code_of(await ledger.submit_one(a_record(quantity=3))) == "ok"
         assert await verifies(ledger)
 
 

@@ -97,6 +97,20 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
 
 def clear_rate(turn: Turn, command: ClearRate) -> LimitsChanged | None:
     """Let somebody who was too fast go on at once. What open reservations hold stays held."""
+    facts, now = turn.facts, turn.now
+    # Time goes on, so that nothing used before shares its instant with what is used from now on: a period may begin
+    # with it, so all that is looked at is looked at then.
+    turn.now = facts.now = now + 1
+    changed = None
+    try:
+        changed = _clear_rate(turn, command)
+    finally:
+        if changed is None:
+            turn.now = facts.now = now
+    return changed
+
+
+def _clear_rate(turn: Turn, command: ClearRate) -> LimitsChanged | None:
     facts = turn.facts
     located = locate(turn, command.subject)
     if located is None:
@@ -115,8 +129,6 @@ def clear_rate(turn: Turn, command: ClearRate) -> LimitsChanged | None:
         "scope": "account" if located.standing.user is None else "user",
         "used": {meter: counter.used_at(turn.now) for meter, counter in rates.items()},
     }
-    # Time goes on, so that nothing used before shares its instant with what is used from now on.
-    turn.now = facts.now = turn.now + 1
     for counter in rates.values():
         counter.cleared_at = turn.changes.rates_cleared[counter.key] = turn.now
         if counter.cells:
