@@ -319,6 +319,18 @@ async def test_a_clearing_is_forgotten_when_its_minute_is_over(store: SqliteStor
         assert await verifies(ledger)
 
 
+async def test_a_process_whose_clock_is_behind_verifies_by_what_was_last_written(store: SqliteStore) -> None:
+    """The other one has let go of a minute that is not over yet here."""
+    behind, ahead = Clock(), Clock()
+    async with store.open(catalog=FAST, clock=behind) as slow, store.open(catalog=FAST, clock=ahead) as quick:
+        await slow.submit_one(a_record("cleo"))
+        assert store.rows()["rolling"] == 1
+        ahead.advance(minutes=31)
+        await quick.submit_one(a_record("bob", "tool_call"))
+        assert store.rows()["rolling"] == 0
+        assert await verifies(slow)
+
+
 async def test_a_clearing_that_could_not_be_saved_has_not_happened(store: SqliteStore) -> None:
     async with store.open(catalog=FAST) as ledger:
         await ledger.submit_one(a_record(quantity=3))
