@@ -8,7 +8,14 @@ from tests.builders import a_plan
 from subscription_mcp.domain.catalog import Money, Plan
 from subscription_mcp.domain.instants import DAY, SECOND, format_instant, parse_instant
 from subscription_mcp.domain.money import format_amount
-from subscription_mcp.domain.subscriptions import Change, Scheduled, Subscription, change_of_plan, price_of
+from subscription_mcp.domain.subscriptions import (
+    Change,
+    Scheduled,
+    Subscription,
+    anchored,
+    change_of_plan,
+    price_of,
+)
 
 START = parse_instant("2026-11-01T00:00:00Z")
 """A billing period of 30 days begins here."""
@@ -176,3 +183,14 @@ def test_a_plan_has_a_price_for_each_interval_it_is_sold_for(plan: Plan, interva
 def test_a_plan_only_sold_yearly_ranks_by_a_twelfth_of_its_price() -> None:
     assert not changed(small, yearly_only, interval="yearly").is_scheduled  # 50.00 a month
     assert changed(large, yearly_only, interval="yearly").is_scheduled
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3, SECOND - 1, SECOND, DAY]), max_size=30))
+def test_no_two_billing_periods_are_counted_from_the_same_instant(gaps: list[int]) -> None:
+    now, held, anchors = START, None, []
+    for gap in gaps:
+        now += gap
+        held = anchored(Subscription("basic", 1, "purchase", now, now), now, held)
+        assert held.anchor + held.anchor_nudge == now
+        anchors.append(held.anchor)
+    assert len(set(anchors)) == len(anchors)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from subscription_mcp.domain.catalog import UNLIMITED, Maximum, Money, Plan, monthly_micros
 from subscription_mcp.domain.errors import Code
 from subscription_mcp.domain.identifiers import AccountKind
-from subscription_mcp.domain.instants import DAY, Instant
+from subscription_mcp.domain.instants import DAY, SECOND, Instant
 from subscription_mcp.domain.money import prorate
 from subscription_mcp.domain.windows import MONTHS_OF_INTERVAL, Anchor, BillingPeriod, Interval, Period
 
@@ -92,8 +92,8 @@ class Scheduled:
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """What an account has subscribed to. Billing periods count from `anchor`, and are shown `anchor_nudge` later:
-    usage is told apart by the start of its period, so one that begins in the very instant another began in, as under a
-    clock that stands still, is counted from a microsecond before it. `seats` are bought, and None where the
+    usage is told apart by the start of its period, so one that begins within a second of another, as under a clock that
+    stands still, is counted from a microsecond before that one. `seats` are bought, and None where the
     plan has no price for one. With `prepaid_until` it was sold for a fixed number of days."""
 
     plan: str
@@ -231,8 +231,9 @@ def started(plan: Plan, origin: Origin, now: Instant, trial: Trial | None = None
 
 
 def anchored(subscription: Subscription, now: Instant, before: Subscription | None) -> Subscription:
-    """The subscription with billing periods that begin now, whatever was used `before` in this instant."""
-    if before is None or now != before.anchor + before.anchor_nudge:
+    """The subscription with billing periods that begin now, whatever was used `before` in this instant. Those that
+    began shortly before may have taken the microseconds around it: this one is counted from before all of them."""
+    if before is None or now - (before.anchor + before.anchor_nudge) >= SECOND:
         return replace(subscription, anchor=now, anchor_nudge=0)
     anchor = before.anchor - 1
     return replace(subscription, anchor=anchor, anchor_nudge=now - anchor)
