@@ -26,9 +26,11 @@ from tests.builders import (
     a_subject,
     an_opening,
     buy,
+    change_of,
     code_of,
     decision_of,
     duration_of,
+    manage,
     opened_of,
     reservation_of,
     session_of,
@@ -798,6 +800,51 @@ async def test_waiting_for_a_session_does_not_help_where_the_trial_ends_first(
         await ledger.submit_one(an_opening())
         refused = opened_of(await ledger.submit_one(an_opening())).decision
         assert [unlock.action for unlock in refused.unlocks] == ["wait"] * helps
+
+
+@pytest.mark.parametrize("days", [1, None], ids=["given for a day", "cancelled"])
+@pytest.mark.parametrize(("seconds_before", "helps"), [(1, True), (0, False)])
+async def test_waiting_for_a_session_does_not_help_where_the_plan_ends_first_and_none_follows(
+    store: SqliteStore, days: int | None, seconds_before: int, helps: bool
+) -> None:
+    lasts = (days or 30) * 86_400  # the month that is paid from 20 November on has 30 days
+    only = a_plan(key="pro", monthly="10.00", sessions=1, session_seconds=lasts - seconds_before)
+    async with store.open(catalog=a_catalog(only, default_plan=None), clock=Clock()) as ledger:
+        await buy(ledger, "pro")
+        if days is None:
+            change_of(await manage(ledger, "cancel"))
+        else:
+            change_of(await buy(ledger, "pro", role="tenant_admin", actor="olivia", duration_days=days))
+        await ledger.submit_one(an_opening())
+        refused = opened_of(await ledger.submit_one(an_opening())).decision
+        assert (refused.code, [unlock.action for unlock in refused.unlocks]) == (
+            "session_limit",
+            ["wait"] * helps,
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes_to", "offered", "said"),
+    [
+        (None, ["advanced"], "Advanced has 3."),
+        (["advanced", "premium"], ["advanced"], "Advanced has 3."),
+        (["premium"], ["premium"], "Premium has 10."),
+        ([], [], "The next one ends 2026-11-20 14:33 UTC."),
+    ],
+    ids=["to all", "to both", "to the dearer", "to none"],
+)
+async def test_one_session_too_many_names_no_plan_its_holder_may_not_move_to(
+    store: SqliteStore, changes_to: list[str] | None, offered: list[str], said: str
+) -> None:
+    _, advanced, premium = chat().plans.values()
+    basic = a_plan(sessions=1, session_seconds=1_800, changes_to=changes_to)
+    async with store.open(catalog=a_catalog(basic, advanced, premium), clock=Clock()) as ledger:
+        await ledger.submit_one(an_opening())
+        refused = opened_of(await ledger.submit_one(an_opening())).decision
+        assert [unlock.plan for unlock in refused.unlocks if unlock.action == "upgrade_tier"] == offered
+        assert refused.message.endswith(said)
+        for plan in offered:
+            assert change_of(await buy(ledger, plan)).after.plan == plan
 
 
 async def test_a_plan_without_sessions_has_room_for_none(store: SqliteStore) -> None:

@@ -3,8 +3,15 @@
 import json
 from dataclasses import replace
 
-from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan, monthly_micros
-from subscription_mcp.domain.decisions import Decision, LimitState, Unlock, plans_to_begin_with, stand_still
+from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan
+from subscription_mcp.domain.decisions import (
+    Decision,
+    LimitState,
+    Unlock,
+    plans_to_begin_with,
+    reachable_plans,
+    stand_still,
+)
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import SECOND
 from subscription_mcp.domain.sessions import Session, expiry_of, has_room
@@ -190,8 +197,8 @@ def _refusal(turn: Turn, located: Located, plan: Plan, sessions: list[Session]) 
     better = next(
         (
             candidate
-            for candidate in turn.facts.catalog.plans_to_buy
-            if monthly_micros(candidate) > monthly_micros(plan) and has_room(_most(turn, candidate), active)
+            for candidate in reachable_plans(turn.facts.catalog, plan)
+            if has_room(_most(turn, candidate), active)
         ),
         None,
     )
@@ -203,8 +210,9 @@ def _refusal(turn: Turn, located: Located, plan: Plan, sessions: list[Session]) 
         unlocks.append(Unlock("upgrade_tier", plan=better.key))
         more = better.sessions.max_concurrent
         message += f" {better.title} has {'no limit' if more is UNLIMITED else f'{more:,}'}."
-    trial_ends_at = located.trial_ends_at
-    if sessions and (trial_ends_at is None or sessions[0].expires_at < trial_ends_at):
+    ends_at = located.ends_at
+    # Not where a trial or plan ends first: nothing can be opened from then on.
+    if sessions and (ends_at is None or sessions[0].expires_at < ends_at):
         unlocks.append(Unlock("wait", until=sessions[0].expires_at))
     return Decision("session_limit", plan, EVENT, 1, [state], turn.now, unlocks, message)
 
