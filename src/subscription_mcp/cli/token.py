@@ -14,7 +14,6 @@ from subscription_mcp.auth.principal import Role
 from subscription_mcp.auth.tokens import TokenSource, TokenVerifier, inspect, inspect_admission, mint
 from subscription_mcp.cli.common import json_option, local_operator, print_json, settings_of, tell
 from subscription_mcp.cli.main import EXIT_AUTHENTICATION
-from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.identifiers import ID_RULE, is_id
 from subscription_mcp.domain.usage import is_visible
 from subscription_mcp.ledger.commands import Actor, RevokeTokens, TokensRevoked
@@ -174,8 +173,4 @@ async def _revoked(settings: Settings, command: RevokeTokens) -> TokensRevoked:
 
     catalog = catalog_of(settings)
     async with opened(make_service(settings, catalog), catalog, publishing=False) as service:
-        outcome = await service.ledger.submit_one(command)
-    if isinstance(outcome, Refusal):
-        raise outcome
-    assert isinstance(outcome, TokensRevoked)
-    return outcome
+        return await service.ledger.do(command, TokensRevoked)

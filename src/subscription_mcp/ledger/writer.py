@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from subscription_mcp.domain.errors import Refusal, internal, unavailable
 from subscription_mcp.domain.instants import Instant
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 BATCH_COMMANDS_MAX = 1024
 WAITING_COMMANDS_MAX = 100_000
 START_WITHIN_SECONDS = 10
+OutcomeKind = TypeVar("OutcomeKind", bound=Outcome)
 
 
 class _Entry:
@@ -50,7 +51,7 @@ class _Start:
 
 
 class Ledger:
-    """The ledger as the rest of the product sees it: submit, rehearse, ask."""
+    """The ledger as the rest of the product sees it: do, submit, rehearse, ask."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -82,6 +83,14 @@ class Ledger:
 
     async def submit_one(self, command: Command) -> Outcome:
         return (await self._enqueue((command,)))[0]
+
+    async def do(self, command: Command, kind: type[OutcomeKind], *, keep: bool = True) -> OutcomeKind:
+        """Do the command, or without `keep` only rehearse it; its outcome is of that kind. Raises Refusal."""
+        outcome = await (self.submit_one(command) if keep else self.rehearse(command))
+        if isinstance(outcome, Refusal):
+            raise outcome
+        assert isinstance(outcome, kind)
+        return outcome
 
     def _enqueue(self, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
         answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()

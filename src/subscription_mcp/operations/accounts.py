@@ -16,10 +16,8 @@ from subscription_mcp.ledger.commands import (
     AccountView,
     Arrive,
     AuditEntry,
-    Command,
     EndSessions,
     EraseUser,
-    Outcome,
     SessionsEnded,
     SetStatus,
     StatusChanged,
@@ -149,8 +147,8 @@ class Accounts:
     ) -> tuple[AccountShown, AuditEntry]:
         """Suspend an account or let it go on, or say that a payment failed or was received. Raises Refusal."""
         granted = self._granted(action, caller, target)
-        changed = await self._done(SetStatus(granted.subject_or_refuse(), granted.actor, action, reason))
-        assert isinstance(changed, StatusChanged)
+        command = SetStatus(granted.subject_or_refuse(), granted.actor, action, reason)
+        changed = await self._ledger.do(command, StatusChanged)
         return await self._shown(changed.after), changed.audit
 
     async def end_sessions(
@@ -158,8 +156,8 @@ class Accounts:
     ) -> tuple[int, AccountShown, AuditEntry]:
         """End every open session of a user or an account, and say how many. Raises Refusal."""
         granted = self._granted("end_sessions", caller, target)
-        ended = await self._done(EndSessions(granted.subject_or_refuse(), granted.actor, reason))
-        assert isinstance(ended, SessionsEnded)
+        command = EndSessions(granted.subject_or_refuse(), granted.actor, reason)
+        ended = await self._ledger.do(command, SessionsEnded)
         return ended.closed, await self._shown(ended.after), ended.audit
 
     async def erase(self, caller: Caller, target: Target, reason: str) -> UserErased:
@@ -167,9 +165,8 @@ class Accounts:
         granted = self._granted("erase", caller, target)
         assert target.user_id is not None
         alias = ALIAS_PREFIX + secrets.token_hex(ALIAS_BYTES)
-        erased = await self._done(EraseUser(granted.tenant, target.user_id, alias, granted.actor, reason))
-        assert isinstance(erased, UserErased)
-        return erased
+        command = EraseUser(granted.tenant, target.user_id, alias, granted.actor, reason)
+        return await self._ledger.do(command, UserErased)
 
     async def statistics(self, caller: Caller, target: Target) -> TenantStatistics:
         """A tenant in numbers. Raises Refusal."""
@@ -246,12 +243,6 @@ class Accounts:
         sessions = await self._ledger.query(OpenSessions(whole, self._ledger.now(), SESSIONS_SHOWN))
         entries = await self._ledger.query(AuditTrail(whole, "", ENTRIES_SHOWN))
         return AccountShown(view, members, sessions, entries)
-
-    async def _done(self, command: Command) -> Outcome:
-        outcome = await self._ledger.submit_one(command)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        return outcome
 
 
 def _permille_of(state: LimitState) -> int:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from subscription_mcp.domain.catalog import Maximum
-from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger.commands import (
     AccountView,
@@ -48,32 +47,25 @@ class Limits:
     async def change(self, caller: Caller, target: Target, change: LimitChange) -> LimitsChanged:
         """Set or clear an override, with its entry in the audit trail. Raises Refusal."""
         granted = await self._access.grant(TOOL, caller, target)
-        return await self._changed(
-            SetLimit(
-                granted.subject_or_refuse(),
-                granted.actor,
-                change.meter,
-                change.window,
-                change.maximum,
-                change.reason,
-                within_plan=granted.role not in ("tenant_admin", "superadmin"),
-                expires_at=change.expires_at,
-            )
+        command = SetLimit(
+            granted.subject_or_refuse(),
+            granted.actor,
+            change.meter,
+            change.window,
+            change.maximum,
+            change.reason,
+            within_plan=granted.role not in ("tenant_admin", "superadmin"),
+            expires_at=change.expires_at,
         )
+        return await self._ledger.do(command, LimitsChanged)
 
     async def clear_rate(
         self, caller: Caller, target: Target, meter: str | None, reason: str
     ) -> LimitsChanged:
         """Forget what was used in the sliding minutes, of a meter or of all; operators only. Raises Refusal."""
         granted = await self._access.grant(CLEAR_RATE, caller, target)
-        return await self._changed(ClearRate(granted.subject_or_refuse(), granted.actor, reason, meter))
-
-    async def _changed(self, command: SetLimit | ClearRate) -> LimitsChanged:
-        outcome = await self._ledger.submit_one(command)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        assert isinstance(outcome, LimitsChanged)
-        return outcome
+        command = ClearRate(granted.subject_or_refuse(), granted.actor, reason, meter)
+        return await self._ledger.do(command, LimitsChanged)
 
     async def history(self, caller: Caller, target: Target) -> tuple[AccountView, list[AuditEntry]]:
         """The newest changes of the account's limits, with who made them and why. Raises Refusal."""

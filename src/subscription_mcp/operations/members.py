@@ -99,10 +99,7 @@ class Members:
             self._real_time(),
             change.reason,
         )
-        changed = await self._ledger.submit_one(command)
-        if isinstance(changed, Refusal):
-            raise changed
-        assert isinstance(changed, MembersChanged)
+        changed = await self._ledger.do(command, MembersChanged)
         members, more = await self._page(changed.account, None, PAGE_SIZE)
         return MembersAnswer(
             changed.account.account,

@@ -77,12 +77,12 @@ class Metering:
         """Whether the event would be allowed now; changes nothing. Raises Refusal."""
         granted = await self._access.grant("check_quota", caller, report.target)
         command = CheckUsage(granted.subject_or_refuse(), report.event, report.quantity, report.attributes)
-        return _decision(await self._ledger.rehearse(command))
+        return (await self._ledger.do(command, Decided, keep=False)).decision
 
     async def record(self, caller: Caller, report: UsageReport) -> Decision:
         """Decide and count in one step. Raises Refusal."""
         command = await self._command("record_usage", caller, report)
-        return _decision(await self._ledger.submit_one(command))
+        return (await self._ledger.do(command, Decided)).decision
 
     async def record_batch(
         self, caller: Caller, reports: Sequence[UsageReport | Refusal]
@@ -117,7 +117,7 @@ class Metering:
             report.idempotency_key,
             digest_of("reserve", report.digest_for(subject).hex(), ttl_seconds),
         )
-        return _decision(await self._ledger.submit_one(command))
+        return (await self._ledger.do(command, Decided)).decision
 
     async def settle(self, caller: Caller, settlement: Settlement) -> Decided:
         """Count what really happened in place of what was held. Raises Refusal."""
@@ -131,11 +131,7 @@ class Metering:
             settlement.quantity,
             settlement.attributes,
         )
-        outcome = await self._ledger.submit_one(command)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        assert isinstance(outcome, Decided)
-        return outcome
+        return await self._ledger.do(command, Decided)
 
     async def _command(self, operation: str, caller: Caller, report: UsageReport) -> RecordUsage:
         granted = await self._access.grant(operation, caller, report.target)
@@ -158,10 +154,3 @@ def _answer(outcome: Outcome) -> Decision | Refusal:
         return outcome
     assert isinstance(outcome, Decided)
     return outcome.decision
-
-
-def _decision(outcome: Outcome) -> Decision:
-    answer = _answer(outcome)
-    if isinstance(answer, Refusal):
-        raise answer
-    return answer

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.subscriptions import AccountKey
-from subscription_mcp.ledger.commands import Command, EditPlan, MigratePlan, Outcome, PlanEdited, PlanMigrated
+from subscription_mcp.ledger.commands import EditPlan, MigratePlan, PlanEdited, PlanMigrated
 from subscription_mcp.ledger.queries import PlanRecord, PlanRecords
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller
@@ -56,8 +55,8 @@ class PlanEditing:
     ) -> PlanManaged:
         """Create, update or archive a plan, or show what that would be. Raises Refusal."""
         actor = self._access.actor_everywhere(TOOL, caller)
-        outcome = await self._done(EditPlan(actor, action, plan, table, reason), dry_run=dry_run)
-        assert isinstance(outcome, PlanEdited)
+        command = EditPlan(actor, action, plan, table, reason)
+        outcome = await self._ledger.do(command, PlanEdited, keep=not dry_run)
         now = outcome.plan
         newest = ALL_VERSIONS if action == "archive" else now.version
         found = await self._record(plan, newest)
@@ -82,8 +81,7 @@ class PlanEditing:
         again and goes on. Raises Refusal."""
         actor = self._access.actor_everywhere(TOOL, caller)
         command = MigratePlan(actor, plan, reason, from_version)
-        outcome = await self._done(command, dry_run=True)
-        assert isinstance(outcome, PlanMigrated)
+        outcome = await self._ledger.do(command, PlanMigrated, keep=False)
         before = await self._record(plan, outcome.plan.version)
         assert before is not None
         affected = {
@@ -96,8 +94,7 @@ class PlanEditing:
             return PlanManaged("migrate", before, True, affected, accounts)
         moved, audit_id = 0, None
         while True:
-            outcome = await self._done(command, dry_run=False)
-            assert isinstance(outcome, PlanMigrated)
+            outcome = await self._ledger.do(command, PlanMigrated)
             moved += outcome.moved
             audit_id = audit_id or (outcome.audit.id if outcome.audit is not None else None)
             if outcome.last is None:
@@ -106,12 +103,6 @@ class PlanEditing:
         after = await self._record(plan, outcome.plan.version)
         assert after is not None
         return PlanManaged("migrate", after, False, affected, accounts, moved, audit_id)
-
-    async def _done(self, command: Command, *, dry_run: bool) -> Outcome:
-        outcome = await (self._ledger.rehearse(command) if dry_run else self._ledger.submit_one(command))
-        if isinstance(outcome, Refusal):
-            raise outcome
-        return outcome
 
     async def _record(self, plan: str, newest: int) -> PlanRecord | None:
         found: list[PlanRecord] = await self._ledger.query(

@@ -144,16 +144,10 @@ class Plans:
     async def _confirmed(
         self, command: ChangePlan | ChangeSubscription, dry_run: bool, confirmation: str | None
     ) -> PlanChanged:
-        if dry_run:
-            outcome = await self._ledger.rehearse(command)
-        else:
+        if not dry_run:
             command.confirmation = confirmation
             command.offer = secrets.token_urlsafe(HANDLE_BYTES) if confirmation is None else None
-            outcome = await self._ledger.submit_one(command)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        assert isinstance(outcome, PlanChanged)
-        return outcome
+        return await self._ledger.do(command, PlanChanged, keep=not dry_run)
 
     async def _view(self, granted: Granted) -> AccountView:
         view = granted.caller.view

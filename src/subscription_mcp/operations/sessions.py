@@ -1,6 +1,5 @@
 """Sessions: opening, renewing and closing them."""
 
-from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.ledger.commands import (
     CloseSession,
     OpenSession,
@@ -34,25 +33,14 @@ class Sessions:
             idempotency_key,
             digest_of("open_session", names, ttl_seconds),
         )
-        return await self._decided(command)
+        return await self._ledger.do(command, SessionDecided)
 
     async def renew(self, caller: Caller, session_id: str, ttl_seconds: int | None) -> SessionDecided:
         """Keep a session open. Raises Refusal `not_found` where it is over."""
         tenant, user = self._access.whose_lease("renew_session", caller)
-        return await self._decided(RenewSession(tenant, session_id, user, ttl_seconds))
+        return await self._ledger.do(RenewSession(tenant, session_id, user, ttl_seconds), SessionDecided)
 
     async def close(self, caller: Caller, session_id: str) -> SessionClosed:
         """End a session; again changes nothing. Raises Refusal."""
         tenant, user = self._access.whose_lease("close_session", caller)
-        outcome = await self._ledger.submit_one(CloseSession(tenant, session_id, user))
-        if isinstance(outcome, Refusal):
-            raise outcome
-        assert isinstance(outcome, SessionClosed)
-        return outcome
-
-    async def _decided(self, command: OpenSession | RenewSession) -> SessionDecided:
-        outcome = await self._ledger.submit_one(command)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        assert isinstance(outcome, SessionDecided)
-        return outcome
+        return await self._ledger.do(CloseSession(tenant, session_id, user), SessionClosed)
