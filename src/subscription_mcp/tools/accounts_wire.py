@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from subscription_mcp.tools.wire import (
     AuditEntryResult,
+    Cursor,
     LimitResult,
     MemberResult,
     PlainText,
@@ -13,6 +14,7 @@ from subscription_mcp.tools.wire import (
     TargetArguments,
     TierInfoResult,
     left_out,
+    must_fit_action,
 )
 
 PAGE_SIZE_MAX = 50
@@ -35,7 +37,7 @@ class ManageAccountsArguments(TargetArguments):
     query: Annotated[str, Field(min_length=1, max_length=256)] = left_out(
         "For search: parts of ids; plan:KEY, status:WORD, kind:group or kind:personal narrow it."
     )
-    cursor: Annotated[str, Field(min_length=1, max_length=1024)] = left_out("next_cursor of the last page.")
+    cursor: Cursor = left_out("next_cursor of the last page.")
     page_size: Annotated[int, Field(ge=1, le=PAGE_SIZE_MAX)] = 20
     reason: PlainText = left_out("Required to change something; kept in the audit trail.")
 
@@ -49,11 +51,9 @@ class ManageAccountsArguments(TargetArguments):
             raise ValueError("erase needs user_id, and takes no account_id")
         if action not in _OF_TENANT and not whom:
             raise ValueError(f"{action} needs account_id or user_id")
-        if (action in _CHANGES) != ("reason" in given):
-            raise ValueError(f"{action} {'needs' if action in _CHANGES else 'takes no'} reason")
-        for name in ("query", "cursor", "page_size"):
-            if name in given and action != "search":
-                raise ValueError(f"{action} takes no {name}")
+        reasoned = dict.fromkeys(_CHANGES, ("reason",))
+        allowed = {**reasoned, "search": ("query", "cursor", "page_size")}
+        must_fit_action(self, action, needed=reasoned, allowed=allowed)
         return self
 
 

@@ -3,6 +3,7 @@
 Names, units and meaning are the contract with every client: change them only with a new major version.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -61,6 +62,22 @@ class Arguments(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, defer_build=True
     )
+
+
+def must_fit_action(
+    given: Arguments,
+    action: str,
+    *,
+    needed: Mapping[str, Sequence[str]],
+    allowed: Mapping[str, Sequence[str]],
+) -> None:
+    """Each action has the fields it needs, and of those that some action takes only its own. Raises ValueError."""
+    for name in needed.get(action, ()):
+        if name not in given.model_fields_set:
+            raise ValueError(f"{action} needs {name}")
+    for name in dict.fromkeys(name for names in allowed.values() for name in names):
+        if name in given.model_fields_set and name not in allowed.get(action, ()):
+            raise ValueError(f"{action} takes no {name}")
 
 
 class TargetArguments(Arguments):
@@ -241,12 +258,7 @@ class ManageLimitsArguments(TargetArguments):
             "clear": ("meter", "window", "reason"),
             "clear_rate": ("meter", "window", "reason"),
         }
-        for name in needed.get(self.action, ()):
-            if name not in self.model_fields_set:
-                raise ValueError(f"{self.action} needs {name}")
-        for name in ("meter", "window", "limit", "expires_at", "reason"):
-            if name in self.model_fields_set and name not in allowed.get(self.action, ()):
-                raise ValueError(f"{self.action} takes no {name}")
+        must_fit_action(self, self.action, needed=needed, allowed=allowed)
         if self.action == "clear_rate" and self.window not in (None, MINUTE_WINDOW):
             raise ValueError(f"clear_rate clears the window {MINUTE_WINDOW} and no other")
         return self
@@ -265,18 +277,12 @@ class ManageMembersArguments(TargetArguments):
     def _what_the_action_needs(self) -> "ManageMembersArguments":
         needed = {"add": ("user_id",), "remove": ("user_id",), "set_role": ("user_id", "role")}
         allowed = {
-            "list": ("cursor", "page_size"),
-            "history": (),
             "add": ("user_id", "role", "reason"),
             "remove": ("user_id", "reason"),
             "set_role": ("user_id", "role", "reason"),
+            "list": ("cursor", "page_size"),
         }
-        for name in needed.get(self.action, ()):
-            if name not in self.model_fields_set:
-                raise ValueError(f"{self.action} needs {name}")
-        for name in ("user_id", "role", "reason", "cursor", "page_size"):
-            if name in self.model_fields_set and name not in allowed[self.action]:
-                raise ValueError(f"{self.action} takes no {name}")
+        must_fit_action(self, self.action, needed=needed, allowed=allowed)
         return self
 
 
@@ -301,15 +307,15 @@ class ManagePlansArguments(Arguments):
 
     @model_validator(mode="after")
     def _what_the_action_needs(self) -> "ManagePlansArguments":
-        needed = {"list": (), "archive": ("plan", "reason"), "migrate": ("plan", "reason")}
-        given = self.model_fields_set - {"action"}
-        for name in needed.get(self.action, ("plan",)):
-            if name not in given:
-                raise ValueError(f"{self.action} needs {name}")
-        if self.action == "list" and given:
+        if self.action == "list" and self.model_fields_set - {"action"}:
             raise ValueError("list takes nothing else")
-        if "from_version" in given and self.action != "migrate":
-            raise ValueError(f"{self.action} takes no from_version")
+        needed = {
+            "create": ("plan",),
+            "update": ("plan",),
+            "archive": ("plan", "reason"),
+            "migrate": ("plan", "reason"),
+        }
+        must_fit_action(self, self.action, needed=needed, allowed={"migrate": ("from_version",)})
         return self
 
 
