@@ -15,7 +15,7 @@ from subscription_mcp.ledger.commands import (
     UserErased,
 )
 from subscription_mcp.ledger.port import Touched
-from subscription_mcp.ledger.queries import PlanRecord
+from subscription_mcp.ledger.queries import MemberRow, PlanRecord
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.accounts import Accounts
@@ -76,6 +76,7 @@ __all__ = [
     "AccountView",
     "AuditEntry",
     "LimitsChanged",
+    "MemberRow",
     "MembersChanged",
     "Operations",
     "PlanChanged",

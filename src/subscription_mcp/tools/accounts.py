@@ -1,7 +1,5 @@
 """`manage_accounts`: its body, its words, its documents."""
 
-from typing import Any
-
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.wording import counted, line_of
@@ -129,15 +127,9 @@ def found_document(view: AccountView) -> Document:
 
 
 def shown_document(shown: AccountShown, catalog: Catalog) -> Document:
-    members: list[dict[str, Any]] | None = None
-    if shown.members is not None:
-        members = [
-            {"user_id": one.user, "role": one.role, "joined_at": format_instant(one.joined_at)}
-            for one in shown.members
-        ]
     return {
         **documents.tier_info(shown.view, catalog),
-        "members": members,
+        "members": None if shown.members is None else [documents.member(one) for one in shown.members],
         "open_sessions": [
             {
                 "session_id": session.id,

@@ -13,12 +13,13 @@ from subscription_mcp.domain.windows import Period
 from subscription_mcp.operations import (
     AccountView,
     AuditEntry,
+    MemberRow,
     PlanChanged,
     PlanRecord,
     SessionDecided,
     UsageEvent,
 )
-from subscription_mcp.operations.members import MembersAnswer
+from subscription_mcp.operations.members import Member, MembersAnswer
 from subscription_mcp.operations.plan_editing import PlanManaged
 from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
 
@@ -332,20 +333,21 @@ def audit_entry(entry: AuditEntry) -> Document:
     }
 
 
+def member(one: Member | MemberRow) -> Document:
+    return {
+        "user_id": one.user,
+        "role": one.role,
+        "joined_at": None if one.joined_at is None else format_instant(one.joined_at),
+    }
+
+
 def members(answer: MembersAnswer) -> Document:
     """One page of an account's users, its seats, and the entry of what was changed."""
     changed = answer.changed
     return {
         "account_id": answer.account,
         "account_kind": answer.account_kind,
-        "members": [
-            {
-                "user_id": one.user,
-                "role": one.role,
-                "joined_at": None if one.joined_at is None else format_instant(one.joined_at),
-            }
-            for one in answer.members
-        ],
+        "members": [member(one) for one in answer.members],
         "next_cursor": answer.next_cursor,
         "seats": {"used": answer.seats_used, "max": maximum(answer.seats_max or UNLIMITED)},
         "history": None if answer.history is None else [audit_entry(entry) for entry in answer.history],
