@@ -5,11 +5,10 @@ from typing import Any
 import click
 
 from subscription_mcp.auth.tokens import DEFAULT_TENANT
-from subscription_mcp.cli.acting import call_tool, target_options, whom
-from subscription_mcp.cli.common import json_option, print_json, settings_of
+from subscription_mcp.cli.acting import call_tool, reason_option, target_options, whom
+from subscription_mcp.cli.common import json_option
 
 TOOL = "manage_accounts"
-reason_option = click.option("--reason", required=True, help="Kept in the audit trail.")
 tenant_option = click.option("--tenant", help="The tenant; 'default' unless given.")
 
 
@@ -111,9 +110,4 @@ def erase(ctx: click.Context, tenant: str | None, user: str, reason: str, as_jso
 
 
 def _do(ctx: click.Context, action: str, arguments: dict[str, Any], as_json: bool) -> None:
-    given = {name: value for name, value in arguments.items() if value is not None}
-    answer = call_tool(settings_of(ctx), TOOL, {**given, "action": action})
-    if as_json:
-        print_json(answer.document)
-    else:
-        click.echo(answer.text)
+    call_tool(ctx, TOOL, {**arguments, "action": action}, as_json)

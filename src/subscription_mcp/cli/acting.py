@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from subscription_mcp.auth.tokens import DEFAULT_TENANT
-from subscription_mcp.cli.common import local_operator
+from subscription_mcp.cli.common import local_operator, print_json, settings_of
 from subscription_mcp.domain.identifiers import ID_RULE, is_id
 from subscription_mcp.settings import Settings
-from subscription_mcp.tools.bodies import Answer
 
 if TYPE_CHECKING:
     from subscription_mcp.assembly import Service
 
 T = TypeVar("T")
 Command = Callable[..., Any]
+reason_option = click.option("--reason", required=True, help="Kept in the audit trail.")
 
 
 def target_options(command: Command) -> Command:
@@ -56,7 +56,15 @@ def on_the_ledger(settings: Settings, do: "Callable[[Service], Awaitable[T]]") -
     return asyncio.run(once())
 
 
-def call_tool(settings: Settings, tool: str, arguments: dict[str, Any]) -> Answer:
-    """What a tool answers the operator of this machine: the same rules as over MCP. Raises Refusal."""
+def call_tool(
+    ctx: click.Context, tool: str, given: dict[str, Any], as_json: bool, *, by_sentence: bool = False
+) -> None:
+    """Show what a tool answers the operator of this machine, by the same rules as over MCP; what is None was not
+    given. `by_sentence` begins a line with each sentence. Raises Refusal."""
+    arguments = {name: value for name, value in given.items() if value is not None}
     operator = local_operator(arguments.get("tenant_id", DEFAULT_TENANT))
-    return on_the_ledger(settings, lambda service: service.toolbox.call(operator, tool, arguments))
+    answer = on_the_ledger(settings_of(ctx), lambda service: service.toolbox.call(operator, tool, arguments))
+    if as_json:
+        print_json(answer.document)
+    else:
+        click.echo(answer.text.replace(". ", ".\n") if by_sentence else answer.text)

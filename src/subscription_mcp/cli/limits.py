@@ -4,15 +4,13 @@ from typing import Any
 
 import click
 
-from subscription_mcp.cli.acting import call_tool, target_options, whom
-from subscription_mcp.cli.common import json_option, print_json, settings_of
+from subscription_mcp.cli.acting import call_tool, reason_option, target_options, whom
+from subscription_mcp.cli.common import json_option
 from subscription_mcp.domain.catalog import TOTAL_MAX
-from subscription_mcp.tools.bodies import Answer
 
 TOOL = "manage_limits"
 meter_option = click.option("--meter", required=True, help="A meter of the catalog, like messages.")
 window_option = click.option("--window", required=True, help="day, month, … as the plan limits it.")
-reason_option = click.option("--reason", required=True, help="Kept in the audit trail.")
 
 
 class LimitValue(click.ParamType[int | str]):
@@ -41,7 +39,7 @@ def limits() -> None:
 @click.pass_context
 def list_limits(ctx: click.Context, /, as_json: bool, **target: str | None) -> None:
     """Every limit as it stands, with what is used and left."""
-    _show(_ask(ctx, target, action="list"), as_json)
+    _do(ctx, "list", target, as_json)
 
 
 @limits.command("set")
@@ -55,7 +53,7 @@ def list_limits(ctx: click.Context, /, as_json: bool, **target: str | None) -> N
 @click.pass_context
 def set_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Set a limit, effective at once, also beyond the plan's."""
-    _show(_ask(ctx, given, action="set"), as_json)
+    _do(ctx, "set", given, as_json)
 
 
 @limits.command("clear")
@@ -67,7 +65,7 @@ def set_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
 @click.pass_context
 def clear_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Let the plan's limit apply again."""
-    _show(_ask(ctx, given, action="clear"), as_json)
+    _do(ctx, "clear", given, as_json)
 
 
 @limits.command("clear-rate")
@@ -78,7 +76,7 @@ def clear_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
 @click.pass_context
 def clear_rate(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Let somebody who was too fast go on at once: forget the last minute."""
-    _show(_ask(ctx, given, action="clear_rate"), as_json)
+    _do(ctx, "clear_rate", given, as_json)
 
 
 @limits.command("history")
@@ -87,17 +85,9 @@ def clear_rate(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
 @click.pass_context
 def limit_history(ctx: click.Context, /, as_json: bool, **target: str | None) -> None:
     """The newest changes, with who made them and why."""
-    _show(_ask(ctx, target, action="history"), as_json)
+    _do(ctx, "history", target, as_json)
 
 
-def _ask(ctx: click.Context, given: dict[str, Any], **more: Any) -> Answer:
+def _do(ctx: click.Context, action: str, given: dict[str, Any], as_json: bool) -> None:
     target = whom(given.pop("tenant"), given.pop("account"), given.pop("user"))
-    named = {name: value for name, value in given.items() if value is not None}
-    return call_tool(settings_of(ctx), TOOL, {**target, **named, **more})
-
-
-def _show(answer: Answer, as_json: bool) -> None:
-    if as_json:
-        print_json(answer.document)
-    else:
-        click.echo(answer.text.replace(". ", ".\n"))
+    call_tool(ctx, TOOL, {**target, **given, "action": action}, as_json, by_sentence=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from subscription_mcp.cli.acting import call_tool, on_the_ledger
+from subscription_mcp.cli.acting import call_tool, on_the_ledger, reason_option
 from subscription_mcp.cli.common import json_option, print_json, settings_of, tell
 from subscription_mcp.domain.wording import counted
 from subscription_mcp.ledger.queries import PlanHolders
@@ -77,7 +77,6 @@ def show_plan(ctx: click.Context, plan: str, as_json: bool) -> None:
     )
 
 
-reason_option = click.option("--reason", required=True, help="Kept in the audit trail.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what it would be, and for whom.")
 
 
@@ -89,7 +88,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what it 
 @click.pass_context
 def create_plan(ctx: click.Context, /, file: str, as_json: bool, **given: Any) -> None:
     """Offer a new plan at once: a TOML file with the keys of a plan in a catalog, and its name as `plan`."""
-    _manage(ctx, as_json, action="create", plan=_table_in(file), **given)
+    call_tool(ctx, TOOL, {"action": "create", "plan": _table_in(file), **given}, as_json)
 
 
 @plans.command("update")
@@ -100,7 +99,7 @@ def create_plan(ctx: click.Context, /, file: str, as_json: bool, **given: Any) -
 @click.pass_context
 def update_plan(ctx: click.Context, /, file: str, as_json: bool, **given: Any) -> None:
     """Give a plan a new version: a TOML file with its name as `plan` and what changes. Subscribers stay on theirs."""
-    _manage(ctx, as_json, action="update", plan=_table_in(file), **given)
+    call_tool(ctx, TOOL, {"action": "update", "plan": _table_in(file), **given}, as_json)
 
 
 @plans.command("archive")
@@ -111,7 +110,7 @@ def update_plan(ctx: click.Context, /, file: str, as_json: bool, **given: Any) -
 @click.pass_context
 def archive_plan(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Offer a plan no longer. Who holds it keeps it; a catalog file does not bring it back."""
-    _manage(ctx, as_json, action="archive", **given)
+    call_tool(ctx, TOOL, {"action": "archive", **given}, as_json)
 
 
 @plans.command("migrate")
@@ -123,7 +122,7 @@ def archive_plan(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
 @click.pass_context
 def migrate_plan(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Move subscribers to a plan's newest version: its limits at once, its price at the next renewal."""
-    _manage(ctx, as_json, action="migrate", **given)
+    call_tool(ctx, TOOL, {"action": "migrate", **given}, as_json)
 
 
 @plans.command("reset")
@@ -145,15 +144,6 @@ def reset_plan(ctx: click.Context, plan: str, yes: bool) -> None:
 
     asyncio.run(reset_once())
     tell(f"Plan {plan} is offered as {found.source} has it.")
-
-
-def _manage(ctx: click.Context, as_json: bool, **given: Any) -> None:
-    named = {name: value for name, value in given.items() if value is not None}
-    answer = call_tool(settings_of(ctx), TOOL, named)
-    if as_json:
-        print_json(answer.document)
-    else:
-        click.echo(answer.text)
 
 
 def _table_in(file: str) -> dict[str, Any]:
