@@ -69,8 +69,6 @@ SPARED_KEYS = frozenset(
         "meter",
         "window",
         "scope",
-    }
-    | {
         "source",
         "limit",
         "role",
@@ -80,8 +78,12 @@ SPARED_KEYS = frozenset(
         "trial_ends_at",
         "prepaid_until",
         "ended_at",
+        "past_due_since",
+        "suspended_at",
+        "expires_at",
+        "issued_before",
+        "tenant_id",
     }
-    | {"past_due_since", "suspended_at", "expires_at", "issued_before", "tenant_id"}
 )
 """Under these an audit entry says words of the catalog, instants and tenants."""
 SPARED_ATTRIBUTES = frozenset(DIMENSIONS)

@@ -38,6 +38,7 @@ from subscription_mcp.operations.reports import UsageReportAnswer
 
 LINES_MAX = 20
 DECLINED = "Declined: nothing was changed."
+MANAGE, UPGRADE = "manage_subscription", "upgrade_tier"
 
 
 def tier_info(view: AccountView) -> str:
@@ -190,9 +191,6 @@ class ChangeWords:
                     f"the plan is {to_plan}",
                     f"Change the plan to {to_plan}",
                 )
-
-
-MANAGE, UPGRADE = "manage_subscription", "upgrade_tier"
 
 
 def plan_change(changed: PlanChanged, status: str, words: ChangeWords) -> str:

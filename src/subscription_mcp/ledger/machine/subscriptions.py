@@ -174,7 +174,7 @@ def _must_be_allowed(action: Action, facts: Facts, located: Located) -> None:
         raise standing_still(facts, located)
     if action in ("activate", "payment_received"):
         raise refused("conflict", f"The account is {_words(status)}: there is nothing to do.")
-    if action == "cancel" or action == "set_seats" or action == "resume":
+    if action in ("cancel", "set_seats", "resume"):
         raise refused("conflict", "A trial ends by itself and costs nothing; upgrade_tier moves to a plan.")
     raise refused("conflict", f"The account is {_words(status)} already or cannot be changed like this now.")
 
