@@ -401,6 +401,12 @@ class Talk:
             return fault.error.code, fault.error.message, fault.error.data
         raise AssertionError(f"answered: {answer}")
 
+    async def buy(self, plan: str, **arguments: Any) -> dict[str, Any]:
+        """What somebody who cannot be asked does: get a handle, confirm it."""
+        offered = await self.call("upgrade_tier", plan=plan, **arguments)
+        assert offered["status"] == "confirmation_required", offered
+        return await self.call("upgrade_tier", plan=plan, **arguments, confirmation=offered["confirmation"])
+
     async def prompt(self, name: str, **arguments: str) -> str:
         """The words of a prompt."""
         (message,) = (await self.client.get_prompt(name, arguments)).messages

@@ -194,10 +194,7 @@ async def test_an_answer_applies_once_however_often_it_is_sent(place: Place, ser
     assert again["isError"]
     # Back where the same change would be possible: the answer is used up all the same.
     async with server.client(place.token("root", role="superadmin")) as root:
-        offered = await root.call("upgrade_tier", plan="premium", user_id="replayer")
-        await root.call(
-            "upgrade_tier", plan="premium", user_id="replayer", confirmation=offered["confirmation"]
-        )
+        await root.buy("premium", user_id="replayer")
     count = changes(place)
     for _ in range(2):
         used = await called(server, token, arguments, **answer)

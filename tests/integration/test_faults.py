@@ -152,8 +152,7 @@ async def test_a_plan_changed_in_one_process_holds_in_the_other_at_once(tmp_path
             full = await app.call("record_usage", quantity=50, **MESSAGE)
             assert full.status_code == 200
             problem_of(await app.call("record_usage", **MESSAGE), 429, "quota_exceeded")
-            offered = await bella.call("upgrade_tier", plan="premium")
-            await bella.call("upgrade_tier", plan="premium", confirmation=offered["confirmation"])
+            await bella.buy("premium")
             decision = (await app.call("record_usage", **MESSAGE)).json()["result"]
             assert (decision["plan"], decision["limits"][0]["used"]) == ("premium", 51)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import ERAS, TODAY, Place, Server, Talk, problem_of, talking
+from tests.harness import ERAS, TODAY, Place, Server, problem_of, talking
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +22,6 @@ def server(place: Place) -> Iterator[Server]:
 def tokens(document: dict[str, Any], meter: str = "llm_tokens") -> tuple[int, int | None]:
     (limit,) = [limit for limit in document["limits"] if limit["meter"] == meter]
     return limit["used"], limit["limit"]
-
-
-async def bought(talk: Talk, plan: str) -> dict[str, Any]:
-    offer = await talk.call("upgrade_tier", plan=plan)
-    return await talk.call("upgrade_tier", plan=plan, confirmation=offer["confirmation"])
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -57,7 +52,7 @@ async def test_the_story_of_a_group(place: Place, server: Server, transport: str
         # A member cannot buy, the admin can: one subscription for all
         assert (await member.rpc_error("upgrade_tier", plan="basic"))[0] == -32602
         await admin.call("get_tier_info")
-        applied = await bought(admin, "basic")
+        applied = await admin.buy("basic")
         assert (applied["status"], applied["from_plan"], applied["price_now"]["amount"]) == (
             "applied",
             None,
@@ -117,7 +112,7 @@ async def test_the_story_of_a_group(place: Place, server: Server, transport: str
             "voice_tokens": 100.0,
         }
         # Upgraded: on it goes, and what was used stays used
-        await bought(admin, "standard")
+        await admin.buy("standard")
         decision = await app.call("record_usage", user_id=hugo, event="llm", quantity=1)
         assert (decision["allowed"], tokens(decision)) == (True, (105_001, 500_000))
         # Members come and go
@@ -133,7 +128,7 @@ async def test_usage_restarts_with_the_new_period_and_a_cancelled_one_is_inactiv
     service, asked = place.token("app", role="service"), {"user_id": "greta", "event": "llm"}
     async with place.over_stdio(admin_token) as admin, place.over_stdio(service) as app:
         await admin.call("get_tier_info")
-        await bought(admin, "basic")
+        await admin.buy("basic")
         assert (await app.call("record_usage", quantity=100_000, **asked))["allowed"]
         assert not (await app.call("check_quota", **asked))["allowed"]
     async with place.over_stdio(service, CLOCK="2026-12-20T10:00:00Z") as app:
@@ -151,7 +146,7 @@ async def test_usage_restarts_with_the_new_period_and_a_cancelled_one_is_inactiv
         assert (await app.call("check_quota", **asked))["code"] == "subscription_inactive"
     async with place.over_stdio(admin_token, CLOCK="2027-01-20T10:00:00Z") as admin:
         assert (await admin.call("get_tier_info"))["status"] == "canceled"
-        assert (await bought(admin, "basic"))["status"] == "applied"
+        assert (await admin.buy("basic"))["status"] == "applied"
 
 
 async def test_no_more_users_than_a_plan_has_seats(place: Place, server: Server) -> None:
@@ -160,7 +155,7 @@ async def test_no_more_users_than_a_plan_has_seats(place: Place, server: Server)
         server.api(place.token("app", role="service")) as app,
     ):
         await admin.call("get_tier_info")
-        await bought(admin, "basic")
+        await admin.buy("basic")
         for number in range(9):
             await admin.call("manage_members", action="add", user_id=f"crowd-{number}")
         refused = await admin.refusal("manage_members", action="add", user_id="crowd-9")
@@ -203,7 +198,7 @@ async def test_the_story_of_the_super_admin(place: Place, server: Server, era: s
         assert (await admin.rpc_error("manage_plans", action="list"))[0] == -32602
         # Sold, used up, edited: who has it keeps the old version until migrated
         await admin.call("get_tier_info")
-        await bought(admin, key)
+        await admin.buy(key)
         asked = {"user_id": f"boss.{era}", "event": "llm"}
         await app.call("record_usage", quantity=1_000, **asked)
         edited = {"plan": key, "limits": [{**plan["limits"][0], "limit": 2_000}, plan["limits"][1]]}  # type: ignore[index, dict-item]

@@ -179,10 +179,8 @@ async def test_the_story_of_an_operator(place: Place, server: Server, era: str) 
         decision = await app.call("record_usage", event="api_call", **whom)
         assert (used(decision, "api_calls", "day"), used(decision, "api_calls", "minute")) == (61, 1)
         # Change the plan for some days
-        arguments = {"plan": "enterprise", "duration_days": 14, **whom}
         assert (await oscar.refusal("upgrade_tier", plan="pro", duration_days=14))["code"] == "forbidden"
-        offer = await tara.call("upgrade_tier", **arguments)
-        done = await tara.call("upgrade_tier", **arguments, confirmation=offer["confirmation"])
+        done = await tara.buy("enterprise", duration_days=14, **whom)
         assert done["status"] == "applied"
         assert done["price_next"]["amount"] == "0.00"
         info = await oscar.call("get_tier_info")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import ERAS, TODAY, Place, Server, Talk, problem_of, talking
+from tests.harness import ERAS, TODAY, Place, Server, problem_of, talking
 
 from subscription_mcp.auth.permissions import reach
 from subscription_mcp.operations.cursors import cursor_of
@@ -33,13 +33,6 @@ def server(notes: Place) -> Iterator[Server]:
 
 def root(place: Place, tenant: str = "acme") -> str:
     return place.token("root", tenant=tenant, role="superadmin")
-
-
-async def buy(talk: Talk, plan: str, **target: str) -> None:
-    offered = await talk.call("upgrade_tier", plan=plan, **target)
-    assert offered["status"] == "confirmation_required", offered
-    done = await talk.call("upgrade_tier", plan=plan, confirmation=offered["confirmation"], **target)
-    assert done["status"] == "applied"
 
 
 # Suspended
@@ -235,7 +228,7 @@ async def test_one_account_is_shown_with_who_is_in_it_and_what_was_changed(
         server.client(admin_token, ERAS[era]) as tara,
         server.client(app_token, ERAS[era]) as app,
     ):
-        await buy(boss, "teams")
+        assert (await boss.buy("teams"))["status"] == "applied"
         session = await app.call("open_session", user_id="boss")
         shown = (await tara.call("manage_accounts", action="show", account_id="team"))["account"]
         assert set(shown) == {*(await boss.call("get_tier_info")), "members", "open_sessions", "audit"} - {
@@ -266,7 +259,7 @@ async def test_a_tenant_in_numbers(tmp_path: Path, era: str) -> None:
             async with server.client(place.token(user), ERAS[era]) as talk:
                 await talk.call("get_tier_info")
                 if user == "old-3":
-                    await buy(talk, "pro")
+                    assert (await talk.buy("pro"))["status"] == "applied"
     with place.serving(CLOCK="2026-11-20T12:00:00Z") as server:
         async with server.client(place.token("boss", group="team", role="admin"), ERAS[era]) as boss:
             await boss.call("get_tier_info")

@@ -34,13 +34,6 @@ def ada(place: Place) -> str:
     return place.token("ada", group="crew", role="admin")
 
 
-async def buy(talk: Talk, plan: str) -> dict[str, Any]:
-    """What somebody who cannot be asked does: get a handle, confirm it."""
-    offered = await talk.call("upgrade_tier", plan=plan)
-    assert offered["status"] == "confirmation_required"
-    return await talk.call("upgrade_tier", plan=plan, confirmation=offered["confirmation"])
-
-
 async def plans_of(talk: Talk) -> dict[str, dict[str, Any]]:
     return {plan["plan"]: plan for plan in (await talk.call("manage_plans", action="list"))["plans"]}
 
@@ -68,7 +61,7 @@ async def test_a_plan_is_made_sold_changed_migrated_and_archived(
 
             # The other process offers it too.
             assert "starter" in [plan["plan"] for plan in (await admin.call("list_plans"))["plans"]]
-            assert (await buy(admin, "starter"))["status"] == "applied"
+            assert (await admin.buy("starter"))["status"] == "applied"
 
             async def consume(quantity: int) -> dict[str, Any]:
                 answer = await app.call(

@@ -58,12 +58,6 @@ def users(answer: dict[str, Any]) -> dict[str, str]:
     return {member["user_id"]: member["role"] for member in answer["members"]}
 
 
-async def buy_teams(talk: Talk, seats: int) -> None:
-    offered = await talk.call("upgrade_tier", plan="teams", seats=seats)
-    applied = await talk.call("upgrade_tier", plan="teams", seats=seats, confirmation=offered["confirmation"])
-    assert applied["status"] == "applied"
-
-
 # The story
 
 
@@ -89,7 +83,7 @@ async def test_a_person_founds_a_group_and_manages_its_members(
         )
 
         # Two seats, one's own among them
-        await buy_teams(ada, 2)
+        assert (await ada.buy("teams", seats=2))["status"] == "applied"
         await app.call("record_usage", user_id=ada_id, event="request", attributes={"tokens": 700})
         alone = await ada.call("manage_members", action="list")
         assert (alone["account_id"], alone["account_kind"]) == (ada_id, "personal")
@@ -143,7 +137,7 @@ async def test_members_who_are_added_at_once_are_in_the_one_group_that_is_founde
 ) -> None:
     for number in range(5):
         async with teams_server.client(teams.token(f"flo-{number}")) as flo:
-            await buy_teams(flo, 5)
+            assert (await flo.buy("teams", seats=5))["status"] == "applied"
         async with teams_server.api(teams.token(f"flo-{number}")) as flo:
             calls = [{"action": "add", "user_id": f"flo-{number}-{friend}"} for friend in range(4)]
             assert await statuses(flo, *calls) == [200] * 4
@@ -327,9 +321,7 @@ async def test_while_the_subscription_stands_still_its_people_may_only_list(tmp_
     with place.serving() as server:
         async with server.client(ada_token) as ada, server.client(tara_token) as tara:
             await ada.call("get_tier_info")
-            days = {"plan": "teams", "seats": 3, "duration_days": 5, "user_id": "ada"}
-            offered = await tara.call("upgrade_tier", **days)
-            await tara.call("upgrade_tier", confirmation=offered["confirmation"], **days)
+            await tara.buy("teams", seats=3, duration_days=5, user_id="ada")
             team = (await ada.call("manage_members", action="add", user_id="bob"))["account_id"]
     with place.serving(CLOCK=LATER) as server:
         async with server.client(ada_token) as ada, server.client(tara_token) as tara:
@@ -499,8 +491,7 @@ async def test_an_administrator_reads_who_changed_people_and_plan_and_why(
     group, boss, mate = f"annals.{era}", f"boss.{era}", f"mate.{era}"
     async with server.client(place.token(boss, group=group, role="admin"), ERAS[era]) as lead:
         await lead.call("get_tier_info")
-        offer = await lead.call("upgrade_tier", plan="basic", reason="we grow")
-        await lead.call("upgrade_tier", plan="basic", reason="we grow", confirmation=offer["confirmation"])
+        await lead.buy("basic", reason="we grow")
         await lead.call("manage_members", action="add", user_id=mate, reason="hired")
         await lead.call("manage_members", action="set_role", user_id=mate, role="admin", reason="deputy")
         told = await lead.call("manage_members", action="history")

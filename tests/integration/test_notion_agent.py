@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import ERAS, Place, Server, Talk, problem_of, talking
+from tests.harness import ERAS, Place, Server, problem_of, talking
 
 REGISTERED = "2026-11-20T14:03:11Z"
 LAST_SECOND = "2026-11-27T14:03:10Z"
@@ -47,12 +47,6 @@ def server(place: Place) -> Iterator[Server]:
 def used(document: dict[str, Any], meter: str) -> tuple[int, int | None]:
     (limit,) = [limit for limit in document["limits"] if limit["meter"] == meter]
     return limit["used"], limit["limit"]
-
-
-async def bought(talk: Talk, plan: str, **arguments: Any) -> dict[str, Any]:
-    offer = await talk.call("upgrade_tier", plan=plan, **arguments)
-    assert offer["status"] == "confirmation_required"
-    return await talk.call("upgrade_tier", plan=plan, **arguments, confirmation=offer["confirmation"])
 
 
 async def test_the_plans_are_what_is_sold(server: Server) -> None:
@@ -111,7 +105,7 @@ async def test_the_story_of_one_user(place: Place, server: Server, transport: st
         # Upgraded: a billing period begins, at the full price
         preview = await mira.call("upgrade_tier", plan="pro", dry_run=True)
         assert preview["price_now"] == preview["price_next"] == {"amount": "10.00", "currency": "USD"}
-        applied = await bought(mira, "pro")
+        applied = await mira.buy("pro")
         assert (applied["status"], applied["effective_at"]) == ("applied", REGISTERED)
         decision = await app.call("record_usage", event="request", attributes={"tokens": 5}, **whom)
         assert (used(decision, "requests"), used(decision, "tokens")) == ((1, 1_000), (5, 1_000_000))
@@ -182,7 +176,7 @@ async def test_after_the_trial_everything_is_blocked_until_an_upgrade(tmp_path: 
             assert (await mira.call("list_usage_events"))["events"]
             again = await mira.refusal("upgrade_tier", plan="trial")
             assert again["code"] == "conflict"
-            await bought(mira, "plus")
+            await mira.buy("plus")
             assert (await app.call("record_usage", **asked))["allowed"]
 
 
@@ -190,7 +184,7 @@ async def test_after_the_trial_everything_is_blocked_until_an_upgrade(tmp_path: 
 async def test_only_the_upgrade_paths_are_open(place: Place, server: Server, held: str) -> None:
     async with server.client(place.token(f"pat-{held}")) as user:
         if held != "trial":
-            await bought(user, held)
+            await user.buy(held)
         assert (await user.call("get_tier_info"))["next_plans"] == PATHS[held]
         for wanted in PLANS:
             if wanted in PATHS[held]:

@@ -172,12 +172,6 @@ async def store_mb(app: Api, quantity: int, **fields: Any) -> dict[str, Any]:
     return document.get("decision") or document["result"]
 
 
-async def bought(talk: Talk, plan: str) -> dict[str, Any]:
-    offered = await talk.call("upgrade_tier", plan=plan)
-    assert offered["status"] == "confirmation_required", offered
-    return await talk.call("upgrade_tier", plan=plan, confirmation=offered["confirmation"])
-
-
 @pytest.mark.parametrize("era", ERAS)
 async def test_storage_is_a_level_through_months_and_plans(tmp_path: Path, era: str) -> None:
     place = Place(tmp_path, clock=TODAY, CATALOG="jobs-platform")
@@ -199,7 +193,7 @@ async def test_storage_is_a_level_through_months_and_plans(tmp_path: Path, era: 
             assert limit_of(await store_mb(app, -30), "level")["used"] == 50
             assert limit_of(await store_mb(app, -70), "level")["used"] == 0  # no lower than nothing
             assert limit_of(await store_mb(app, 90), "level")["used"] == 90
-            assert (await bought(sam, "pro"))["status"] == "applied"
+            assert (await sam.buy("pro"))["status"] == "applied"
             assert await stored(sam) == (90, 10_240, None)
             assert (await store_mb(app, 9_910))["allowed"]
     with place.serving(CLOCK=NEXT_MONTH) as server:
@@ -207,7 +201,7 @@ async def test_storage_is_a_level_through_months_and_plans(tmp_path: Path, era: 
             info = await sam.call("get_tier_info")
             assert limit_of([one for one in info["limits"] if one["meter"] == "jobs"], "month")["used"] == 0
             assert await stored(sam) == (10_000, 10_240, None)
-            assert (await bought(sam, "free"))["status"] == "scheduled"
+            assert (await sam.buy("free"))["status"] == "scheduled"
     with place.serving(CLOCK=NEXT_YEAR) as server:
         async with server.api(app_token) as app, server.client(sam_token, ERAS[era]) as sam:
             # On the free plan since, far above what it allows.
