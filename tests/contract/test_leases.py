@@ -49,7 +49,7 @@ from tests.contract.test_engine import (
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.errors import Refusal
-from subscription_mcp.domain.instants import DAY, SECOND, format_instant, parse_instant
+from subscription_mcp.domain.instants import DAY, MINUTE, SECOND, format_instant, parse_instant
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import quarter_of
 from subscription_mcp.ledger.commands import Arrive, ChangePlan, CheckUsage, Decided, Outcome
@@ -781,6 +781,23 @@ async def test_one_session_too_many_says_which_plan_has_room_and_when_the_next_e
         (limit,) = decision["limits"]
         assert (limit["meter"], limit["window"], limit["limit"], limit["used"]) == ("sessions", "level", 3, 3)
         assert (limit["remaining"], limit["refused"], limit["resets_at"]) == (0, True, None)
+
+
+async def test_after_a_change_to_fewer_sessions_there_is_room_when_enough_have_ended(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=chat(), clock=clock) as ledger:
+        await buy(ledger, "advanced")
+        for minutes in (20, 10, 30):
+            await ledger.submit_one(an_opening(ttl_seconds=minutes * 60))
+        await buy(ledger, "basic", actor="olivia", role="tenant_admin", origin="operator", duration_days=1)
+        refused = opened_of(await ledger.submit_one(an_opening())).decision
+        assert {unlock.action: unlock.until for unlock in refused.unlocks}["wait"] == clock.now + 30 * MINUTE
+        assert (
+            refused.message
+            == "Basic plan: 3 of 1 session open. There is room from 2026-11-20 14:33 UTC. Premium has 10."
+        )
 
 
 async def test_in_the_largest_plan_only_waiting_helps(store: SqliteStore) -> None:

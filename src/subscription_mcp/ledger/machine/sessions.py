@@ -203,17 +203,19 @@ def _refusal(turn: Turn, located: Located, plan: Plan, sessions: list[Session]) 
         None,
     )
     message = session_sentence(plan, active, most)
-    if sessions:
-        ends = sessions[0].expires_at
-        message += f" The next one ends {clock_time(ends, plan.timezone)}."
+    # After a change of plan several may have to end first.
+    until = sessions[active - most].expires_at if isinstance(most, int) and 0 < most <= active else None
+    if until is not None and located.ends_at is not None and until >= located.ends_at:
+        until = None  # a trial or plan ends first: nothing can be opened from then on
+    if until is not None:
+        when = clock_time(until, plan.timezone)
+        message += f" The next one ends {when}." if active == most else f" There is room from {when}."
     if better is not None:
         unlocks.append(Unlock("upgrade_tier", plan=better.key))
         more = better.sessions.max_concurrent
         message += f" {better.title} has {'no limit' if more is UNLIMITED else f'{more:,}'}."
-    ends_at = located.ends_at
-    # Not where a trial or plan ends first: nothing can be opened from then on.
-    if sessions and (ends_at is None or sessions[0].expires_at < ends_at):
-        unlocks.append(Unlock("wait", until=sessions[0].expires_at))
+    if until is not None:
+        unlocks.append(Unlock("wait", until=until))
     return Decision("session_limit", plan, EVENT, 1, [state], turn.now, unlocks, message)
 
 
