@@ -12,11 +12,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from subscription_mcp.domain.catalog import UNLIMITED, Catalog, EventType, Limit, Maximum, Meter, Plan, Scope
+from subscription_mcp.domain.catalog import (
+    UNLIMITED,
+    Catalog,
+    EventType,
+    Limit,
+    Maximum,
+    Meter,
+    Overage,
+    Plan,
+    Scope,
+)
 from subscription_mcp.domain.catalog_file import plan_digest, plan_from_definition
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
-from subscription_mcp.domain.money import format_amount, parse_amount
+from subscription_mcp.domain.money import format_amount, format_decimal, parse_amount
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import Change, MemberRole
 from subscription_mcp.domain.windows import parse_window
@@ -103,8 +113,12 @@ def a_limit(
     window: str = "day",
     scope: Scope = "user",
     timezone: str = "UTC",
+    overage: str | None = None,
+    overage_max: int | None = None,
 ) -> Limit:
-    return Limit(meter, parse_window(window, timezone), maximum, scope)
+    """A limit; with `overage` a unit beyond it costs so much."""
+    terms = None if overage is None else Overage(parse_amount(overage), "USD", overage_max)
+    return Limit(meter, parse_window(window, timezone), maximum, scope, terms)
 
 
 def a_plan(
@@ -137,6 +151,7 @@ def a_plan(
                 "window": limit.window.name,
                 "limit": "unlimited" if limit.maximum is UNLIMITED else limit.maximum,
                 "scope": limit.scope,
+                **_overage(limit),
             }
             for limit in limits
         ],
@@ -154,6 +169,13 @@ def a_plan(
     if changes_to is not None:
         definition["changes_to"] = list(changes_to)
     return plan_from_definition(key, 0, definition)
+
+
+def _overage(limit: Limit) -> dict[str, Any]:
+    if limit.overage is None:
+        return {}
+    terms: dict[str, Any] = {"overage": format_decimal(limit.overage.price_micros)}
+    return terms if limit.overage.units_max is None else terms | {"overage_max": limit.overage.units_max}
 
 
 def three_plans() -> tuple[Plan, Plan, Plan]:

@@ -13,6 +13,7 @@ from subscription_mcp.domain.catalog import (
     Meter,
     ModelPrice,
     Money,
+    Overage,
     Price,
     Sessions,
     ToolRule,
@@ -150,6 +151,16 @@ def test_a_plan_is_read_whole() -> None:
     )
     assert team.sessions == Sessions(max_concurrent=3, max_duration_seconds=7200)
     assert (team.seats_max, team.rate_limit_multiplier, team.timezone) == (10, "5", "Europe/Berlin")
+
+
+def test_a_limit_may_say_what_a_unit_beyond_it_costs() -> None:
+    text = good_but("limit = 1_000_000", 'limit = 9, overage = "0.0020", overage_max = 5')
+    plan = parse_catalog(text, source="desk.toml").plans["team"]
+    limit = plan.limits[1]
+    assert limit.overage == Overage(2_000, "USD", 5)
+    assert (limit.included, limit.ceiling) == (9, 14)
+    stored = plan_from_definition("team", 1, json.loads(json.dumps(plan.definition)))
+    assert stored.limits == plan.limits
 
 
 def test_what_a_plan_leaves_out_has_a_plain_default() -> None:
@@ -492,6 +503,53 @@ FAULTS = {
     "two limits on one thing": (
         'window = "month", limit = 1000, scope = "account"', 'window = "day", limit = 1000',
         "plans.basic.limits[1]", "limits messages per day and user again: limits[0] already does", None,
+    ),
+    "an overage as a fraction": (
+        'limit = 1000,', 'limit = 1000, overage = 0.002,',
+        "plans.basic.limits[1].overage", 'must be a decimal string in quotes, like "29.00", not a number', None,
+    ),
+    "an overage for nothing": (
+        'limit = 1000,', 'limit = 1000, overage = "0",',
+        "plans.basic.limits[1].overage", "must be more than 0", None,
+    ),
+    "an overage of what slides": (
+        'window = "billing_period", limit = 1_000_000', 'window = "rolling:P30D", limit = 9, overage = "1"',
+        "plans.team.limits[1].overage", "only what begins anew can be charged beyond its limit", None,
+    ),
+    "an overage of a rate": (
+        'window = "billing_period", limit = 1_000_000', 'window = "minute", limit = 9, overage = "1"',
+        "plans.team.limits[1].overage", "not 'minute'", None,
+    ),
+    "an overage of what never comes back": (
+        'window = "billing_period", limit = 1_000_000', 'window = "lifetime", limit = 9, overage = "1"',
+        "plans.team.limits[1].overage", "not 'lifetime'", None,
+    ),
+    "an overage of no limit": (
+        'limit = "unlimited"', 'limit = "unlimited", overage = "1"',
+        "plans.team.limits[0].overage", "nothing is beyond an unlimited limit", None,
+    ),
+    "a most of no overage": (
+        'limit = 1_000_000', 'limit = 9, overage_max = 5',
+        "plans.team.limits[1].overage_max", "needs overage, the price of one unit beyond the limit", None,
+    ),
+    "an overage of at most nothing": (
+        'limit = 1_000_000', 'limit = 9, overage = "1", overage_max = 0',
+        "plans.team.limits[1].overage_max", "must be an integer from 1", None,
+    ),
+    "two prices of one unit": (
+        '{ meter = "llm_tokens", window = "billing_period", limit = 1_000_000 }',
+        '{ meter = "llm_tokens", window = "day", limit = 5, overage = "1" },'
+        ' { meter = "llm_tokens", window = "month", limit = 9, overage = "2" }',
+        "plans.team.limits[2].overage", "one unit of llm_tokens has one price: limits[1] already has an overage", None,
+    ),
+    "a trial with an overage": (
+        'price = { monthly = "49.00", yearly = "490", per_seat = "12.5" }',
+        'price = { monthly = "0" }\ntrial = { days = 5 }\n#',
+        "plans.team.limits[1].overage", "a trial is free: nothing beyond it can cost", None,
+    ),
+    "a default plan with an overage": (
+        'limit = 1000,', 'limit = 1000, overage = "0.002",',
+        "default_plan", "plan 'basic' is not free", None,
     ),
     "a price as a fraction": (
         '"49.00"', "49.0",

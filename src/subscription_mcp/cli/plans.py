@@ -67,7 +67,9 @@ def show_plan(ctx: click.Context, plan: str, as_json: bool) -> None:
     for limit in document["limits"]:
         most = "unlimited" if limit["limit"] is None else f"{limit['limit']:,}"
         per = limit["window"].replace("_", " ")
-        click.echo(f"  limit     {most} {limit['meter']} per {per} for each {limit['scope']}")
+        click.echo(
+            f"  limit     {most} {limit['meter']} per {per} for each {limit['scope']}{_overage(limit)}"
+        )
     for name, value in document["features"].items():
         click.echo(f"  feature   {name}: {'yes' if value is True else value or 'no'}")
     sessions = document["sessions"]
@@ -184,6 +186,15 @@ def plan_holders(ctx: click.Context, as_json: bool) -> None:
         )
     if not found:
         click.echo("Nobody holds a plan yet.")
+
+
+def _overage(limit: dict[str, Any]) -> str:
+    """What is asked for a unit beyond a limit."""
+    terms = limit.get("overage")
+    if terms is None:
+        return ""
+    up_to = "" if terms["max"] is None else f", up to {terms['max']:,} more"
+    return f", then {terms['price']} {terms['currency']} each{up_to}"
 
 
 def _or_unlimited(value: int | None) -> str:

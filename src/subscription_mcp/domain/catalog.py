@@ -3,7 +3,7 @@
 A plan is versioned: once subscribed to, a version stays what it was. `catalog_file.py` reads the TOML form.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -92,14 +92,25 @@ class Meter:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Overage:
+    """What one unit beyond a limit costs, and how many there may be; None is as many as are used."""
+
+    price_micros: int
+    currency: str
+    units_max: int | None = None
+
+
 @dataclass(frozen=True)
 class Limit:
-    """A maximum for one meter in one window, for each user or for the whole account."""
+    """A maximum for one meter in one window, for each user or for the whole account. With `overage` it is what the
+    price of the plan includes: more is allowed, and costs extra."""
 
     meter: str
     window: Window
     maximum: Maximum
     scope: Scope = "user"
+    overage: Overage | None = None
 
     @cached_property
     def key(self) -> tuple[str, str, Scope]:
@@ -111,9 +122,17 @@ class Limit:
         return self.meter, self.window.key, self.scope
 
     @cached_property
+    def included(self) -> int:
+        """The largest total that costs nothing extra."""
+        return TOTAL_MAX if self.maximum is UNLIMITED else self.maximum
+
+    @cached_property
     def ceiling(self) -> int:
         """The largest total it allows."""
-        return TOTAL_MAX if self.maximum is UNLIMITED else self.maximum
+        if self.overage is None:
+            return self.included
+        most = self.overage.units_max
+        return TOTAL_MAX if most is None else min(self.included + most, TOTAL_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +311,34 @@ def monthly_micros(plan: Plan) -> int:
 
 Counted = tuple[Window, Scope]
 """Where a meter is counted: in which window, for each user or for the account as a whole."""
+OVERAGE, OVERAGE_CHARGE = "overage", "overage_charge"
+"""What is counted beside a meter: its units beyond a limit, and what they cost, in micro-units."""
 
 
-def places_of(limit: Limit) -> tuple[Counted, ...]:
-    """Where a meter is counted because of a limit. What lies in a billing period cannot be added up afterwards, as
-    it may have begun elsewhere when it was used: it is counted in both scopes, for who is given a cap later."""
+def derived(meter: str, what: str) -> str:
+    """The name under which something is counted beside a meter; no meter of a catalog can have it."""
+    return f"{meter}:{what}"
+
+
+def is_derived(meter: str) -> bool:
+    return ":" in meter
+
+
+def places_of(limit: Limit) -> Iterator[tuple[str, Window, Scope]]:
+    """Which meters are counted where because of a limit. What lies in a billing period cannot be added up afterwards,
+    as it may have begun elsewhere when it was used: it is counted in both scopes, for who is given a cap later. What
+    is beyond it is counted where it is limited, and with what it costs in the account's billing period: for invoices."""
     scopes: tuple[Scope, ...] = (limit.scope,)
     if limit.window.name == BillingPeriod.name:
         scopes = ("user", "account")
-    return tuple((limit.window, scope) for scope in scopes)
+    for scope in scopes:
+        yield limit.meter, limit.window, scope
+    if limit.overage is not None:
+        units = derived(limit.meter, OVERAGE)
+        yield units, limit.window, limit.scope
+        if (limit.window.name, limit.scope) != (BillingPeriod.name, "account"):
+            yield units, BillingPeriod(), "account"
+        yield derived(limit.meter, OVERAGE_CHARGE), BillingPeriod(), "account"
 
 
 def places_counted(meters: Mapping[str, Meter], plans: Iterable[Plan]) -> dict[str, tuple[Counted, ...]]:
@@ -312,7 +350,6 @@ def places_counted(meters: Mapping[str, Meter], plans: Iterable[Plan]) -> dict[s
     }
     for plan in plans:
         for limit in plan.limits:
-            found = places.setdefault(limit.meter, {})
-            for window, scope in places_of(limit):
-                found.setdefault((window.key, scope), (window, scope))
+            for meter, window, scope in places_of(limit):
+                places.setdefault(meter, {}).setdefault((window.key, scope), (window, scope))
     return {name: tuple(found.values()) for name, found in places.items()}

@@ -40,6 +40,7 @@ from subscription_mcp.domain.catalog import (
     Meter,
     ModelPrice,
     Money,
+    Overage,
     Plan,
     Price,
     Scope,
@@ -50,7 +51,7 @@ from subscription_mcp.domain.identifiers import NAME_RULE, is_name
 from subscription_mcp.domain.instants import parse_duration
 from subscription_mcp.domain.money import MICROS, format_amount, format_decimal, parse_amount
 from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
-from subscription_mcp.domain.windows import MINUTE_WINDOW, WINDOW_NAMES, Level, parse_window
+from subscription_mcp.domain.windows import MINUTE_WINDOW, WINDOW_NAMES, Level, Lifetime, parse_window
 
 Path = tuple[str | int, ...]
 KEY = "plan"
@@ -161,7 +162,10 @@ def _limit(limit: "LimitTable", plan: "PlanDefinition") -> Limit:
     maximum = limit.limit
     if window.name == MINUTE_WINDOW:
         maximum = _scaled(maximum, plan.rate_limit_multiplier)
-    return Limit(limit.meter, window, maximum, limit.scope)
+    overage = None
+    if limit.overage is not None:
+        overage = Overage(limit.overage, plan.currency, limit.overage_max)
+    return Limit(limit.meter, window, maximum, limit.scope, overage)
 
 
 def _scaled(maximum: Maximum, multiplier: str) -> Maximum:
@@ -257,10 +261,20 @@ def _amount(value: Any) -> int:
     return micros
 
 
-def _multiplier(value: Any) -> str:
+def _positive_amount(value: Any) -> int:
     if not (micros := _amount(value)):
         raise _Fault("must be more than 0")
-    return format_decimal(micros)
+    return micros
+
+
+def _multiplier(value: Any) -> str:
+    return format_decimal(_positive_amount(value))
+
+
+def _units(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= TOTAL_MAX:
+        raise _Fault(f"must be an integer from 1 to {TOTAL_MAX}; leave it out for no maximum")
+    return value
 
 
 def _currency(value: str) -> str:
@@ -374,6 +388,8 @@ class LimitTable(Table):
     window: Annotated[str, PlainValidator(_window)]
     limit: MaximumValue
     scope: Annotated[Scope, PlainValidator(_one_of(get_args(Scope)))] = "user"
+    overage: Annotated[int, PlainValidator(_positive_amount)] | None = None
+    overage_max: Annotated[int, PlainValidator(_units)] | None = None
 
 
 class PriceTable(Table):
@@ -605,15 +621,7 @@ def _definition(plan: PlanTable, catalog: Catalog, path: Path) -> dict[str, Any]
             for part, micros in prices.items()
             if micros is not None
         },
-        "limits": [
-            {
-                "meter": limit.meter,
-                "window": limit.window,
-                "limit": _stored(limit.limit),
-                "scope": limit.scope,
-            }
-            for limit in plan.limits
-        ],
+        "limits": [_stored_limit(limit) for limit in plan.limits],
         "features": _features(plan.features, catalog.features, (*path, "features")),
         "sessions": {
             "max_concurrent": _stored(plan.sessions.max_concurrent),
@@ -626,6 +634,11 @@ def _definition(plan: PlanTable, catalog: Catalog, path: Path) -> dict[str, Any]
     if plan.trial is not None:
         if any(prices.values()):
             raise _Fault("a trial is free: what comes after it is upgraded to", at=(*path, "trial"))
+        for index, limit in enumerate(plan.limits):
+            if limit.overage is not None:
+                raise _Fault(
+                    "a trial is free: nothing beyond it can cost", at=(*path, "limits", index, "overage")
+                )
         definition["trial"] = {"days": plan.trial.days}
     if plan.changes_to is not None:
         definition["changes_to"] = plan.changes_to
@@ -634,8 +647,23 @@ def _definition(plan: PlanTable, catalog: Catalog, path: Path) -> dict[str, Any]
     return definition
 
 
+def _stored_limit(limit: LimitTable) -> dict[str, Any]:
+    stored: dict[str, Any] = {
+        "meter": limit.meter,
+        "window": limit.window,
+        "limit": _stored(limit.limit),
+        "scope": limit.scope,
+    }
+    if limit.overage is not None:
+        stored["overage"] = format_decimal(limit.overage)
+    if limit.overage_max is not None:
+        stored["overage_max"] = limit.overage_max
+    return stored
+
+
 def _check_limits(limits: list[LimitTable], meters: Mapping[str, Meter], path: Path) -> None:
     seen: dict[tuple[str, str, str], int] = {}
+    priced: dict[str, int] = {}
     for index, limit in enumerate(limits):
         _declared(limit.meter, meters, "meter", (*path, index, "meter"))
         is_level = meters[limit.meter].is_level
@@ -646,6 +674,27 @@ def _check_limits(limits: list[LimitTable], meters: Mapping[str, Meter], path: P
         if first != index:
             what = f"{limit.meter} per {limit.window} and {limit.scope}"
             raise _Fault(f"limits {what} again: limits[{first}] already does", at=(*path, index))
+        _check_overage(limit, (*path, index))
+        if limit.overage is not None and (first := priced.setdefault(limit.meter, index)) != index:
+            raise _Fault(
+                f"one unit of {limit.meter} has one price: limits[{first}] already has an overage",
+                at=(*path, index, "overage"),
+            )
+
+
+def _check_overage(limit: LimitTable, path: Path) -> None:
+    if limit.overage is None:
+        if limit.overage_max is not None:
+            raise _Fault("needs overage, the price of one unit beyond the limit", at=(*path, "overage_max"))
+        return
+    if limit.limit is UNLIMITED:
+        raise _Fault("nothing is beyond an unlimited limit", at=(*path, "overage"))
+    window = parse_window(limit.window, "UTC")
+    if window.is_rolling or window.name in (Lifetime.name, Level.name):
+        raise _Fault(
+            f"only what begins anew can be charged beyond its limit: a window like day or month, not '{limit.window}'",
+            at=(*path, "overage"),
+        )
 
 
 def _features(
@@ -660,14 +709,16 @@ def _features(
 def _check_default_is_free(plan: Plan, at: Path) -> None:
     if not may_be_default(plan):
         raise _Fault(
-            f"plan '{plan.key}' is not free; a default plan must be, with a monthly price of \"0\" and no other",
+            f"plan '{plan.key}' is not free; a default plan must be, with a monthly price of \"0\", no other and no "
+            "overage",
             at=at,
         )
 
 
 def may_be_default(plan: Plan) -> bool:
     """Whether everybody can have the plan without buying anything."""
-    return plan.price.monthly is not None and plan.price.is_free
+    charges_extra = any(limit.overage is not None for limit in plan.limits)
+    return plan.price.monthly is not None and plan.price.is_free and not charges_extra
 
 
 def _declared(word: str, words: Iterable[str], noun: str, at: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from subscription_mcp.domain.catalog import (
+    OVERAGE,
+    OVERAGE_CHARGE,
     UNLIMITED,
     Catalog,
     Limit,
@@ -18,11 +20,13 @@ from subscription_mcp.domain.catalog import (
 )
 from subscription_mcp.domain.errors import RETRYABLE, Code
 from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.rolling import Cells, back_at
 from subscription_mcp.domain.windows import MINUTE_WINDOW, Period, Rolling
 from subscription_mcp.domain.wording import (
     NO_SUBSCRIPTION,
     STOOD_STILL,
+    beyond_sentence,
     limit_offer,
     near_sentence,
     refusal_sentence,
@@ -54,6 +58,10 @@ class LimitState:
     refused: bool = False
     is_over: bool = False
     """The period is past: an event that was reported late."""
+    overage_used: int = 0
+    """Of what is used, the units that are charged beyond the plan."""
+    overage_gain: int = 0
+    """How many of those the event adds."""
 
     @property
     def meter(self) -> str:
@@ -85,6 +93,11 @@ class LimitState:
         return None if maximum is UNLIMITED else max(0, maximum - self.used - self.held)
 
     @property
+    def room(self) -> int:
+        """How much more is allowed, be it charged."""
+        return max(0, self.limit.ceiling - self.used - self.held)
+
+    @property
     def permille(self) -> int | None:
         """Tenths of a percent used, floored; 1000 at a limit of 0."""
         maximum = self.limit.maximum
@@ -112,9 +125,22 @@ class LimitState:
             "resets_at": None if self.period.end is None else format_instant(self.period.end),
             "timezone": self.timezone,
         }
+        overage = self.limit.overage
+        if overage is not None:
+            body["overage"] = {
+                "used": self.overage_used,
+                "max": overage.units_max,
+                "price": format_amount(overage.price_micros, overage.currency),
+                "currency": overage.currency,
+            }
         if with_refused:
             body["refused"] = self.refused
         return body
+
+    def count_in(self) -> None:
+        """Have the event in what is used."""
+        self.used += self.gain
+        self.overage_used += self.overage_gain
 
 
 @dataclass(slots=True)
@@ -206,6 +232,8 @@ class Total:
     counts: bool = True
     holds: Sequence[tuple[Instant, int]] = ()
     """In a rolling window: what is held until when."""
+    overage_used: int = 0
+    """What of it was beyond the plan and is charged."""
 
 
 Totals = Callable[[Limit], Total]
@@ -234,7 +262,12 @@ def limit_states(
 
 def unit_of(catalog: Catalog, meter: str) -> str:
     known = catalog.meters.get(meter)
-    return known.unit if known is not None else UNKNOWN_UNIT
+    if known is not None:
+        return known.unit
+    base, _, what = meter.partition(":")
+    if what == OVERAGE_CHARGE:
+        return f"micro_{catalog.currency.lower()}"
+    return unit_of(catalog, base) if what == OVERAGE else UNKNOWN_UNIT
 
 
 def state_of(limit: Limit, unit: str, total: Total, gain: int, *, anyway: bool = False) -> LimitState:
@@ -247,7 +280,7 @@ def state_of(limit: Limit, unit: str, total: Total, gain: int, *, anyway: bool =
         if gain and period.end is not None and (anyway or excess <= 0):
             others.append((period.end, gain))
         period = Period(period.start, back_at(total.cells, limit.window.length, now, excess, others))
-    return LimitState(limit, unit, total.used, total.held, period, gain)
+    return LimitState(limit, unit, total.used, total.held, period, gain, overage_used=total.overage_used)
 
 
 def decide(
@@ -350,7 +383,7 @@ def next_plan_to_buy(catalog: Catalog, plan: Plan, subscription: "Subscription",
 def count_in(decision: Decision, catalog: Catalog, event_id: str, limits_of: LimitsOf) -> None:
     """Turn the decision into that of an event that was recorded: `used` includes it from now on."""
     for state in decision.limits:
-        state.used += state.gain
+        state.count_in()
     sort_states(decision.limits)
     decision.event_id = event_id
     if decision.code == "ok":
@@ -372,11 +405,17 @@ def say_if_near(decision: Decision, catalog: Catalog, limits_of: LimitsOf) -> No
     decision.said = near_sentence(decision.message, first, limit_offer(larger, first, limits_of))
 
 
+def say_what_is_beyond(decision: Decision) -> None:
+    """What of something that has not happened yet would be charged beyond the plan."""
+    beyond = " ".join(beyond_sentence(state) for state in decision.limits if state.overage_gain)
+    decision.said = f"{decision.message} {beyond}"
+
+
 def next_plan_with_more(catalog: Catalog, plan: Plan, limit: Limit, limits_of: LimitsOf) -> Plan | None:
     """The next plan by price that has more of what a limit grants."""
     for candidate in reachable_plans(catalog, plan):
-        others = [one.ceiling for one in limits_of(candidate) if one.key == limit.key]
-        if all(ceiling > limit.ceiling for ceiling in others):
+        others = [one.included for one in limits_of(candidate) if one.key == limit.key]
+        if all(included > limit.included for included in others):
             return candidate
     return None
 
@@ -439,7 +478,7 @@ def waiting_helps_until(refused: Sequence[LimitState], now: Instant) -> Instant 
     for state in refused:
         if state.period.end is None or state.period.end <= now:
             return None
-        if state.maximum is UNLIMITED or state.gain > state.maximum:
+        if state.maximum is UNLIMITED or state.gain > state.limit.ceiling:
             return None
         ends.append(state.period.end)
     return max(ends)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Plan
+from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Overage, Plan
 from subscription_mcp.domain.instants import MINUTE, SECOND, Instant, to_datetime
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.windows import MINUTE_WINDOW, Window
@@ -50,7 +50,7 @@ def status_sentence(plan: Plan, states: Sequence["LimitState"]) -> str:
     state = states[0]
     if state.maximum is UNLIMITED:
         return f"{plan.title} plan: {counted(state.used, state.unit)} used {_used_in(state)}, no limit."
-    return f"{plan.title} plan: {use_of(state, states)}, {state.remaining:,} left.{_sentence(_resets(state))}"
+    return f"{plan.title} plan: {use_of(state, states)}{_left(state)}.{_sentence(_resets(state))}"
 
 
 def refusal_sentence(plan: Plan, states: Sequence["LimitState"], gain: int, offer: str) -> str:
@@ -65,8 +65,8 @@ def refusal_sentence(plan: Plan, states: Sequence["LimitState"], gain: int, offe
 
 
 def _refused(state: "LimitState", states: Sequence["LimitState"], gain: int) -> str:
-    asked = "" if state.remaining == 0 else f", and {gain:,} more would pass the limit"
-    return f"{use_of(state, states)}{asked}"
+    asked = "" if state.room == 0 else f", and {gain:,} more would pass the limit"
+    return f"{use_of(state, states)}{_charged(state)}{asked}"
 
 
 def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Plan], Sequence[Limit]]) -> str:
@@ -84,8 +84,18 @@ def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Pla
 
 def near_sentence(sentence: str, state: "LimitState", offer: str) -> str:
     """That little or nothing is left, after what was allowed."""
+    if state.overage_used:
+        return f"{sentence}{offer}"
     near = "The limit is reached" if state.remaining == 0 else "Approaching the limit"
     return f"{sentence} {near}.{offer}"
+
+
+def beyond_sentence(state: "LimitState") -> str:
+    """What an event would cost that goes beyond a limit."""
+    overage = state.limit.overage
+    assert overage is not None
+    cost = format_amount(state.overage_gain * overage.price_micros, overage.currency)
+    return f"{state.overage_gain:,} of this would be beyond the plan, for {cost} {overage.currency}."
 
 
 def trial_sentence(ends_at: Instant, now: Instant) -> str:
@@ -181,8 +191,8 @@ def line_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
     resets = _resets(state)
     until = f", {resets[0].lower()}{resets[1:]}" if resets else ""
     return (
-        f"{name}: {state.used:,} of {state.maximum:,} used {_used_in(state)}{_by_whom(state, among)}, "
-        f"{state.remaining:,} left{until}"
+        f"{name}: {state.used:,} of {state.maximum:,} used {_used_in(state)}{_by_whom(state, among)}"
+        f"{_left(state)}{until}"
     )
 
 
@@ -191,7 +201,7 @@ def maximum_of(state: "LimitState") -> str:
     most = f"unlimited {_one_and_many(state.unit)[1]}"
     if state.maximum is not UNLIMITED:
         most = counted(state.maximum, state.unit)
-    return f"{most} {per_window(state.limit.window)}"
+    return f"{most} {per_window(state.limit.window)}{overage_text(state.limit)}"
 
 
 def use_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
@@ -200,6 +210,32 @@ def use_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
         return f"{counted(state.used, state.unit)} used {_used_in(state)}{_by_whom(state, among)}{held}"
     used = f"{state.used:,} of {counted(state.maximum, state.unit)} used"
     return f"{used} {_used_in(state)}{_by_whom(state, among)}{held}"
+
+
+def overage_text(limit: Limit) -> str:
+    """What is asked for a unit beyond a limit: `, then 0.002 USD each`, perhaps `, up to 500 more`."""
+    if limit.overage is None:
+        return ""
+    most = limit.overage.units_max
+    up_to = "" if most is None else f", up to {most:,} more"
+    return f", then {_price_of(limit.overage)} each{up_to}"
+
+
+def _price_of(overage: Overage) -> str:
+    return f"{format_amount(overage.price_micros, overage.currency)} {overage.currency}"
+
+
+def _left(state: "LimitState") -> str:
+    """What is left of a limit, or how much of what is used is charged beyond the plan."""
+    return _charged(state) if state.overage_used else f", {state.remaining:,} left{overage_text(state.limit)}"
+
+
+def _charged(state: "LimitState") -> str:
+    overage = state.limit.overage
+    if overage is None or not state.overage_used:
+        return ""
+    of_most = "" if overage.units_max is None else f" of at most {overage.units_max:,}"
+    return f"; {state.overage_used:,}{of_most} beyond the plan at {_price_of(overage)} each"
 
 
 def _used_in(state: "LimitState") -> str:

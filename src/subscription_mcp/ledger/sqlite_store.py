@@ -402,8 +402,8 @@ class Store:
         for plan, version, origin, digest, definition, created_at in rows:
             found = plans[(plan, version)] = plan_from_definition(plan, version, json.loads(definition))
             for limit in found.limits:
-                for window, scope in places_of(limit):
-                    place = (limit.meter, window.key, scope)
+                for meter, window, scope in places_of(limit):
+                    place = (meter, window.key, scope)
                     since[place] = min(created_at, since.get(place, created_at))
             heads[plan] = PlanHead(version, digest, origin)
             versions[(plan, digest)] = version

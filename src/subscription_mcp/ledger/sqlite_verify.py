@@ -153,9 +153,9 @@ class _Recount:
         book = Store(connection).load_plans({})
         limited = {
             version: frozenset(
-                (limit.meter, window.key, scope)
+                (meter, window.key, scope)
                 for limit in plan.limits
-                for window, scope in places_of(limit)
+                for meter, window, scope in places_of(limit)
             )
             for version, plan in book.plans.items()
         }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Maximum, ModelPrice, Money, Plan, Price
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Limit, Maximum, ModelPrice, Money, Plan, Price
 from subscription_mcp.domain.catalog_file import table_of_plan
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
@@ -62,6 +62,7 @@ def plan(value: Plan, catalog: Catalog) -> Document:
                 "scope": limit.scope,
                 "unit": catalog.meters[limit.meter].unit if limit.meter in catalog.meters else limit.meter,
                 "limit": maximum(limit.maximum),
+                **overage(limit),
             }
             for limit in value.limits
         ],
@@ -76,6 +77,15 @@ def plan(value: Plan, catalog: Catalog) -> Document:
         "trial": None if value.trial_days is None else {"days": value.trial_days},
         "rate_limit_multiplier": value.rate_limit_multiplier,
     }
+
+
+def overage(limit: Limit) -> Document:
+    """What a unit beyond a limit costs, where it may be passed."""
+    terms = limit.overage
+    if terms is None:
+        return {}
+    price_ = {"price": format_amount(terms.price_micros, terms.currency), "currency": terms.currency}
+    return {"overage": {"max": terms.units_max, **price_}}
 
 
 def managed_plan(value: PlanRecord, catalog: Catalog) -> Document:

@@ -16,6 +16,7 @@ from subscription_mcp.domain.wording import (
     maximum_of,
     maximum_text,
     meter_words,
+    overage_text,
     overview_sentence,
     per_window,
     standstill_sentence,
@@ -85,6 +86,7 @@ def plans(offered: list[Plan], catalog: Catalog) -> str:
             f"{maximum_text(limit.maximum)} {meter_words(limit.meter, unit_of(catalog, limit.meter))} "
             + per_window(limit.window)
             + (" for the whole account" if limit.scope == "account" else "")
+            + overage_text(limit)
             for limit in plan.limits
         )
         features = ", ".join(_with_value(name, value) for name, value in plan.features.items() if value)

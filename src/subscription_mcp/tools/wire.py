@@ -350,6 +350,7 @@ class LimitResult(Result):
     window_start: str
     resets_at: str | None
     timezone: str
+    overage: dict[str, str | int | None] = left_out()
 
 
 class DecisionLimitResult(LimitResult):
@@ -606,6 +607,9 @@ class PlanLimitResult(Result):
     scope: Literal["user", "account"]
     unit: str
     limit: int | None = Field(description="null is unlimited.")
+    overage: dict[str, str | int | None] = left_out(
+        "price of a unit beyond the limit; max null is no maximum."
+    )
 
 
 class PlanSessionsResult(Result):

@@ -389,7 +389,7 @@ def overrides_of(
 
 def limits_of_overrides(overrides: Mapping[OverrideKey, Override]) -> Callable[[Plan], tuple[Limit, ...]]:
     """A plan's limits with the overrides in them, and caps of a user inside a pool the plan only limits as a
-    whole. An override stays through a change of plan: somebody meant it."""
+    whole. An override stays through a change of plan: somebody meant it, and nothing goes beyond it at a price."""
     if not overrides:
         return lambda plan: plan.limits
 
@@ -398,11 +398,13 @@ def limits_of_overrides(overrides: Mapping[OverrideKey, Override]) -> Callable[[
         limits = []
         for limit in plan.limits:
             override = caps.pop(limit.key, None)
-            limits.append(limit if override is None else replace(limit, maximum=override.maximum))
+            if override is not None:
+                limit = replace(limit, maximum=override.maximum, overage=None)
+            limits.append(limit)
         for (meter, window, scope), override in caps.items():
             pool = plan.limit_for(meter, window)
             if pool is not None:
-                limits.append(replace(pool, scope=scope, maximum=override.maximum))
+                limits.append(replace(pool, scope=scope, maximum=override.maximum, overage=None))
         return tuple(limits)
 
     return limits_of

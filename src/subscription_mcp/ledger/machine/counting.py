@@ -1,9 +1,20 @@
 """Counting: the running totals an account's events move, and the limits they are checked against."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from subscription_mcp.domain.catalog import TOTAL_MAX, Limit, Plan, Scope, places_of
+from subscription_mcp.domain.allowances import shares_of
+from subscription_mcp.domain.catalog import (
+    OVERAGE,
+    OVERAGE_CHARGE,
+    TOTAL_MAX,
+    Limit,
+    Plan,
+    Scope,
+    derived,
+    is_derived,
+    places_of,
+)
 from subscription_mcp.domain.decisions import LimitState, Total, limit_states, sort_states, state_of, unit_of
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
@@ -21,6 +32,8 @@ from subscription_mcp.domain.windows import (
 from subscription_mcp.ledger.commands import refused
 from subscription_mcp.ledger.machine.facts import Counter, CounterKey, Facts, Turn
 
+CounterPlace = tuple[str, str, str]
+"""Meter, window and user ('' is the group as a whole) of a counter, whichever period it is of."""
 _FOR_EVER = Period(0, None)
 _NOTHING = Total(0, 0, _FOR_EVER)
 
@@ -59,7 +72,11 @@ class Totals:
         counter = self.facts.counter(self.key(limit.meter, limit.window, limit.scope))
         if counter is None:
             return _NOTHING
-        return total_of(counter, limit.window, self.shown(limit.window), self.at, self.now)
+        total = total_of(counter, limit.window, self.shown(limit.window), self.at, self.now)
+        if limit.overage is not None:
+            charged = self.facts.counter(self.key(derived(limit.meter, OVERAGE), limit.window, limit.scope))
+            total.overage_used = 0 if charged is None else charged.used
+        return total
 
     def states(self, limits: Sequence[Limit], *, whole_account: bool) -> list[LimitState]:
         """How the limits stand. What each user of a group may use says nothing about the group as a whole."""
@@ -67,6 +84,15 @@ class Totals:
         states = limit_states(self.facts.catalog, shown, self.of)
         sort_states(states)
         return states
+
+
+@dataclass(slots=True)
+class Beyond:
+    """A limit that may be passed at a price: what is used under it, and what of that was charged."""
+
+    limit: Limit
+    used: Counter
+    charged: Counter
 
 
 @dataclass(slots=True)
@@ -78,6 +104,9 @@ class Tally:
     checked: list[tuple[Limit, str, Counter, Period]]
     """A limit, the unit of its meter, where it is counted, and the period that is."""
     counted: list[Counter]
+    beyond: list[Beyond]
+    counted_beyond: list[Counter]
+    """Where what is beyond limits is counted, and what it costs."""
 
     def states(
         self, gains: Mapping[str, int], at: Instant, now: Instant, *, anyway: bool
@@ -88,11 +117,36 @@ class Tally:
             if counter.length is None:
                 held = counter.held(now) if counter.holds else 0
                 states.append(LimitState(limit, unit, counter.used, held, period, gains[counter.meter]))
+                if limit.overage is not None:
+                    states[-1].overage_used = self._charged_under(limit)
                 continue
             total = total_of(counter, limit.window, period, at, now)
             if total.counts:
                 states.append(state_of(limit, unit, total, gains[limit.meter], anyway=anyway))
         return states
+
+    def _charged_under(self, limit: Limit) -> int:
+        return next(one.charged.used for one in self.beyond if one.limit is limit)
+
+    def charged(
+        self, gains: Mapping[str, int], instead: Mapping[CounterPlace, Counter] | None = None
+    ) -> dict[str, int]:
+        """What gains add beyond the limits, and what that costs; `instead` are the counters of other windows that
+        they count in. Nothing where they stay within."""
+        found = {}
+        for one in self.beyond:
+            overage = one.limit.overage
+            assert overage is not None
+            used, charged = one.used, one.charged
+            if instead is not None:
+                used, charged = (instead.get(place_of_counter(each), each) for each in (used, charged))
+            units = shares_of(
+                one.limit.included, used.used, gains[used.meter], overage=overage, charged=charged.used
+            ).overage
+            if units:
+                found[charged.meter] = units
+                found[derived(used.meter, OVERAGE_CHARGE)] = units * overage.price_micros
+        return found
 
     def level(self, meter: str) -> int:
         """How much of a meter that is a level there is to take away: the user's own, which is in the group's."""
@@ -117,7 +171,7 @@ def total_of(
     return Total(counter.used, held, period)
 
 
-def tally_of(totals: Totals, limits: Iterable[Limit], meters: Iterable[str]) -> Tally | None:
+def tally_of(totals: Totals, limits: Iterable[Limit], meters: Collection[str]) -> Tally | None:
     """The tally of some meters under some limits; None where facts are missing."""
     facts, is_group = totals.facts, totals.account.account_kind == "group"
     counters: dict[tuple[str, str, Scope], Counter | None] = {}
@@ -131,23 +185,24 @@ def tally_of(totals: Totals, limits: Iterable[Limit], meters: Iterable[str]) -> 
             windows.add(window)
         return place
 
-    for meter in meters:
+    limited = [limit for limit in limits if limit.meter in meters]
+    passable = [limit for limit in limited if limit.overage is not None]
+    beyond = [derived(limit.meter, what) for limit in passable for what in (OVERAGE, OVERAGE_CHARGE)]
+    for meter in (*meters, *beyond):
         for window, scope in facts.places.get(meter, ()):
             place_of(meter, window, scope)
         for key in facts.caps.get((totals.account.tenant, totals.account.account, totals.user, meter), ()):
             window = window_of_key(key)
             if totals.key(meter, window, "user") in facts.counters:
                 place_of(meter, window, "user")
-    places = [
-        (limit, place_of(limit.meter, limit.window, limit.scope)) for limit in limits if limit.meter in meters
-    ]
+    places = [(limit, place_of(limit.meter, limit.window, limit.scope)) for limit in limited]
     if facts.missing:
         return None
-    checked = []
-    for limit, place in places:
-        counter = counters[place]
-        assert counter is not None
-        checked.append((limit, unit_of(facts.catalog, limit.meter), counter, totals.shown(limit.window)))
+    found = {place: counter for place, counter in counters.items() if counter is not None}
+    checked = [
+        (limit, unit_of(facts.catalog, limit.meter), found[place], totals.shown(limit.window))
+        for limit, place in places
+    ]
     start, end = _FOR_EVER
     for window in windows:
         if not window.is_rolling:
@@ -155,15 +210,24 @@ def tally_of(totals: Totals, limits: Iterable[Limit], meters: Iterable[str]) -> 
             start = max(start, period.start)
             if period.end is not None:
                 end = period.end if end is None else min(end, period.end)
-    return Tally(Period(start, end), checked, [one for one in counters.values() if one is not None])
+    if not beyond:
+        return Tally(Period(start, end), checked, list(found.values()), [], [])
+    passed = [
+        Beyond(limit, found[place], found[(derived(limit.meter, OVERAGE), *place[1:])])
+        for limit, place in places
+        if limit.overage is not None
+    ]
+    apart = [counter for counter in found.values() if is_derived(counter.meter)]
+    counted = [counter for counter in found.values() if not is_derived(counter.meter)]
+    return Tally(Period(start, end), checked, counted, passed, apart)
 
 
 def keep_what_is_limited(turn: Turn, plan: Plan, since: Instant) -> None:
     """Keep the totals a new version of a plan limits, for everybody."""
     facts = turn.facts
     for limit in plan.limits:
-        for window, scope in places_of(limit):
-            facts.counted_since.setdefault((limit.meter, window.key, scope), since)
+        for meter, window, scope in places_of(limit):
+            facts.counted_since.setdefault((meter, window.key, scope), since)
     for counter in facts.counters.values():
         if not counter.kept and facts.kept_since(counter.key) is not None:
             counter.kept = True
@@ -197,6 +261,11 @@ def must_fit(
                 f"The total would pass {TOTAL_MAX}, the most one counter can hold.",
                 FieldProblem("quantity", "is more than the counter can still hold"),
             )
+
+
+def place_of_counter(counter: Counter) -> CounterPlace:
+    key = counter.key
+    return key.meter, key.window_key, key.user
 
 
 def holder_of(account: AccountKey, user: str, scope: Scope) -> str:

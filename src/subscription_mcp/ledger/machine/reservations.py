@@ -3,7 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from subscription_mcp.domain.catalog import QUANTITY_MAX, UNLIMITED, Catalog, Limit, Plan
+from subscription_mcp.domain.catalog import (
+    OVERAGE,
+    QUANTITY_MAX,
+    UNLIMITED,
+    Catalog,
+    Limit,
+    Plan,
+    derived,
+    is_derived,
+)
 from subscription_mcp.domain.decisions import (
     Decision,
     Total,
@@ -28,17 +37,20 @@ from subscription_mcp.ledger.machine.accounts import (
     totals_of,
 )
 from subscription_mcp.ledger.machine.counting import (
+    CounterPlace,
     Tally,
     Totals,
     count,
     holder_of,
     must_fit,
+    place_of_counter,
     tally_of,
     total_of,
 )
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, Counter, Hold, Reservation, Turn
 from subscription_mcp.ledger.machine.usage import (
     append_event,
+    charged_for,
     decided,
     dimensions_counted,
     dimensions_of,
@@ -98,7 +110,9 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
         command.source,
         now,
         now + command.ttl_seconds * SECOND,
-        {counter.key: gains[counter.key.meter] for counter in tally.counted},
+        {counter.key: gains[counter.key.meter] for counter in tally.counted}
+        # It is settled there, too: an invoice looks for what is beyond the plan in the period it was reserved in.
+        | {counter.key: 0 for counter in tally.counted_beyond},
     )
     _hold(turn, reservation, tally.counted)
     for state in decision.limits:
@@ -139,7 +153,6 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     tally = tally_of(totals, located.limits, granted.keys() | gains.keys())
     if tally is None:
         return None
-    counters = _counters_of(turn, tally, reservation, gains)
     holding = [facts.counter(key) for key in reservation.held]
     within = not gains or (not late and all(gains[meter] <= granted.get(meter, 0) for meter in gains))
     decision = _decision_on(turn, located, totals, reservation, quantity, gains, within=within)
@@ -149,13 +162,17 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     if not turn.may_write:
         return None
     if quantity:
-        must_fit(turn, counters, gains, besides=reservation.id)
         at = reservation.reserved_at
+        held_in = {place_of_counter(one): one for one in holding if one is not None}
+        if tally.beyond:
+            gains |= charged_for(tally, decision, gains, held_in)
+        counters = _counters_of(tally, held_in, gains)
+        must_fit(turn, counters, gains, besides=reservation.id)
         event = append_event(turn, located, reservation, quantity, attributes, gains, at, dimensions)
         count(turn, counters, gains, at)
         decision.event_id = event.id
     for state in decision.limits:
-        state.used += state.gain
+        state.count_in()
     sort_states(decision.limits)
     decision.reservation_id = reservation.id
     say_as_recorded(decision, facts.catalog)
@@ -194,21 +211,16 @@ def _settled_before(turn: Turn, command: Settle, reservation: Reservation, quant
 
 
 def _counters_of(
-    turn: Turn, tally: Tally, reservation: Reservation, gains: Mapping[str, int]
+    tally: Tally, held_in: Mapping[CounterPlace, Counter], gains: Mapping[str, int]
 ) -> list[Counter]:
     """Where a settle counts: where it was held; for what is counted only since, in the windows of that time."""
-    found = [turn.facts.counter(key) for key in reservation.held]
-    held = {(key.meter, key.window_key, key.user) for key in reservation.held}
-    for counter in tally.counted:
-        key = counter.key
-        if (key.meter, key.window_key, key.user) not in held:
-            found.append(counter)
-    return [counter for counter in found if counter is not None and counter.key.meter in gains]
+    since = {place_of_counter(one): one for one in (*tally.counted, *tally.counted_beyond)}
+    return [counter for counter in {**since, **held_in}.values() if counter.meter in gains]
 
 
 def _granted(catalog: Catalog, reservation: Reservation) -> dict[str, int]:
     """What each meter may gain by a reservation; where nothing limited one yet, nothing is held of it."""
-    held = {key.meter: quantity for key, quantity in reservation.held.items()}
+    held = {key.meter: quantity for key, quantity in reservation.held.items() if not is_derived(key.meter)}
     return held | gains_of(catalog, reservation.event, reservation.quantity, reservation.attributes)
 
 
@@ -238,12 +250,18 @@ def _decision_on(
             period = limit.window.period_at(key.start, located.anchor._replace(at=key.start, nudge=0))
         if counter is None:
             return Total(0, 0, period)
-        return total_of(counter, limit.window, period, at, now, besides=reservation.id)
+        found = total_of(counter, limit.window, period, at, now, besides=reservation.id)
+        if limit.overage is not None:
+            charged = turn.facts.counter(key._replace(meter=derived(key.meter, OVERAGE)))
+            found.overage_used = 0 if charged is None else charged.used
+        return found
 
     def limits_of(plan: Plan) -> list[Limit]:
         limits = located.limits_of(plan)
         # What was granted is granted: nothing refuses it afterwards.
-        return [replace(limit, maximum=UNLIMITED) for limit in limits] if within else list(limits)
+        return (
+            [replace(limit, maximum=UNLIMITED, overage=None) for limit in limits] if within else list(limits)
+        )
 
     catalog, plan, subscription = turn.facts.catalog, located.plan, located.subscription
     if quantity and now >= reservation.expires_at and located.standstill is not None:

@@ -1,18 +1,21 @@
 """Usage: checked, recorded, replayed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from subscription_mcp.domain.catalog import (
     DIMENSIONS,
+    OVERAGE,
     QUANTITY_MAX,
     UNLIMITED,
     Attributes,
     Catalog,
     Limit,
     Plan,
+    derived,
 )
 from subscription_mcp.domain.decisions import (
     Decision,
@@ -22,6 +25,7 @@ from subscription_mcp.domain.decisions import (
     decide,
     say_as_recorded,
     say_if_near,
+    say_what_is_beyond,
     sort_states,
     stand_still,
     unit_of,
@@ -47,10 +51,11 @@ from subscription_mcp.ledger.machine.accounts import (
     tally_for,
     totals_of,
 )
-from subscription_mcp.ledger.machine.counting import Tally, count, must_fit
+from subscription_mcp.ledger.machine.counting import CounterPlace, Tally, count, must_fit
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
     KEY_RETENTION,
+    Counter,
     Dimensions,
     Holder,
     Reservation,
@@ -59,6 +64,8 @@ from subscription_mcp.ledger.machine.facts import (
     Turn,
 )
 
+LIMITS_DECIDED = ("ok", "quota_exceeded", "rate_limited")
+"""Codes of decisions that the limits made."""
 OTHER = "other"
 """Stands for every provider, model, tool or client beyond what a tenant may tell apart."""
 
@@ -76,6 +83,8 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
     decision = decided(turn, located, tally, command.event, command.quantity, gains, turn.now)
     sort_states(decision.limits)
     say_if_near(decision, turn.facts.catalog, located.limits_of)
+    if tally.beyond and decision.allowed and charged_for(tally, decision, gains):
+        say_what_is_beyond(decision)
     return None if turn.facts.missing else Decided(decision)
 
 
@@ -105,13 +114,35 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         return None
     if not decision.allowed and command.enforce:
         return Decided(decision)
+    charged = charged_for(tally, decision, gains) if tally.beyond else None
     must_fit(turn, tally.counted, gains)
+    if charged:
+        must_fit(turn, tally.counted_beyond, charged)
+        count(turn, tally.counted_beyond, charged, at)
+        gains |= charged
     make_known(turn, located, Actor(command.source, "service"))
     event = append_event(turn, located, command, command.quantity, command.attributes, gains, at, dimensions)
     count(turn, tally.counted, gains, at)
     count_in(decision, facts.catalog, event.id, located.limits_of)
     remember(turn, command, decision)
     return Decided(decision)
+
+
+def charged_for(
+    tally: Tally,
+    decision: Decision,
+    gains: Mapping[str, int],
+    instead: Mapping[CounterPlace, Counter] | None = None,
+) -> dict[str, int]:
+    """What is counted of gains beyond the plan and charged, by derived meter; the decision tells it. Where it was told
+    no because the subscription stands still, nothing was sold."""
+    if decision.code not in LIMITS_DECIDED:
+        return {}
+    charged = tally.charged(gains, instead)
+    for state in decision.limits:
+        if state.limit.overage is not None:
+            state.overage_gain = charged.get(derived(state.meter, OVERAGE), 0)
+    return charged
 
 
 def append_event(
@@ -311,6 +342,7 @@ def pack(decision: Decision) -> str:
             state.held,
             *state.period,
             int(state.refused),
+            *([state.overage_used] if state.limit.overage is not None else []),
         ]
         for state in decision.limits
     ]
@@ -350,11 +382,16 @@ def _unpacked_state(
     scope: Any,
     *numbers: Any,
 ) -> LimitState:
-    maximum, used, held, start, end, is_refused = numbers
+    maximum, used, held, start, end, is_refused, *charged = numbers
     known = plan.limit_for(meter, window_key.partition("@")[0]) if plan is not None else None
     window = known.window if known is not None else window_of_key(window_key)
     limit = Limit(meter, window, UNLIMITED if maximum is None else maximum, scope)
     is_over = end is not None and end <= as_of
-    return LimitState(
+    state = LimitState(
         limit, unit_of(catalog, meter), used, held, Period(start, end), 0, bool(is_refused), is_over
     )
+    if charged and plan is not None:
+        passed = plan.limit_for(meter, window.name, scope)
+        state.limit = replace(limit, overage=passed.overage if passed is not None else None)
+        (state.overage_used,) = charged
+    return state

@@ -1,0 +1,71 @@
+"""Who pays for which unit of a limited meter: the plan's own allowance, grants, or nobody: then it is overage.
+
+The allowance comes first, then what was granted, soonest to expire first, and only then overage. What is taken back
+leaves in the other order, so that nobody pays for a unit while the plan has room for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from subscription_mcp.domain.catalog import Overage
+
+
+class Pot(NamedTuple):
+    """A grant as one period sees it: what it gave there, and what it still has to give (nothing, not in effect)."""
+
+    grant: str
+    given: int
+    left: int
+
+
+class Shares(NamedTuple):
+    """What grants and overage take of a gain; the rest is the plan's own, or beyond what may be charged. Below 0 it is
+    given back."""
+
+    granted: Mapping[str, int]
+    overage: int
+
+
+NOTHING_BEYOND = Shares({}, 0)
+
+
+def shares_of(
+    included: int,
+    used: int,
+    gain: int,
+    *,
+    pots: Sequence[Pot] = (),
+    overage: Overage | None = None,
+    charged: int = 0,
+) -> Shares:
+    """The shares of a gain on `used`, of which `charged` units were overage. `pots` come soonest to expire first."""
+    given = sum(pot.given for pot in pots)
+    if gain < 0:
+        return _given_back(max(0, used + gain - included), pots, given, charged)
+    wanted = min(gain, max(0, used + gain - included - given))
+    if not wanted:
+        return NOTHING_BEYOND
+    granted: dict[str, int] = {}
+    for pot in pots:
+        units = min(wanted, pot.left)
+        if units:
+            granted[pot.grant] = units
+            wanted -= units
+    if overage is None:
+        return Shares(granted, 0)
+    if overage.units_max is not None:
+        wanted = min(wanted, max(0, overage.units_max - charged))
+    return Shares(granted, wanted)
+
+
+def _given_back(beyond: int, pots: Sequence[Pot], given: int, charged: int) -> Shares:
+    """What goes back where only so much is `beyond` the plan's allowance any more: first what was charged, then what
+    was granted, the grant that lasts longest first."""
+    excess = given - min(given, beyond)
+    granted: dict[str, int] = {}
+    for pot in reversed(pots):
+        units = min(excess, pot.given)
+        if units:
+            granted[pot.grant] = -units
+            excess -= units
+    return Shares(granted, min(charged, max(0, beyond - given)) - charged)
