@@ -163,6 +163,16 @@ def test_a_limit_may_say_what_a_unit_beyond_it_costs() -> None:
     assert stored.limits == plan.limits
 
 
+def test_a_trial_charges_for_nothing_beyond_its_limits() -> None:
+    text = good_but("limit = 1_000_000", 'limit = 9, overage = "1"')
+    text = text.replace('{ monthly = "49.00", yearly = "490", per_seat = "12.5" }', '{ monthly = "0" }')
+    fault = fault_of(text.replace("[plans.team]", "[plans.team]\ntrial = { days = 5 }"))
+    assert (fault.key, fault.problem) == (
+        "plans.team.limits[1].overage",
+        "a trial is free: nothing beyond it can cost",
+    )
+
+
 def test_what_a_plan_leaves_out_has_a_plain_default() -> None:
     basic = parse_catalog(GOOD, source="desk.toml").plans["basic"]
     assert basic.limits == (
@@ -514,15 +524,15 @@ FAULTS = {
     ),
     "an overage of what slides": (
         'window = "billing_period", limit = 1_000_000', 'window = "rolling:P30D", limit = 9, overage = "1"',
-        "plans.team.limits[1].overage", "only what begins anew can be charged beyond its limit", None,
+        "plans.team.limits[1].overage", "the window 'rolling:P30D' never begins anew", None,
     ),
     "an overage of a rate": (
         'window = "billing_period", limit = 1_000_000', 'window = "minute", limit = 9, overage = "1"',
-        "plans.team.limits[1].overage", "not 'minute'", None,
+        "plans.team.limits[1].overage", "the window 'minute' never begins anew", None,
     ),
     "an overage of what never comes back": (
         'window = "billing_period", limit = 1_000_000', 'window = "lifetime", limit = 9, overage = "1"',
-        "plans.team.limits[1].overage", "not 'lifetime'", None,
+        "plans.team.limits[1].overage", "the window 'lifetime' never begins anew", None,
     ),
     "an overage of no limit": (
         'limit = "unlimited"', 'limit = "unlimited", overage = "1"',
@@ -541,11 +551,6 @@ FAULTS = {
         '{ meter = "llm_tokens", window = "day", limit = 5, overage = "1" },'
         ' { meter = "llm_tokens", window = "month", limit = 9, overage = "2" }',
         "plans.team.limits[2].overage", "one unit of llm_tokens has one price: limits[1] already has an overage", None,
-    ),
-    "a trial with an overage": (
-        'price = { monthly = "49.00", yearly = "490", per_seat = "12.5" }',
-        'price = { monthly = "0" }\ntrial = { days = 5 }\n#',
-        "plans.team.limits[1].overage", "a trial is free: nothing beyond it can cost", None,
     ),
     "a default plan with an overage": (
         'limit = 1000,', 'limit = 1000, overage = "0.002",',

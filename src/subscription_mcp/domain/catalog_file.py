@@ -692,7 +692,8 @@ def _check_overage(limit: LimitTable, path: Path) -> None:
     window = parse_window(limit.window, "UTC")
     if window.is_rolling or window.name in (Lifetime.name, Level.name):
         raise _Fault(
-            f"only what begins anew can be charged beyond its limit: a window like day or month, not '{limit.window}'",
+            f"the window '{limit.window}' never begins anew; only beyond what a day, a month or the like includes can "
+            "be charged",
             at=(*path, "overage"),
         )
 

@@ -3,9 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Limit, Maximum, ModelPrice, Money, Plan, Price
+from subscription_mcp.domain.catalog import (
+    UNLIMITED,
+    Catalog,
+    Limit,
+    Maximum,
+    ModelPrice,
+    Money,
+    Plan,
+    Price,
+    is_derived,
+)
 from subscription_mcp.domain.catalog_file import table_of_plan
-from subscription_mcp.domain.decisions import LimitState
+from subscription_mcp.domain.decisions import LimitState, unit_of
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.subscriptions import Scheduled, Subscription, seats_max
@@ -272,7 +282,7 @@ def plan_change(changed: PlanChanged, status: str) -> Document:
 
 def usage_report(answer: UsageReportAnswer, catalog: Catalog) -> Document:
     def unit(meter: str) -> str:
-        return catalog.meters[meter].unit if meter in catalog.meters else meter
+        return unit_of(catalog, meter) if meter in catalog.meters or is_derived(meter) else meter
 
     return {
         "period": {**period(answer.period), "timezone": answer.timezone},
