@@ -350,7 +350,7 @@ class LimitResult(Result):
     window_start: str
     resets_at: str | None
     timezone: str
-    overage: dict[str, str | int | None] = left_out()
+    overage: dict[str, Any] = left_out()
 
 
 class DecisionLimitResult(LimitResult):
@@ -607,7 +607,7 @@ class PlanLimitResult(Result):
     scope: Literal["user", "account"]
     unit: str
     limit: int | None = Field(description="null is unlimited.")
-    overage: dict[str, str | int | None] = left_out(
+    overage: dict[str, Any] = left_out(
         "price of a unit beyond the limit; max null is no maximum."
     )
 
