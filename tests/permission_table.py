@@ -20,6 +20,7 @@ upgrade_tier                      NONE     ACCOUNT  ACCOUNT  NONE     TENANT    
 manage_subscription               NONE     ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 get_usage_analytics               SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 list_usage_events                 SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
+export_usage                      SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 check_quota                       SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 record_usage                      NONE     NONE     NONE     TENANT   NONE          NONE
 record_usage_batch                NONE     NONE     NONE     TENANT   NONE          NONE
@@ -58,6 +59,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "manage_subscription": {"action": "cancel", "dry_run": True},
     "get_usage_analytics": {},
     "list_usage_events": {},
+    "export_usage": {"format": "csv", "start": "2026-01-01T00:00:00Z", "end": "2027-01-01T00:00:00Z"},
     "check_quota": MESSAGE,
     "record_usage": MESSAGE,
     "record_usage_batch": {"events": [MESSAGE]},
@@ -111,7 +113,7 @@ OR_ELSE = {
 account has to be named, there is no such rate."""
 ABOUT_NOBODY = {"list_plans", "manage_plans"}
 """Tools that take no target."""
-OF_WHOLE_TENANTS = {"get_usage_analytics", "list_usage_events"}
+OF_WHOLE_TENANTS = {"get_usage_analytics", "list_usage_events", "export_usage"}
 """Tools that answer about all of a tenant at once; the others then ask for a user or account."""
 
 # How far each reach goes. yes: answered; no: forbidden; whole: answered by the tools of whole tenants, else invalid;

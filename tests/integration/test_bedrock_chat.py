@@ -13,7 +13,7 @@ TIERS = {
     "advanced": ("29.00", 200, 5_000, 7_200, 3, True),
     "premium": ("99.00", 1_000, 25_000, 28_800, 10, True),
 }
-WITHHELD = {"get_usage_analytics", "list_usage_events", "manage_limits", "manage_members"}
+WITHHELD = {"get_usage_analytics", "list_usage_events", "export_usage", "manage_limits", "manage_members"}
 SESSIONS = {"open_session", "renew_session", "close_session"}
 CHANGES = {"upgrade_tier", "manage_subscription"}
 KEPT = {"get_tier_info", "check_quota", "list_plans", "has_feature"} | CHANGES | SESSIONS

@@ -14,6 +14,7 @@ ABOUT_SOMEBODY = {
     "upgrade_tier": {"plan": "basic"},
     "get_usage_analytics": {},
     "list_usage_events": {},
+    "export_usage": {"format": "csv", "start": "2026-11-20T00:00:00Z", "end": "2026-11-21T00:00:00Z"},
     "manage_limits": {"action": "list"},
 }
 

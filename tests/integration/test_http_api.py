@@ -15,14 +15,14 @@ from subscription_mcp.cli.serving import listen
 SESSIONS = ["open_session", "renew_session", "close_session"]
 PLANS = ["upgrade_tier", "manage_subscription", "list_plans", "has_feature"]
 BASIC = ["get_tier_info", "check_quota", *PLANS, *SESSIONS]
-WITH_ACCESS = [*BASIC, "get_usage_analytics", "list_usage_events", "manage_limits", "manage_members"]
+REPORTS = ["get_usage_analytics", "list_usage_events", "export_usage"]
+WITH_ACCESS = [*BASIC, *REPORTS, "manage_limits", "manage_members"]
 SERVICE = [
     "get_tier_info",
     "check_quota",
     "list_plans",
     "has_feature",
-    "get_usage_analytics",
-    "list_usage_events",
+    *REPORTS,
     "record_usage",
     "record_usage_batch",
     "reserve_usage",

@@ -18,7 +18,7 @@ CLIENTS = {
 }
 OFFERED = ["get_tier_info", "check_quota", "upgrade_tier", "manage_subscription", "list_plans", "has_feature"]
 SESSIONS = ["open_session", "renew_session", "close_session"]
-WITHHELD = ["get_usage_analytics", "list_usage_events"]
+WITHHELD = ["get_usage_analytics", "list_usage_events", "export_usage"]
 REFUSED = "Basic plan: 50 of 50 messages used today. Resets 2026-11-21 00:00 UTC. Advanced has 200 a day."
 QUESTION = "Change the plan to Advanced, at once? It costs 29.00 USD now and 29.00 USD at each renewal."
 

@@ -46,6 +46,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "manage_subscription": _CHANGES,
         "get_usage_analytics": _READS,
         "list_usage_events": _READS,
+        "export_usage": _READS,
         "check_quota": _READS,
         "record_usage": _RECORDS,
         "record_usage_batch": _RECORDS,

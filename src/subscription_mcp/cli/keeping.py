@@ -1,4 +1,4 @@
-"""Moving and keeping a ledger: `verify`, `backup`, `restore`, `export`, `import`."""
+"""Moving and keeping a ledger: `verify`, `backup`, `restore`, `import`; `export` is in `export.py`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ def verify(ctx: click.Context, file: Path | None, as_json: bool) -> None:
     settings = settings_of(ctx)
     copy = file or _plain_copy(settings)
     if copy is None:
-        found = _on_the_open_ledger(settings, lambda ledger: ledger.engine.verify())
+        found = on_the_open_ledger(settings, lambda ledger: ledger.engine.verify())
     else:
         found = _verify_copy(settings, copy)
     if as_json:
@@ -50,8 +50,8 @@ def backup(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
     """Copy the ledger into one file, checked and synced; servers may go on."""
     from subscription_mcp.ledger.sqlite_backup import back_up
 
-    ledger = _existing(settings_of(ctx))
-    _may_be_written(file, yes)
+    ledger = existing_ledger(settings_of(ctx))
+    must_not_be_there(file, yes)
     size_bytes = back_up(ledger, file)
     if as_json:
         print_json({"file": str(file), "size_bytes": size_bytes})
@@ -90,29 +90,6 @@ def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
         )
 
 
-@click.command("export")
-@click.option("--all", "everything", is_flag=True, help="Everything there is; the only way in this version.")
-@a_file
-@replacing
-@json_option
-@click.pass_context
-def export_ledger(ctx: click.Context, everything: bool, file: Path, yes: bool, as_json: bool) -> None:
-    """Write a whole ledger as JSON lines that any engine can import; servers may go on."""
-    from subscription_mcp.ledger.sqlite_backup import new_file
-
-    if not everything:
-        raise click.UsageError("What is to be exported? Add --all for the whole ledger.")
-    settings = settings_of(ctx)
-    _existing(settings)
-    _may_be_written(file, yes)
-    with new_file(file) as made, made.open("wb") as stream:
-        rows = _on_the_open_ledger(settings, lambda ledger: ledger.engine.dump(stream.write))
-    if as_json:
-        print_json({"file": str(file), "rows": dict(rows)})
-    else:
-        tell(f"{file}: {counted(sum(rows.values()), 'row')}, {counted(rows['event'], 'event')} among them.")
-
-
 @click.command("import")
 @a_file
 @json_option
@@ -129,7 +106,7 @@ def import_ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
         return dict(await ledger.engine.load(stream)), await ledger.engine.verify()
 
     with stream:
-        rows, found = _on_the_open_ledger(settings_of(ctx), take_over, may_be_new=True)
+        rows, found = on_the_open_ledger(settings_of(ctx), take_over, may_be_new=True)
     if as_json:
         print_json({"ok": not found.differences, "rows": rows, **asdict(found)})
     else:
@@ -154,19 +131,19 @@ def _verify_copy(settings: Settings, copy: Path) -> Verification:
     return verify_copy(copy, clock_of(settings), levels)
 
 
-def _existing(settings: Settings) -> Path:
+def existing_ledger(settings: Settings) -> Path:
     """Where the ledger is. Raises LedgerUnusable."""
     if not settings.database_path.exists():
         raise LedgerUnusable(f"There is no ledger at {settings.database_path} yet; a server makes it.")
     return settings.database_path
 
 
-def _may_be_written(file: Path, yes: bool) -> None:
+def must_not_be_there(file: Path, yes: bool) -> None:
     if file.exists() and not yes:
         raise click.UsageError(f"{file} is there already. Name another file, or add --yes to replace it.")
 
 
-def _on_the_open_ledger(
+def on_the_open_ledger(
     settings: Settings, do: Callable[[Ledger], Awaitable[T]], *, may_be_new: bool = False
 ) -> T:
     """Open the ledger without publishing anything, do one thing, close it. Raises LedgerUnusable."""
@@ -183,7 +160,7 @@ def _on_the_open_ledger(
             await ledger.close()
 
     if not may_be_new:
-        _existing(settings)
+        existing_ledger(settings)
     return asyncio.run(once())
 
 

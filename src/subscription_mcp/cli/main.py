@@ -32,7 +32,7 @@ COMMANDS = {
     "connect": "subscription_mcp.cli.connect:connect",
     "bridge": "subscription_mcp.cli.bridge:bridge",
     "doctor": "subscription_mcp.cli.doctor:doctor",
-    "export": "subscription_mcp.cli.keeping:export_ledger",
+    "export": "subscription_mcp.cli.export:export",
     "import": "subscription_mcp.cli.keeping:import_ledger",
     "verify": "subscription_mcp.cli.keeping:verify",
     "backup": "subscription_mcp.cli.keeping:backup",

@@ -3,7 +3,7 @@ machine, so an engine only loads facts, saves changes and answers questions abou
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.instants import Instant
@@ -34,6 +34,8 @@ class Verification:
     differences: tuple[str, ...]
 
 
+T = TypeVar("T")
+Ask = Callable[[Query], Any]
 Touched = frozenset[tuple[str, str]] | None
 """Tenant and id of the accounts and users a commit concerned; None may be everybody."""
 
@@ -63,10 +65,14 @@ class Engine(Protocol):
         """The ledger's clock, never behind the last commit."""
 
     async def query(self, question: Query) -> Any:
-        """list[UsageRow], (list[(position, UsageEvent)], more), list[AuditEntry],
+        """list[UsageRow], (list[(position, UsageEvent)], more), position, list[AuditEntry],
         list[AccountCount], (started, running, converted, sessions), (list[(position, AccountKey)], more),
         list[Session], list[(AccountKey, user)], list[(plan, version, accounts)], list[PlanRecord],
         list[Revocation], list[account] or (list[MemberRow], more)."""
+
+    async def read_aside(self, reading: Callable[[Ask], T]) -> T:
+        """Ask one snapshot as many questions as `reading` likes, for as long as it takes, beside everybody else;
+        `reading` runs on another thread. Raises LedgerUnavailable, and what `reading` raises."""
 
     def changes(self) -> AsyncGenerator[Touched]:
         """What commits touched, from the first answer on, which comes at once: this process's own as they

@@ -34,7 +34,9 @@ class UsageTotals:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Events newest first; `before` is the position the last page ended at. A `size` below 0 is all."""
+    """Events newest first; `before` is the position the last page ended at. A `size` below 0 is all. With
+    `oldest_first` they come in the order they were recorded, `after` where the last page ended, up to the position
+    `last`."""
 
     whose: Whose
     start: Instant
@@ -42,6 +44,14 @@ class EventPage:
     size: int
     event: str | None = None
     before: int | None = None
+    oldest_first: bool = False
+    after: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewestEvent:
+    """The position of the event that was recorded last, of whichever tenant; 0 before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +201,7 @@ class MemberRow:
 Query = (
     UsageTotals
     | EventPage
+    | NewestEvent
     | AuditTrail
     | TenantSummary
     | MemberPage

@@ -7,6 +7,7 @@ hop per batch. Two more connections read.
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
@@ -23,7 +24,7 @@ from subscription_mcp.ledger import machine
 from subscription_mcp.ledger.commands import Command, Outcome, Revocation
 from subscription_mcp.ledger.filelock import FileLock, Presence
 from subscription_mcp.ledger.machine.facts import Changes, Facts, Turn
-from subscription_mcp.ledger.port import LedgerUnavailable, LedgerUnusable, Touched, Verification
+from subscription_mcp.ledger.port import Ask, LedgerUnavailable, LedgerUnusable, Touched, Verification
 from subscription_mcp.ledger.queries import Query, RevocationsSince
 from subscription_mcp.ledger.sqlite_prune import Pruner
 from subscription_mcp.ledger.sqlite_schema import (
@@ -471,13 +472,32 @@ class SqliteEngine:
 
         return await self._aside(lambda database: dump(database, write))
 
-    async def _aside(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Read one snapshot for as long as it takes, on a connection that nobody else waits for."""
+    async def read_aside(self, reading: Callable[[Ask], T]) -> T:
+        unwanted = threading.Event()
+
+        def read(database: sqlite3.Connection) -> T:
+            store = Store(database)
+
+            def ask(question: Query) -> Any:
+                if unwanted.is_set():  # whoever reads page by page would go on after an interrupt
+                    raise LedgerUnavailable("nobody waits for the answer any more")
+                return store.answer(question)
+
+            return reading(ask)
+
+        return await self._aside(read, unwanted.set)
+
+    async def _aside(
+        self, function: Callable[[sqlite3.Connection], T], stop: Callable[[], None] = lambda: None
+    ) -> T:
+        """Read one snapshot for as long as it takes, on a connection that nobody else waits for. `stop` is called
+        when it is done, or nobody waits for it any more."""
         opened: list[_Connection] = []
         try:
             connection = await self._reader(opened)
             return await connection.run(self._snapshot, connection, function)
         finally:
+            stop()
             for connection in opened:
                 connection._conn.interrupt()  # where nobody waits for the answer any more
                 await connection.run(self._close_under_lock, connection)

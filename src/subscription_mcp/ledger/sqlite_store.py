@@ -75,6 +75,7 @@ from subscription_mcp.ledger.queries import (
     FullestHolders,
     MemberPage,
     MemberRow,
+    NewestEvent,
     OpenSessions,
     PlanHolders,
     PlanRecord,
@@ -1195,6 +1196,8 @@ class Store:
                 return self._usage_totals(question)
             case EventPage():
                 return self._event_page(question)
+            case NewestEvent():
+                return self._db.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0]
             case AuditTrail():
                 return self._audit_trail(question)
             case TenantSummary():
@@ -1352,8 +1355,8 @@ class Store:
         return self.text(account), self.text(user)
 
     def _event_page(self, question: EventPage) -> tuple[list[tuple[int, UsageEvent]], bool]:
-        """One page, newest first, and whether there is more. Walks back block by block; an event is reported
-        at most 35 days late and 5 minutes early, which bounds the blocks that can hold the period."""
+        """One page, newest first unless asked otherwise, and whether there is more. Walks block by block; an event
+        is reported at most 35 days late and 5 minutes early, which bounds the blocks that can hold the period."""
         holders = self._holders_of(question.whose)
         tenant = self.word(question.whose.tenant)
         event = None if question.event is None else self.word(question.event)
@@ -1362,15 +1365,21 @@ class Store:
         last = self._seq_at(question.end + KEY_RETENTION)
         if question.before is not None:
             last = min(last, question.before - 1)
+        if question.last is not None:
+            last = min(last, question.last)
         first = self._seq_at(question.start - FUTURE_TOLERANCE - 1) + 1
+        if question.after is not None:
+            first = max(first, question.after + 1)
+        blocks = range(first >> EVENTS_PER_BLOCK_BITS, (last >> EVENTS_PER_BLOCK_BITS) + 1)
+        order = "ASC" if question.oldest_first else "DESC"
         kind = "" if event is None else f" AND event = {event}"
         unbounded = question.size < 0
         found: list[Any] = []
-        for block in range(last >> EVENTS_PER_BLOCK_BITS, (first >> EVENTS_PER_BLOCK_BITS) - 1, -1):
+        for block in blocks if question.oldest_first else reversed(blocks):
             found += self._db.execute(
                 "SELECT seq, id, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at"
                 f" FROM event WHERE seq >> {EVENTS_PER_BLOCK_BITS} = ?{_among(holders)}{kind} AND tenant = ?"
-                " AND seq BETWEEN ? AND ? AND occurred_at >= ? AND occurred_at < ? ORDER BY seq DESC LIMIT ?",
+                f" AND seq BETWEEN ? AND ? AND occurred_at >= ? AND occurred_at < ? ORDER BY seq {order} LIMIT ?",
                 (
                     block,
                     tenant,

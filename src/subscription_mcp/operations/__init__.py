@@ -19,6 +19,7 @@ from subscription_mcp.ledger.queries import MemberRow, PlanRecord
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.accounts import Accounts
+from subscription_mcp.operations.exports import Exports
 from subscription_mcp.operations.limits import Limits
 from subscription_mcp.operations.members import Members
 from subscription_mcp.operations.metering import Metering
@@ -39,6 +40,7 @@ class Operations:
     limits: Limits
     members: Members
     reports: Reports
+    exports: Exports
     sessions: Sessions
     accounts: Accounts
     ready: Callable[[], Awaitable[bool]]
@@ -65,6 +67,7 @@ class Operations:
             Limits(ledger, access),
             Members(ledger, access, real_time),
             Reports(ledger, access),
+            Exports(ledger, access),
             Sessions(ledger, access),
             Accounts(ledger, access),
             ledger.ready,

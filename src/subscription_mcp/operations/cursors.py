@@ -3,6 +3,8 @@ somebody else's."""
 
 import base64
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 
@@ -10,22 +12,42 @@ POSITION_MAX = 2**63 - 1
 
 
 def cursor_of(position: int, *whose: str | None) -> str:
-    text = json.dumps([position, *whose])
+    return packed([position, *whose])
+
+
+def packed(values: Sequence[Any]) -> str:
+    """What a page wants to know again, as the text that is handed out."""
+    text = json.dumps(values, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def unpacked(cursor: str) -> list[Any]:
+    """What `packed` was given; nothing where it is no such text."""
+    try:
+        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, TypeError, RecursionError):
+        return []
+    return values if isinstance(values, list) else []
 
 
 def position_of(cursor: str | None, *whose: str | None) -> int | None:
     """The position; None where the list begins. Raises Refusal `invalid_request`."""
     if cursor is None:
         return None
-    try:
-        position, *owner = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError):
-        position, owner = None, []
-    if type(position) is not int or not 0 <= position <= POSITION_MAX or owner != list(whose):
-        raise Refusal(
-            "invalid_request",
-            "This cursor does not belong to this list. Start again without one.",
-            fields=[FieldProblem("cursor", "must be the next_cursor of the same list")],
-        )
+    values = unpacked(cursor)
+    if not values or not is_position(values[0]) or values[1:] != list(whose):
+        raise not_of_this_list()
+    position: int = values[0]
     return position
+
+
+def is_position(value: object) -> bool:
+    return type(value) is int and 0 <= value <= POSITION_MAX
+
+
+def not_of_this_list() -> Refusal:
+    return Refusal(
+        "invalid_request",
+        "This cursor does not belong to this list. Start again without one.",
+        fields=[FieldProblem("cursor", "must be the next_cursor of the same list")],
+    )

@@ -295,6 +295,12 @@ def usage_events(events: list[UsageEvent], next_cursor: str | None) -> str:
     return "\n".join(lines) + more
 
 
+def export_page(format_: str, content: str, events: int, next_cursor: str | None) -> str:
+    kind = {"csv": "CSV", "jsonl": "JSON lines"}[format_]
+    more = f"cut here, more with cursor {next_cursor}" if next_cursor else "that is all of them"
+    return f"{counted(events, 'event')} as {kind}, the oldest first; {more}.\n\n{content}"
+
+
 def feature(answer: FeatureAnswer) -> str:
     plans = ", ".join(_with_value(plan, value) for plan, value in answer.plans.items())
     have = f"Plans with it: {plans}." if plans else "No plan has it."

@@ -18,7 +18,7 @@ from subscription_mcp.auth.principal import Principal
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.operations import Operations
 from subscription_mcp.operations.access import Caller
-from subscription_mcp.tools import accounts, accounts_wire, bodies, wire
+from subscription_mcp.tools import accounts, accounts_wire, bodies, exports, wire
 from subscription_mcp.tools.bodies import Answer
 from subscription_mcp.tools.validation import parsed
 
@@ -135,6 +135,14 @@ TOOLS: tuple[Tool, ...] = (
         wire.ListUsageEventsArguments,
         wire.UsageEventsResult,
         bodies.list_usage_events,
+    ),
+    Tool(
+        "export_usage",
+        "Usage as a file",
+        "Call this to hand out every event of a period as CSV or JSON lines, page by page: join the pages to one file.",
+        wire.ExportUsageArguments,
+        wire.ExportResult,
+        exports.export_usage,
     ),
     Tool(
         "record_usage",

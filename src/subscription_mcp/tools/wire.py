@@ -23,6 +23,8 @@ from subscription_mcp.domain.windows import MINUTE_WINDOW
 
 PAGE_SIZE_MAX = 200
 BATCH_EVENTS_MAX = 1000
+EXPORT_CURSOR_MAX = 12_288
+"""It remembers the columns."""
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
@@ -234,6 +236,15 @@ class ListUsageEventsArguments(TargetArguments):
     event: Word = left_out()
     cursor: Cursor = left_out("next_cursor of the last page.")
     page_size: PageSize = 50
+
+
+class ExportUsageArguments(TargetArguments):
+    format: Literal["csv", "jsonl"]
+    start: Instant = Field(description="RFC 3339.")
+    end: Instant = Field(description="At most 400 days after start.")
+    cursor: Annotated[str, Field(min_length=1, max_length=EXPORT_CURSOR_MAX)] = left_out(
+        "next_cursor of the last page."
+    )
 
 
 class ManageLimitsArguments(TargetArguments):
@@ -592,6 +603,15 @@ class UsageEventResult(Result):
 class UsageEventsResult(Result):
     events: list[UsageEventResult]
     next_cursor: str | None
+
+
+class ExportResult(Result):
+    format: Literal["csv", "jsonl"]
+    content: str = Field(
+        description="The next part of the file; only the first page of CSV names the columns."
+    )
+    events: int
+    next_cursor: str | None = Field(description="Null: that was all.")
 
 
 class FeatureResult(Result):
