@@ -627,9 +627,7 @@ class PlanLimitResult(Result):
     scope: Literal["user", "account"]
     unit: str
     limit: int | None = Field(description="null is unlimited.")
-    overage: dict[str, Any] = left_out(
-        "price of a unit beyond the limit; max null is no maximum."
-    )
+    overage: dict[str, Any] = left_out("price of a unit beyond the limit; max null is no maximum.")
 
 
 class PlanSessionsResult(Result):
