@@ -2,7 +2,7 @@
 """One command for everything a checkout needs. It sets itself up: Python 3.11 or newer and nothing else.
 
 python3 dev.py demo [ARGS]     a server with sample plans and accounts, in .demo/
-python3 dev.py test [ARGS]     the tests; ARGS go to pytest: -k word, -x, a path
+python3 dev.py test [ARGS]     the tests, with a worker for each core; ARGS go to pytest: -k word, -x, a path, -n 0
 python3 dev.py chaos [ARGS]    kills, power cuts, broken disks and repeats for some minutes; --long for hours,
                                --seed N for the same again, -k word as for test
 python3 dev.py interop [ARGS]  the tests against other people's clients and the conformance suite; ARGS go to pytest
@@ -52,6 +52,9 @@ NPM_FLAGS = (
     *("--ignore-scripts", "--engine-strict=false", "--global=false", "--package-lock=true", "--omit="),
     *("--dry-run=false", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"),
 )
+# As many workers as are worth it: tests/conftest.py says when. One that has nothing left takes over another's last
+# half, so that the longest file does not decide how long a run takes. A `-n` that is given later wins.
+WORKERS = ("-n", "auto", "--dist", "worksteal")
 WINDOWS = os.name == "nt"
 BIN = VENV / ("Scripts" if WINDOWS else "bin")
 PYTHON = BIN / ("python.exe" if WINDOWS else "python")
@@ -60,6 +63,7 @@ BASE_PYTHON = getattr(sys, "_base_executable", None) or sys.executable
 FOREIGN = (
     "PYTHONPATH",
     "PYTHONHOME",
+    "PYTHONDONTWRITEBYTECODE",
     "VIRTUAL_ENV",
     "__PYVENV_LAUNCHER__",
     "PIP_USER",
@@ -164,7 +168,11 @@ def make_environment():
         try:
             remove_environment()
             attempt(uv, "venv", "--quiet", "--python", BASE_PYTHON, VENV)
-            attempt(uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", LOCK)
+            # Compiled as pip does it: else every process that may not write bytecode compiles everything again.
+            attempt(
+                *(uv, "pip", "sync", "--quiet", "--compile-bytecode"),
+                *("--python", PYTHON, "--require-hashes", LOCK),
+            )
             return
         except CannotGoOn as problem:
             say(f"{problem}\nuv could not make .venv; trying pip …")
@@ -304,14 +312,14 @@ def run(arguments):
 
 def test(arguments):
     set_up()
-    return hand_over(PYTHON, "-m", "pytest", *arguments, cwd=ROOT)
+    return hand_over(PYTHON, "-m", "pytest", *WORKERS, *arguments, cwd=ROOT)
 
 
 def chaos(arguments):
     set_up()
     effort = "long" if "--long" in arguments else "middle"
     rest = [argument for argument in arguments if argument != "--long"]
-    return hand_over(PYTHON, "-m", "pytest", "tests/chaos", "--effort", effort, *rest, cwd=ROOT)
+    return hand_over(PYTHON, "-m", "pytest", *WORKERS, "tests/chaos", "--effort", effort, *rest, cwd=ROOT)
 
 
 def bench(arguments):

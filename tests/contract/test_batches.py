@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.builders import (
     Clock,
@@ -79,7 +79,7 @@ LONG = ["record", "offer", "change plan", "record", "publish", "record", "set li
 
 
 @pytest.mark.parametrize("opened", STORES, ids=lambda store: store.engine)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(names=st.lists(st.sampled_from(sorted(COMMANDS)), min_size=2, max_size=16))
 @example(names=["record", "offer", "change plan", "record", "publish", "record"])
 @example(names=[*PEOPLE, "remove from the crew", "record", "add to the crew", "record"])

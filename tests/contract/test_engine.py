@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import (
     Clock,
@@ -1353,7 +1353,7 @@ recorded = st.tuples(
 
 
 @pytest.mark.parametrize("opened", STORES, ids=lambda store: store.engine)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     events=st.lists(recorded, min_size=5, max_size=60),
     start=moments,

@@ -429,7 +429,7 @@ class History:
                 await self.submit(ledger)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 @example(
     steps=[("record", "tom", 1, 0), ("publish", [("messages", "minute", "account")]), ("record", "tom", 1, 0)]

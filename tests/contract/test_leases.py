@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import (
     Clock,
@@ -679,7 +679,7 @@ class Model:
 
 
 @pytest.mark.parametrize("opened", STORES, ids=lambda store: store.engine)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(story=st.lists(steps, min_size=5, max_size=40))
 def test_whatever_the_order_used_and_held_are_what_a_naive_model_says(
     opened: Callable[[Path], SqliteStore], story
