@@ -330,7 +330,7 @@ def bench(arguments):
 def interop(arguments):
     set_up()
     set_up_node()
-    return hand_over(PYTHON, "-m", "pytest", INTEROP, *arguments, cwd=ROOT)
+    return hand_over(PYTHON, "-m", "pytest", *WORKERS, INTEROP, *arguments, cwd=ROOT)
 
 
 def check(arguments):

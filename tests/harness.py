@@ -272,7 +272,7 @@ class Server:
     ) -> AsyncIterator["Talk"]:
         """An MCP client over streamable HTTP. Open it inside the test."""
         headers = {"authorization": f"Bearer {access_token}"}
-        async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
+        async with httpx2.AsyncClient(headers=headers, timeout=30, verify=PLAIN) as http:
             transport = streamable_http_client(f"{self.base_url}/mcp", http_client=http)
             with first_failure():
                 async with Client(

@@ -20,31 +20,38 @@ class Tally:
 
 
 Report = Callable[[str, str, str], AbstractContextManager[Tally]]
-TALLIES = pytest.StashKey[dict[tuple[str, str, str], list[Tally]]]()
+LINE = "a line of the table of interoperability"
 
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
     """Runs what stands in its block as part of one line of the table: what, era, transport."""
-    tallies = request.config.stash.setdefault(TALLIES, {})
 
     @contextmanager
     def counted(what: str, era: str, transport: str) -> Iterator[Tally]:
         tally = Tally()
-        tallies.setdefault((what, era, transport), []).append(tally)
         try:
             yield tally
         except BaseException:
             tally.failed = tally.failed or 1
             raise
+        finally:  # with the test's report it comes from the worker that ran it to whoever prints the table
+            counts = (tally.scenarios, tally.passed, tally.failed)
+            request.node.user_properties.append((LINE, ((what, era, transport), counts)))
 
     return counted
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines: dict[tuple[str, str, str], list[tuple[int, int, int]]] = {}
+    for outcome in ("passed", "failed"):
+        for told in terminalreporter.stats.get(outcome, ()):
+            for name, line in told.user_properties if told.when == "call" else ():
+                if name == LINE:
+                    named, counts = line
+                    lines.setdefault(tuple(named), []).append(tuple(counts))
     rows = [HEADINGS]
-    for named, tallies in config.stash.get(TALLIES, {}).items():
-        counts = ((tally.scenarios, tally.passed, tally.failed) for tally in tallies)
+    for named, counts in sorted(lines.items()):
         rows.append((*named, *(str(sum(column)) for column in zip(*counts, strict=True))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     terminalreporter.section("interoperability")
