@@ -31,6 +31,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, PromptReference, ResourceTemplateReference
+from tests import forked
 
 from subscription_mcp.auth.keys import VerificationKey, verification_key
 from subscription_mcp.auth.tokens import mint
@@ -84,6 +85,10 @@ class Place:
                 environment[name] = os.environ[name]
         return environment
 
+    def is_forked(self, before_exec: Callable[[], None] | None) -> bool:
+        """Whether a process of ours need not begin from nothing."""
+        return forked.IS_POSSIBLE and self.command == COMMAND and before_exec is None
+
     def settings(self) -> Settings:
         environment = {name: value for name, value in self.environment().items() if "MCP_TOKEN" not in name}
         return load_settings(environ=environment)
@@ -122,17 +127,21 @@ class Place:
         **variables: str | None,
     ) -> subprocess.CompletedProcess[str]:
         """A command line to its end; none may show a traceback."""
-        done = subprocess.run(
-            [*self.command, *arguments],
-            env=self.environment(**variables),
-            cwd=self.folder,
-            input=standard_input or "",
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=timeout_seconds,
-            preexec_fn=before_exec,
-        )
+        environment, given = self.environment(**variables), standard_input or ""
+        if self.is_forked(before_exec):
+            done = forked.run(arguments, environment, self.folder, given, timeout_seconds)
+        else:
+            done = subprocess.run(
+                [*self.command, *arguments],
+                env=environment,
+                cwd=self.folder,
+                input=given,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                timeout=timeout_seconds,
+                preexec_fn=before_exec,
+            )
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         return done
 
@@ -206,16 +215,21 @@ class Server:
         self.base_url = ""
         self._lines: list[str] = []
         self._read: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self.process = subprocess.Popen(
-            [*place.command, "serve", "--port", "0"],
-            env=dict(environment),
-            cwd=place.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            preexec_fn=before_exec,
-        )
+        arguments = ("serve", "--port", "0")
+        self.process: subprocess.Popen[str] | forked.Forked
+        if place.is_forked(before_exec):
+            self.process = forked.serve(arguments, environment, place.folder)
+        else:
+            self.process = subprocess.Popen(
+                [*place.command, *arguments],
+                env=dict(environment),
+                cwd=place.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                preexec_fn=before_exec,
+            )
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
 
