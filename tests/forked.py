@@ -6,12 +6,10 @@ others are. How `subscription-mcp` starts from nothing is seen where clients sta
 
 import atexit
 import gc
-import io
 import json
 import os
 import pkgutil
 import runpy
-import select
 import signal
 import socket
 import subprocess
@@ -19,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, TextIO
@@ -30,7 +29,7 @@ ASKED_BYTES_MAX = 1 << 17
 
 
 class Forked:
-    """What `subprocess.Popen` is for a process that somebody else started."""
+    """What `subprocess.Popen` is, for a process that somebody else started; its exit code comes through a pipe."""
 
     stderr: TextIO | None = None
     returncode: int | None = None
@@ -49,7 +48,7 @@ class Forked:
         return code
 
     def _ended(self, within_seconds: float | None) -> int | None:
-        if self.returncode is None and select.select([self._code], [], [], within_seconds)[0]:
+        if self.returncode is None and wait([self._code], within_seconds):
             with self._code:
                 self.returncode = os.waitstatus_to_exitcode(int(self._code.read()))
         return self.returncode
@@ -103,9 +102,9 @@ def run(
             code = process.wait(timeout_seconds)
         finally:
             process.kill()
-        for file in (output, errors):
-            file.seek(0)
-        said = [io.TextIOWrapper(file, "utf-8").read() for file in (output, errors)]
+        for written in (output, errors):
+            written.seek(0)
+        said = [written.read().decode() for written in (output, errors)]
     return subprocess.CompletedProcess([PROGRAM, *arguments], code, *said)
 
 
