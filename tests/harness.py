@@ -46,7 +46,7 @@ LEGACY = "2025-11-25"
 ERAS = {"modern": "auto", "legacy": "legacy"}
 PLAIN = False
 """Our servers speak plain HTTP: a client needs none of the certificates that take it long to load."""
-START_WITHIN_SECONDS = 30
+START_WITHIN_SECONDS = 120
 STOP_WITHIN_SECONDS = 25
 COMMAND = (sys.executable, "-m", "subscription_mcp")
 FORBIDDEN_WORDS = ("traceback", "sqlite", str(ROOT), tempfile.gettempdir(), "site-packages", ".py")
@@ -121,7 +121,7 @@ class Place:
     def run(
         self,
         *arguments: str,
-        timeout_seconds: float = 60,
+        timeout_seconds: float = 120,
         standard_input: str | None = None,
         before_exec: Callable[[], None] | None = None,
         **variables: str | None,

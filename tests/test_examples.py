@@ -20,7 +20,7 @@ def run(place: Place, example: str, *arguments: str, **variables: str) -> subpro
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=30,
+        timeout=120,
     )
 
 

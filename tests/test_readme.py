@@ -31,7 +31,7 @@ ROOT = README.parent
 TEXT = README.read_text("utf-8")
 PORT = "8765"
 CONSOLE_SCRIPT = "subscription-mcp"
-SECONDS_MAX = 60
+SECONDS_MAX = 120
 
 
 # --- What stands in it -------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Shell:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(f"{self._stop}\nexit\n")
         self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=SECONDS_MAX)
         self._process.stdout.close()
 
 

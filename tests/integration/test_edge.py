@@ -14,7 +14,7 @@ from tests.harness import TODAY, Place, Server, discreet
 IMPATIENT = (sys.executable, str(Path(__file__).with_name("impatient_server.py")))
 CALL = "/api/mcp/tools/record_usage"
 ARGUMENTS = {"user_id": "bella", "event": "message"}
-GIVE_UP_SECONDS = 15
+GIVE_UP_SECONDS = 60
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from subscription_mcp.web.api import ToolCalls, api_routes
 from subscription_mcp.web.guard import PUBLIC_PATHS
 
 TOOL_ROUTE = "/api/mcp/tools/{tool_name}"
-RUN_SECONDS = 55
+RUN_SECONDS = 300
 CONFIGURATION = """
 # What no schema can say (start and end go together, an instant 35 days back at most) is 422; what the catalog
 # and the ledger decide is 402, 409 and 429.

@@ -183,7 +183,7 @@ def test_a_pipe_closed_in_the_middle_is_no_fault(place: Place) -> None:
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (OK, "")

@@ -435,4 +435,4 @@ async def test_A21_an_endpoint_that_drips_is_left_after_the_deadline(monkeypatch
         started = time.monotonic()
         with pytest.raises(Refusal):
             await KeySet(url, ALGORITHMS).look_again()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15  # it would drip for 20

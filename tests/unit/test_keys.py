@@ -120,7 +120,7 @@ def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         process.stdin = None
-    keys = {process.communicate(timeout=30)[0].strip() for process in running}
+    keys = {process.communicate(timeout=120)[0].strip() for process in running}
     assert keys == {local_key(tmp_path / "data").hex().encode()}
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["local-key"]
 
