@@ -24,7 +24,7 @@ from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.settings import PREFIX, SQLITE, Settings
 
 Seen = tuple[str, Literal["ok", "warn", "FAIL", "skip"], str, str | None]
-ANSWER_WITHIN_SECONDS = 15
+ANSWER_WITHIN_SECONDS = 30
 PROTOCOL_VERSION = "2025-11-25"
 INITIALIZE = {
     "jsonrpc": "2.0",
