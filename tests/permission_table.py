@@ -33,6 +33,7 @@ has_feature                       SELF     ACCOUNT  ACCOUNT  TENANT   TENANT    
 list_plans                        SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 manage_limits                     NONE     ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 manage_limits.clear_rate          NONE     NONE     NONE     NONE     TENANT        ALL
+manage_limits.correct             NONE     NONE     NONE     NONE     TENANT        ALL
 manage_members                    NONE     ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 manage_plans                      NONE     NONE     NONE     NONE     NONE          ALL
 manage_accounts.search            NONE     NONE     NONE     NONE     TENANT        ALL
@@ -83,6 +84,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "manage_accounts.payment_failed": {"action": "payment_failed", "reason": "why"},
     "manage_accounts.payment_received": {"action": "payment_received", "reason": "why"},
     "manage_limits.clear_rate": {"action": "clear_rate", "reason": "why"},
+    "manage_limits.correct": {"action": "correct", "event_id": "none", "reason": "why"},
 }
 """The smallest valid call of every row that is a tool or an action of one, without a target."""
 
@@ -108,6 +110,7 @@ OR_ELSE = {
     "manage_accounts.payment_failed": ("conflict", "invalid_request"),
     "manage_accounts.payment_received": ("conflict", "invalid_request"),
     "manage_limits.clear_rate": ("invalid_request",),
+    "manage_limits.correct": ("not_found",),
 }
 """What may be answered as well where the role reaches: nothing is suspended or overdue, the user is in a group whose
 account has to be named, there is no such rate."""
@@ -219,6 +222,7 @@ plans archive    manage_plans       extra --reason why
 plans update     manage_plans       basic.toml
 plans migrate    manage_plans       basic --reason why
 limits clear-rate  manage_limits.clear_rate  --tenant globex --user doug --reason why
+limits correct   manage_limits.correct  --tenant globex --user doug --event-id EVENT --reason why
 plans reset      manage_plans       basic --yes
 accounts search  manage_accounts.search  --tenant globex
 accounts show    manage_accounts.show  --tenant globex --user doug

@@ -528,6 +528,7 @@ async def test_an_export_names_no_surrogates(tmp_path: Path) -> None:
         "source": "app",
         "occurred_at": Clock().now,
         "recorded_at": Clock().now,
+        "corrects": None,
     }
 
 

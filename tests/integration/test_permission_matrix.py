@@ -673,6 +673,15 @@ async def test_a_tenant_beside_the_arguments_reaches_no_further_than_one_among_t
                     assert there.about("globex") == nowhere.about(NOT_THERE), row
 
 
+def an_event_of(place: Place, user: str) -> str:
+    (id_,) = place.select(
+        "SELECT e.id FROM event e JOIN holder h ON h.id = e.holder JOIN word w ON w.id = h.user"
+        " WHERE w.text = ? LIMIT 1",
+        user,
+    )[0]
+    return str(uuid.UUID(bytes=id_))
+
+
 # --- Commands ------------------------------------------------------------------------------------------------
 
 
@@ -688,7 +697,8 @@ def test_a_command_does_in_any_tenant_what_its_row_gives_a_superadmin(
             f'plan = "{plan}"\ntitle = "{plan.title()}"\n{price}\nlimits = {limits}\n', "utf-8"
         )
     # Whose access token lies about is nothing to it.
-    done = place.run(*line.split(), *COMMANDS[line]["typed"].split(), TOKEN=place.token("mia", group="crew"))
+    typed = COMMANDS[line]["typed"].replace("EVENT", an_event_of(place, "doug"))
+    done = place.run(*line.split(), *typed.split(), TOKEN=place.token("mia", group="crew"))
     assert done.returncode == 0, done.stderr
     assert re.search(r"\S", done.stdout + done.stderr)
 

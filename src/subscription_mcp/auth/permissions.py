@@ -59,6 +59,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "list_plans": _READS,
         "manage_limits": _CHANGES,
         "manage_limits.clear_rate": _OF_TENANTS,
+        "manage_limits.correct": _OF_TENANTS,
         "manage_members": _CHANGES,
         "manage_plans": _SUPERADMIN,
         "manage_accounts.search": _OF_TENANTS,

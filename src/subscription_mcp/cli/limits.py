@@ -79,6 +79,17 @@ def clear_rate(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     _do(ctx, "clear_rate", given, as_json)
 
 
+@limits.command("correct")
+@target_options
+@click.option("--event-id", required=True, help="The event to take back, as list_usage_events shows it.")
+@reason_option
+@json_option
+@click.pass_context
+def correct_usage(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Take an event back, once: by a new entry, in every window it was counted in."""
+    _do(ctx, "correct", given, as_json)
+
+
 @limits.command("history")
 @target_options
 @json_option

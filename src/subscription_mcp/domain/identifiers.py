@@ -43,6 +43,11 @@ def uuid7s(now: Instant, random_bits: RandomBits) -> Callable[[], str]:
     return make
 
 
+def uuid7_instant(id_: bytes) -> Instant:
+    """The beginning of the millisecond an id was made in."""
+    return int.from_bytes(id_[:6], "big") * 1000
+
+
 def uuid7_after(at: Instant) -> bytes:
     """The least id of a later millisecond than an instant's: ids begin with their time."""
     return (at // 1000 + 1 << 80).to_bytes(16, "big")

@@ -11,6 +11,7 @@ from functools import lru_cache
 Instant = int
 """Microseconds since the epoch, UTC."""
 
+MILLISECOND: Instant = 1_000
 SECOND: Instant = 1_000_000
 MINUTE: Instant = 60 * SECOND
 QUARTER: Instant = 15 * MINUTE

@@ -44,6 +44,18 @@ def with_use(cells: Cells, at: Instant, quantity: int, length: Instant, now: Ins
     return kept if len(kept) <= CELLS_MAX else _merged(kept, length)
 
 
+def without_use(cells: Cells, at: Instant, quantity: int) -> Cells:
+    """The cells without a use that counts since `at`: cells are merged at the latest instant of each, so that it is in
+    the first one from there on."""
+    kept = []
+    for since, used in cells:
+        taken = min(used, quantity) if since >= at else 0
+        quantity -= taken
+        if used > taken or not used:
+            kept.append((since, used - taken))
+    return kept
+
+
 def back_at(
     cells: Cells, length: Instant, now: Instant, excess: int, others: Iterable[tuple[Instant, int]] = ()
 ) -> Instant:

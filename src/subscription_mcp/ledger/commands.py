@@ -252,6 +252,18 @@ class ClearRate:
 
 
 @dataclass(slots=True)
+class CorrectUsage:
+    """Take an event back, once: an event of a tenant, or only one of a user or an account in it."""
+
+    tenant: str
+    event_id: str
+    actor: Actor
+    reason: str
+    user: str | None = None
+    account: str | None = None
+
+
+@dataclass(slots=True)
 class ManageMember:
     """Add a user to a group or to a personal account, which founds a group; remove a member, or have them in
     another role. `subject` is the account. Access tokens issued up to `tokens_before` (real time, not the
@@ -335,6 +347,7 @@ Command = (
     | EraseUser
     | SetLimit
     | ClearRate
+    | CorrectUsage
     | ManageMember
     | RevokeTokens
     | PublishPlans
@@ -448,7 +461,7 @@ class UserErased:
 
 @dataclass(slots=True)
 class LimitsChanged:
-    """The account's limits before and after an override changed, or a rate was cleared."""
+    """The account's limits before and after an override changed, a rate was cleared or an event was taken back."""
 
     before: AccountView
     after: AccountView
@@ -528,7 +541,7 @@ Outcome = (
 
 @dataclass(slots=True)
 class UsageEvent:
-    """One event as recorded; never edited."""
+    """One event as recorded; never edited. One that `corrects` another takes it back, and gains what that one lost."""
 
     id: str
     tenant: str
@@ -544,6 +557,13 @@ class UsageEvent:
     source: str
     occurred_at: Instant
     recorded_at: Instant
+    corrects: str | None = None
+    corrected_by: str | None = None
+
+    @property
+    def number(self) -> int:
+        """How many events it is: one less where it takes one back."""
+        return 1 if self.corrects is None else -1
 
 
 @dataclass(slots=True)

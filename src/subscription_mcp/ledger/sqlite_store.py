@@ -25,8 +25,8 @@ from subscription_mcp.domain.catalog import (
 )
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.erasure import hashed_name
-from subscription_mcp.domain.identifiers import AccountKind, uuid7_after
-from subscription_mcp.domain.instants import DAY, QUARTER, Instant
+from subscription_mcp.domain.identifiers import AccountKind, uuid7_after, uuid7_instant
+from subscription_mcp.domain.instants import DAY, MILLISECOND, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells, used_at, with_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Scheduled, Subscription, Trial
@@ -95,9 +95,16 @@ from subscription_mcp.ledger.sqlite_accounts import (
     tenant_activity,
     tenant_summary,
 )
+from subscription_mcp.ledger.sqlite_anchors import anchor_history
 from subscription_mcp.ledger.sqlite_schema import committed_at
 
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
+EVENT_COLUMNS = (
+    "seq, id, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, corrects"
+)
+CORRECTED_BY = "(SELECT c.id FROM event c WHERE c.tenant = event.tenant AND c.corrects = event.id)"
+ID_SLACK = 2 * MILLISECOND
+"""How much later than its id says an event may have been recorded: within a batch time may go on a little."""
 LONGEST_HOLD = DAY
 """For how long a reservation can be made."""
 SEEKS_MAX = 40_000
@@ -183,6 +190,10 @@ class _Insert:
 _EVENTS = _Insert(
     "event",
     "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at",
+)
+_CORRECTIONS = _Insert(
+    "event",
+    "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, corrects",
 )
 _COUNTERS = _Insert(
     "counter",
@@ -705,11 +716,39 @@ class Store:
         """What was used from an instant on, from the events: a quarter of an hour has both sides of it."""
         cells: Cells = []
         page = EventPage(_whose(key), start, now + FUTURE_TOLERANCE + 1, size=-1)
-        for _, event in self._event_page(page)[0]:
+        events = [event for _, event in self._event_page(page)[0]]
+        taken_back = {event.corrects for event in events}
+        for event in events:
             at = used_at(event.occurred_at, event.recorded_at)
-            if at >= start:
+            if at >= start and event.corrects is None and event.id not in taken_back:
                 cells = with_use(cells, at, event.gains.get(key.meter, 0), length, now)
         return cells
+
+    def _read_events(self, key: tuple[str, str]) -> UsageEvent | None:
+        id_ = _uuid_bytes(key[1])
+        return None if id_ is None else self.event(key[0], id_)
+
+    def event(self, tenant: str, id_: bytes) -> UsageEvent | None:
+        """An event by its id, which begins with the millisecond it was recorded in."""
+        at = uuid7_instant(id_)
+        first, last = self._seq_at(at - 1) + 1, self._seq_at(at + ID_SLACK)
+        row = self._one(
+            f"SELECT {EVENT_COLUMNS}, {CORRECTED_BY} FROM event"
+            " WHERE seq BETWEEN ? AND ? AND id = ? AND tenant = ?",
+            first,
+            last,
+            id_,
+            self.word(tenant),
+        )
+        return None if row is None else self._event_of(tenant, row)
+
+    def _read_anchors(self, key: tuple[AccountKey, Instant, Instant]) -> frozenset[Anchor]:
+        account, occurred_at, recorded_at = key
+        tenant, id_ = self.word(account.tenant), self.word(account.account)
+        if tenant is None or id_ is None:
+            return frozenset({NO_ANCHOR})
+        history = anchor_history(self._db, tenant, KINDS.index(account.account_kind), id_)
+        return history.anchors(min(occurred_at, recorded_at), recorded_at)
 
     def _read_plans(self, key: tuple[str, int]) -> Plan:
         (definition,) = self._db.execute(
@@ -881,7 +920,11 @@ class Store:
             self._save_members(changes)
         if changes.events:
             rows = [self._event_row(holder, event) for holder, event in changes.events]
-            _EVENTS.all(self._db, rows)
+            if any(event.corrects for _, event in changes.events):
+                corrected = (event.corrects and UUID(event.corrects).bytes for _, event in changes.events)
+                _CORRECTIONS.all(self._db, [(*row, one) for row, one in zip(rows, corrected, strict=True)])
+            else:
+                _EVENTS.all(self._db, rows)
         if changes.counters:
             self._save_counters(changes.counters)
         if changes.rollups:
@@ -1337,7 +1380,7 @@ class Store:
                 totals += [
                     UsageRow(
                         meter,
-                        1,
+                        event.number,
                         gain,
                         quarter_of(event.occurred_at),
                         event.account,
@@ -1374,11 +1417,13 @@ class Store:
         order = "ASC" if question.oldest_first else "DESC"
         kind = "" if event is None else f" AND event = {event}"
         unbounded = question.size < 0
+        # Who adds up everything needs no more than what corrects what.
+        corrected_by = "NULL" if unbounded else CORRECTED_BY
         found: list[Any] = []
         for block in blocks if question.oldest_first else reversed(blocks):
             found += self._db.execute(
-                "SELECT seq, id, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at"
-                f" FROM event WHERE seq >> {EVENTS_PER_BLOCK_BITS} = ?{_among(holders)}{kind} AND tenant = ?"
+                f"SELECT {EVENT_COLUMNS}, {corrected_by} FROM event WHERE seq >> {EVENTS_PER_BLOCK_BITS} = ?"
+                f"{_among(holders)}{kind} AND tenant = ?"
                 f" AND seq BETWEEN ? AND ? AND occurred_at >= ? AND occurred_at < ? ORDER BY seq {order} LIMIT ?",
                 (
                     block,
@@ -1413,7 +1458,8 @@ class Store:
         return low
 
     def _event_of(self, tenant: str, row: tuple[Any, ...]) -> UsageEvent:
-        _, id_, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at = row
+        _, id_, holder, event, plan, quantity, attributes, gains, source = row[:9]
+        occurred_at, recorded_at, corrects, corrected_by = row[9:]
         kind, account, user = self._db.execute(
             "SELECT account_kind, account, user FROM holder WHERE id = ?", (holder,)
         ).fetchone()
@@ -1434,6 +1480,8 @@ class Store:
             self.text(source),
             occurred_at,
             recorded_at,
+            None if corrects is None else str(UUID(bytes=corrects)),
+            None if corrected_by is None else str(UUID(bytes=corrected_by)),
         )
 
     def _audit_trail(self, question: AuditTrail) -> list[AuditEntry]:

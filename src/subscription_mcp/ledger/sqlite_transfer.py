@@ -111,7 +111,7 @@ TABLES = {
         _table(
             "event",
             "id:uuid tenant:word holder:holder event:word plan:plan quantity attributes:json gains:json"
-            " source:word occurred_at recorded_at",
+            " source:word occurred_at recorded_at corrects:uuid",
             "seq",
         ),
         _table(

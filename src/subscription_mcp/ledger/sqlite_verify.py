@@ -6,18 +6,17 @@ then the cells and the stored rows are walked through side by side, in the order
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import closing
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, cast
+from uuid import UUID
 
 from subscription_mcp.domain.catalog import places_of
-from subscription_mcp.domain.instants import Instant, format_instant, parse_instant
+from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.domain.rolling import used_at, used_within
 from subscription_mcp.domain.windows import (
     Anchor,
-    Interval,
     Level,
     Period,
     Window,
@@ -33,11 +32,11 @@ from subscription_mcp.ledger.recount import (
     AnchorHistory,
     Place,
     Places,
-    SubscriptionEntry,
     follows_anchor,
     slack_of,
 )
 from subscription_mcp.ledger.retention import counter_is_over
+from subscription_mcp.ledger.sqlite_anchors import anchor_history
 from subscription_mcp.ledger.sqlite_cells import Cells, Key, Sums, keyed, side_by_side
 from subscription_mcp.ledger.sqlite_consistency import Names, answers, dangling, holds, make_room, sizes
 from subscription_mcp.ledger.sqlite_schema import (
@@ -74,6 +73,7 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
         found = tuple(
             islice(
                 chain(
+                    recount.corrections(),
                     recount.counters(),
                     recount.rolling(),
                     recount.rollups(),
@@ -168,6 +168,8 @@ class _Recount:
                 "SELECT tenant, window, holder, meter, at FROM rate_cleared"
             )
         }
+        self._store = Store(connection)
+        self._loose: list[str] = []
         self._anchors: dict[int, AnchorHistory] = {}
         self._windows: dict[str, Window] = {}
         self._periods: dict[tuple[str, Anchor], Period] = {}
@@ -176,10 +178,18 @@ class _Recount:
     def add_events(self) -> int:
         """Add up every event; how many there are."""
         events = 0
-        for row in self._db.execute(
-            "SELECT holder, event, plan, attributes, gains, occurred_at, recorded_at FROM event ORDER BY seq"
+        for tenant, corrects, recorded_at, *row in self._db.execute(
+            "SELECT tenant, corrects, recorded_at, holder, event, plan, attributes, gains, occurred_at FROM event"
+            " ORDER BY seq"
         ):
-            self._add(*row)
+            if corrects is not None:
+                # It is taken back from where it was counted, which goes by when it was recorded.
+                found = self._store.event(self.names.text(tenant), corrects)
+                if found is None:
+                    self._loose.append(f"Event {UUID(bytes=corrects)} is taken back and is not there.")
+                else:
+                    recorded_at = found.recorded_at
+            self._add(*row, recorded_at=recorded_at, number=1 if corrects is None else -1)
             events += 1
         return events
 
@@ -191,7 +201,9 @@ class _Recount:
         attributes: str | None,
         gains: str,
         occurred_at: Instant,
+        *,
         recorded_at: Instant,
+        number: int,
     ) -> None:
         who = self.names.holder(holder)
         is_group = who.account_kind == "group"
@@ -202,7 +214,7 @@ class _Recount:
             meter = self.names.word(meter_name)
             if dimensions is None:
                 dimensions = self._dimensions(who.tenant, event, plan_id, attributes)
-            self._rollups.add((who.tenant, quarter_of(occurred_at), holder, meter, dimensions), 1, gain)
+            self._rollups.add((who.tenant, quarter_of(occurred_at), holder, meter, dimensions), number, gain)
             for place in self._places.of(meter_name, is_group=is_group):
                 is_kept = int(
                     self._places.is_kept(
@@ -235,7 +247,7 @@ class _Recount:
         if at > began:
             self._rolling.add(key, gain, gain, is_kept)
         elif at > began - slack:
-            self._rolling.add(key, 0, gain)
+            self._rolling.add(key, min(gain, 0), max(gain, 0))
 
     def _starts(
         self, place: Place, holder: int, plan: int, occurred_at: Instant, recorded_at: Instant
@@ -297,27 +309,15 @@ class _Recount:
         found = self._anchors.get(holder)
         if found is None:
             make_room(self._anchors)
-            found = self._anchors[holder] = self._anchor_history(holder)
+            account = self._db.execute(
+                "SELECT tenant, account_kind, account FROM holder WHERE id = ?", (holder,)
+            ).fetchone()
+            found = self._anchors[holder] = anchor_history(self._db, *account)
         return found
 
-    def _anchor_history(self, holder: int) -> AnchorHistory:
-        tenant, kind, account = self._db.execute(
-            "SELECT tenant, account_kind, account FROM holder WHERE id = ?", (holder,)
-        ).fetchone()
-        stored = self._db.execute(
-            "SELECT anchor, interval FROM subscription WHERE tenant = ? AND account_kind = ? AND account = ?",
-            (tenant, kind, account),
-        ).fetchone()
-        entries = self._db.execute(
-            "SELECT a.at, a.after FROM audit a JOIN holder h ON h.id = a.holder JOIN word w ON w.id = h.user"
-            " WHERE a.tenant = ? AND h.tenant = ? AND h.account_kind = ? AND h.account = ? AND w.text = ''"
-            " AND a.action LIKE 'subscription.%' AND a.after IS NOT NULL ORDER BY a.seq",
-            (tenant, tenant, kind, account),
-        ).fetchall()
-        return AnchorHistory(
-            [_subscription_entry(at, json.loads(after)) for at, after in entries],
-            None if stored is None else Anchor(*stored),
-        )
+    def corrections(self) -> Iterator[str]:
+        """Events that are taken back and are not there."""
+        yield from self._loose
 
     def counters(self) -> Iterator[str]:
         """How the counters differ from the events."""
@@ -424,18 +424,3 @@ def _between(least: int, most: int) -> str:
 
 def _sums(sums: Sums | None) -> str:
     return "nothing" if sums is None else f"{sums[1]:,} in {sums[0]:,} events"
-
-
-def _subscription_entry(at: Instant, after: Mapping[str, Any]) -> SubscriptionEntry:
-    def instant(name: str) -> Instant | None:
-        return None if after.get(name) is None else parse_instant(after[name])
-
-    return SubscriptionEntry(
-        at,
-        instant("billing_anchor"),
-        cast(Interval, after["interval"]),
-        after.get("next_interval"),
-        instant("next_plan_at"),
-        instant("next_billing_anchor"),
-        after.get("billing_nudge", 0),
-    )

@@ -1,4 +1,4 @@
-"""Limits set by hand, rates cleared, and the history of both."""
+"""Limits set by hand, rates cleared, events taken back, and the history of it."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from subscription_mcp.ledger.commands import (
     Arrive,
     AuditEntry,
     ClearRate,
+    CorrectUsage,
     LimitsChanged,
     SetLimit,
 )
@@ -19,6 +20,7 @@ from subscription_mcp.operations.access import Access, Caller, Target, whose_of
 HISTORY_SIZE = 100
 TOOL = "manage_limits"
 CLEAR_RATE = f"{TOOL}.clear_rate"
+CORRECT = f"{TOOL}.correct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class LimitChange:
 
 
 class Limits:
-    """Listing, setting and clearing overrides, and clearing rates."""
+    """Listing, setting and clearing overrides, clearing rates, and taking events back."""
 
     def __init__(self, ledger: Ledger, access: Access) -> None:
         self._ledger = ledger
@@ -65,6 +67,13 @@ class Limits:
         """Forget what was used in the sliding minutes, of a meter or of all; operators only. Raises Refusal."""
         granted = await self._access.grant(CLEAR_RATE, caller, target)
         command = ClearRate(granted.subject_or_refuse(), granted.actor, reason, meter)
+        return await self._ledger.do(command, LimitsChanged)
+
+    async def correct(self, caller: Caller, target: Target, event_id: str, reason: str) -> LimitsChanged:
+        """Take an event of a user or an account back; operators only. Raises Refusal."""
+        granted = await self._access.grant(CORRECT, caller, target)
+        whose = granted.subject_or_refuse()
+        command = CorrectUsage(whose.tenant, event_id, granted.actor, reason, whose.user, whose.account)
         return await self._ledger.do(command, LimitsChanged)
 
     async def history(self, caller: Caller, target: Target) -> tuple[AccountView, list[AuditEntry]]:

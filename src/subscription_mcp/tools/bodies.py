@@ -191,6 +191,8 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
         )
     if given.action == "clear_rate":
         changed = await do.limits.clear_rate(caller, target, given.meter, given.reason)
+    elif given.action == "correct":
+        changed = await do.limits.correct(caller, target, given.event_id, given.reason)
     else:
         maximum: Maximum | None = None
         if given.action == "set":

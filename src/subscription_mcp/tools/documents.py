@@ -335,6 +335,8 @@ def usage_event(event: UsageEvent) -> Document:
         "source": event.source,
         "occurred_at": format_instant(event.occurred_at),
         "recorded_at": format_instant(event.recorded_at),
+        **({} if event.corrects is None else {"corrects": event.corrects}),
+        **({} if event.corrected_by is None else {"corrected_by": event.corrected_by}),
     }
 
 

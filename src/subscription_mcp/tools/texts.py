@@ -289,6 +289,8 @@ def usage_events(events: list[UsageEvent], next_cursor: str | None) -> str:
     lines = [
         f"{format_instant(event.occurred_at)} {event.user} {event.event} x{event.quantity:,}"
         + "".join(f" {name}={value}" for name, value in event.attributes.items())
+        + (f", takes back {event.corrects}" if event.corrects is not None else "")
+        + (f", taken back by {event.corrected_by}" if event.corrected_by is not None else "")
         for event in events
     ]
     more = f"\nMore with cursor {next_cursor}" if next_cursor else ""
@@ -419,6 +421,8 @@ def limit_history(entries: list[AuditEntry]) -> str:
 
 def _change_of_limit(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     window = after.get("window")
+    if "corrects" in after:
+        return f"{after['event']} x{before.get('quantity', 0):,}: {after['corrects']} taken back"
     if "used" in before:
         used = before["used"].items()
         return ", ".join(f"{meter} per {window}: {quantity} used -> 0" for meter, quantity in used)

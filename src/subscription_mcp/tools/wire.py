@@ -248,14 +248,15 @@ class ExportUsageArguments(TargetArguments):
 
 
 class ManageLimitsArguments(TargetArguments):
-    action: Literal["list", "set", "clear", "clear_rate", "history"]
+    action: Literal["list", "set", "clear", "clear_rate", "correct", "history"]
     meter: Word = left_out("For clear_rate: all meters unless given.")
     window: Word = left_out("day, month, … as the plan limits it; clear_rate clears minute.")
     limit: Annotated[int, Field(ge=0, le=TOTAL_MAX)] | Literal["unlimited"] = left_out(
         'For set: an integer or "unlimited".'
     )
     expires_at: Instant = left_out("For set: when the plan's limit applies again.")
-    reason: PlainText = left_out("Required to set or clear; kept in the audit trail.")
+    event_id: Word = left_out("For correct: the event to take back, as in list_usage_events.")
+    reason: PlainText = left_out("Required to change anything; kept in the audit trail.")
 
     @model_validator(mode="after")
     def _what_the_action_needs(self) -> "ManageLimitsArguments":
@@ -263,11 +264,13 @@ class ManageLimitsArguments(TargetArguments):
             "set": ("meter", "window", "limit", "reason"),
             "clear": ("meter", "window", "reason"),
             "clear_rate": ("reason",),
+            "correct": ("event_id", "reason"),
         }
         allowed = {
             "set": ("meter", "window", "limit", "expires_at", "reason"),
             "clear": ("meter", "window", "reason"),
             "clear_rate": ("meter", "window", "reason"),
+            "correct": ("event_id", "reason"),
         }
         must_fit_action(self, self.action, needed=needed, allowed=allowed)
         if self.action == "clear_rate" and self.window not in (None, MINUTE_WINDOW):
@@ -598,6 +601,8 @@ class UsageEventResult(Result):
     source: str
     occurred_at: str
     recorded_at: str
+    corrects: str = left_out("The event this one takes back.")
+    corrected_by: str = left_out()
 
 
 class UsageEventsResult(Result):

@@ -18,6 +18,7 @@ from subscription_mcp.ledger.commands import (
     ClearRate,
     CloseSession,
     Command,
+    CorrectUsage,
     EditPlan,
     EndSessions,
     EraseUser,
@@ -35,6 +36,7 @@ from subscription_mcp.ledger.commands import (
     Settle,
 )
 from subscription_mcp.ledger.machine.accounts import arrive
+from subscription_mcp.ledger.machine.corrections import correct
 from subscription_mcp.ledger.machine.erasure import erase_user
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.limits import clear_rate, set_limit
@@ -134,6 +136,8 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return set_limit(turn, command)
             case ClearRate():
                 return clear_rate(turn, command)
+            case CorrectUsage():
+                return correct(turn, command)
             case ManageMember():
                 return manage_member(turn, command)
             case RevokeTokens():

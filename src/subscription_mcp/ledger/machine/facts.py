@@ -14,7 +14,7 @@ from subscription_mcp.domain.catalog import (
     Scope,
 )
 from subscription_mcp.domain.instants import DAY, MINUTE, Instant
-from subscription_mcp.domain.rolling import Cells, used_within, with_use
+from subscription_mcp.domain.rolling import Cells, used_within, with_use, without_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
@@ -129,6 +129,12 @@ class Counter:
             self.used += gain
         elif self.cleared_at <= at:
             self.cells = with_use(self.cells, at, gain, self.length, now)
+
+    def take_back(self, quantity: int, at: Instant, now: Instant) -> None:
+        """Have a use that counted in the cells since `at` in them no longer."""
+        assert self.length is not None
+        if self.cleared_at <= at and now < at + self.length:
+            self.cells = without_use(self.cells, at, quantity)
 
 
 @dataclass(slots=True)
@@ -266,6 +272,10 @@ class Facts:
     overrides: dict[HolderKey, dict[OverrideKey, Override]] = field(default_factory=dict)
     counters: dict[CounterKey, Counter] = field(default_factory=dict)
     answers: dict[AnswerKey, StoredAnswer | None] = field(default_factory=dict)
+    events: dict[tuple[str, str], UsageEvent | None] = field(default_factory=dict)
+    """Events by tenant and id, and like the next one only for the batch that asks."""
+    anchors: dict[tuple[AccountKey, Instant, Instant], frozenset[Anchor]] = field(default_factory=dict)
+    """From where the billing periods of an account may have been counted for what occurred and was recorded then."""
     offers: dict[tuple[str, bytes], Offer | None] = field(default_factory=dict)
     pending_offers: dict[tuple[str, str], dict[bytes, Instant]] = field(default_factory=dict)
     """The offers of a tenant's caller that may still be confirmed, and until when."""
@@ -317,6 +327,8 @@ class Facts:
     def forget_what_is_asked_once(self) -> None:
         """Hardly any idempotency key comes again; kept here they would be most of what is kept."""
         self.answers.clear()
+        self.events.clear()
+        self.anchors.clear()
         self.named.clear()
 
     def counter(self, key: CounterKey) -> Counter | None:

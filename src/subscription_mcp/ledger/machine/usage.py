@@ -173,9 +173,14 @@ def append_event(
         at,
         turn.now,
     )
-    turn.changes.events.append((located.holder, event))
-    _roll_up(turn, located.holder, event, dimensions)
+    append(turn, located.holder, event, dimensions)
     return event
+
+
+def append(turn: Turn, holder: Holder, event: UsageEvent, dimensions: Dimensions) -> None:
+    """Append an event as it is and add it to the rollups."""
+    turn.changes.events.append((holder, event))
+    _roll_up(turn, holder, event, dimensions)
 
 
 def remember(turn: Turn, command: Keyed, decision: Decision) -> None:
@@ -300,10 +305,10 @@ def _roll_up(turn: Turn, holder: Holder, event: UsageEvent, dimensions: Dimensio
         key = (holder, quarter, meter, dimensions)
         cell = rollups.get(key)
         if cell is None:
-            rollups[key] = [1, gain]
+            rollups[key] = [event.number, gain]
             _note_dimensions(turn, event.tenant, dimensions)
         else:
-            cell[0] += 1
+            cell[0] += event.number
             cell[1] += gain
 
 

@@ -1,0 +1,125 @@
+"""What goes beyond a plan at a price and what is taken back, told through tools over every transport and era."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.harness import ERAS, TODAY, Place, Server, talking
+
+CATALOG = """
+name = "studio"
+title = "Studio"
+currency = "USD"
+default_plan = "free"
+
+[events.image]
+
+[meters.images]
+unit = "image"
+event = "image"
+
+[plans.free]
+title = "Free"
+price = { monthly = "0" }
+limits = [{ meter = "images", window = "month", limit = 5 }]
+
+[plans.pro]
+title = "Pro"
+price = { monthly = "10.00" }
+limits = [{ meter = "images", window = "month", limit = 10, overage = "0.005", overage_max = 20 }]
+"""
+combinations = pytest.mark.parametrize(
+    ("transport", "era"), [(transport, era) for transport in ("stdio", "http") for era in ERAS]
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("studio")
+    (folder / "studio.toml").write_text(CATALOG, "utf-8")
+    return Place(folder, clock=TODAY, CATALOG=str(folder / "studio.toml"))
+
+
+@pytest.fixture(scope="module")
+def server(place: Place) -> Iterator[Server]:
+    with place.serving() as server:
+        yield server
+
+
+async def used(place: Place, server: Server, user: str, *quantities: int) -> list[dict[str, Any]]:
+    """Record images of somebody; the decisions."""
+    events = [{"user_id": user, "event": "image", "quantity": quantity} for quantity in quantities]
+    async with server.api(place.token("app", role="service")) as app:
+        answer = (await app.call("record_usage_batch", events=events)).json()["result"]["results"]
+    return list(answer)
+
+
+@combinations
+async def test_what_is_beyond_a_plan_is_told_with_its_price(
+    place: Place, server: Server, transport: str, era: str
+) -> None:
+    user = f"pia.{transport}.{era}"
+    access_token = place.token(user, tier="pro")
+    async with talking(place, server, transport, access_token, ERAS[era]) as pia:
+        (plan,) = [one for one in (await pia.call("list_plans"))["plans"] if one["plan"] == "pro"]
+        assert plan["limits"][0]["overage"] == {"price": "0.005", "currency": "USD", "max": 20}
+        await pia.call("get_tier_info")
+        (decision,) = await used(place, server, user, 14)
+        assert decision["allowed"]
+        assert (
+            "14 of 10 images used this month; 4 of at most 20 beyond the plan at 0.005 USD each"
+            in decision["message"]
+        )
+        info = await pia.call("get_tier_info")
+        assert info["limits"][0]["overage"] == {"used": 4, "max": 20, "price": "0.005", "currency": "USD"}
+        asked = await pia.call("check_quota", event="image", quantity=3)
+        assert asked["message"].endswith("3 of this would be beyond the plan, for 0.015 USD.")
+        totals = {
+            one["meter"]: (one["unit"], one["quantity"])
+            for one in (await pia.call("get_usage_analytics"))["totals"]
+        }
+        assert totals == {
+            "images": ("image", 14),
+            "images:overage": ("image", 4),
+            "images:overage_charge": ("micro_usd", 20_000),
+        }
+
+
+@combinations
+async def test_an_event_is_taken_back_once_and_both_are_listed(
+    place: Place, server: Server, transport: str, era: str
+) -> None:
+    user = f"cora.{transport}.{era}"
+    async with server.client(place.token(user, tier="pro")) as cora:
+        await cora.call("get_tier_info")
+        first, second = await used(place, server, user, 9, 4)
+        refused = await cora.refusal(
+            "manage_limits", action="correct", event_id=first["event_id"], reason="mine"
+        )
+        assert refused["code"] == "forbidden"
+    olivia = place.token("olivia", role="tenant_admin")
+    async with talking(place, server, transport, olivia, ERAS[era]) as operator:
+        asked = {
+            "action": "correct",
+            "user_id": user,
+            "event_id": first["event_id"],
+            "reason": "counted twice",
+        }
+        done = await operator.call("manage_limits", **asked)
+        assert [done["limits_before"][0]["used"], done["limits_after"][0]["used"]] == [13, 4]
+        assert (await operator.refusal("manage_limits", **asked))["code"] == "conflict"
+        gone = await operator.refusal("manage_limits", **{**asked, "user_id": "app"})
+        never = await operator.refusal("manage_limits", **{**asked, "event_id": "never"})
+        assert (
+            (gone["code"], gone["message"])
+            == (never["code"], never["message"])
+            == ("not_found", never["message"])
+        )
+        listed = (await operator.call("list_usage_events", user_id=user))["events"]
+        assert [event["quantity"] for event in listed] == [-9, 4, 9]
+        assert listed[0]["corrects"] == listed[2]["event_id"] == first["event_id"]
+        assert listed[2]["corrected_by"] == listed[0]["event_id"]
+        assert {"corrects", "corrected_by"}.isdisjoint(listed[1])
+        assert second["event_id"] == listed[1]["event_id"]
+        history = await operator.call("manage_limits", action="history", user_id=user)
+        assert history["history"][0]["after"]["corrects"] == first["event_id"]
