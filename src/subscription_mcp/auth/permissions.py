@@ -165,6 +165,7 @@ COMMANDS = Deciding(
         "limits set": "manage_limits",
         "limits clear": "manage_limits",
         "limits clear-rate": "manage_limits.clear_rate",
+        "limits correct": "manage_limits.correct",
         "limits history": "manage_limits",
         "plans list": "list_plans",
         "plans show": "list_plans",
