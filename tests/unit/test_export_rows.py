@@ -78,6 +78,9 @@ def read_back(row: dict[str, str]) -> dict[str, Any]:
     """The document of the event again, out of its cells."""
     document: dict[str, Any] = {name: as_recorded(row[name]) for name in FIELDS}
     document["plan"] = document["plan"] or None
+    for optional in ("corrects", "corrected_by"):
+        if not document[optional]:
+            del document[optional]
     for number in ("quantity", "plan_version"):
         document[number] = int(row[number])
     grouping = {name: as_recorded(row[name]) for name in DIMENSIONS if row[name]}

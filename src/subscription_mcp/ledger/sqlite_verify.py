@@ -342,7 +342,7 @@ class _Recount:
                     yield f"{self._rolled(key)} is no list of uses in order of time."
                 elif not least <= used[0] <= most:
                     yield f"{self._rolled(key)} says {used[0]:,}; the events say {_between(least, most)}."
-            elif kept:
+            elif kept and most:  # one whose uses were all taken back may be deleted
                 yield f"{self._rolled(key)} is missing; the events say {_between(least, most)}."
 
     def _rolling_stored(self) -> Iterator[tuple[Key, Sums]]:

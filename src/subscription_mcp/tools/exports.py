@@ -61,7 +61,7 @@ class CsvRows:
         gains = document["gains"]
         return self._line(
             [
-                *(document[name] for name in FIELDS),
+                *(document.get(name) for name in FIELDS),
                 *grouping,
                 json.dumps(others, ensure_ascii=False) if others else None,
                 *(gains.get(meter) for meter in self._meters),
