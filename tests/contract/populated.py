@@ -22,7 +22,18 @@ from tests.builders import (
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog
 from subscription_mcp.domain.instants import DAY, HOUR
-from subscription_mcp.ledger.commands import Actor, Arrive, Command, EditPlan, Outcome, RevokeTokens
+from subscription_mcp.domain.subscriptions import AccountKey
+from subscription_mcp.ledger.commands import (
+    Actor,
+    Arrive,
+    CloseInvoices,
+    Command,
+    EditPlan,
+    InvoicesClosed,
+    Outcome,
+    PayInvoice,
+    RevokeTokens,
+)
 from subscription_mcp.ledger.writer import Ledger
 
 BERLIN = "Europe/Berlin"
@@ -95,6 +106,10 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
     given = {"role": "tenant_admin", "actor": "olivia", "duration_days": 5}
     await do(Arrive(a_subject("theo")))
     assert code_of(await buy(ledger, "trial", "theo", **given)) == "ok"
+    for account in (AccountKey("acme", "personal", "bob"), AccountKey("acme", "group", "team")):
+        (closed,) = await do(CloseInvoices(account))
+        assert isinstance(closed, InvoicesClosed) and closed.closed > 1
+        await do(PayInvoice(account, closed.to_pay[0].number, "simulated", "a-reference"))
     late = await do(a_reserve("bob", quantity=7, key="held"), a_reserve("tina", quantity=3, ttl_seconds=60))
     clock.advance(minutes=5)
     kept = await do(a_settle(late[0], 5), a_settle(late[1]), a_reserve("tom", quantity=9, ttl_seconds=900))

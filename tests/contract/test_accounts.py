@@ -516,9 +516,10 @@ async def test_a_group_of_the_same_id_stays_and_is_counted_as_what_remains(store
         boss = a_subject("boss", group="team")
         await ledger.submit([a_record("team"), Arrive(boss), a_record(boss)])
         erased = await erase(ledger, "team")
-        # The subscription, the member, the holders of the group as a whole and of the member, and how they joined.
-        assert (erased.remaining, erased.is_group_too) == (5, True)
-        assert "found in 5 places afterwards. A group of the same id is another account" in erased_text(
+        # The subscription and its history, the member, the holders of the group as a whole and of the member, and how
+        # they joined.
+        assert (erased.remaining, erased.is_group_too) == (6, True)
+        assert "found in 6 places afterwards. A group of the same id is another account" in erased_text(
             erased
         )
         group = view_of(await ledger.rehearse(Arrive(a_subject(None, account="team"))))

@@ -157,7 +157,7 @@ DAMAGE = {
     ),
     "a plan that is not there": (
         "UPDATE subscription SET version = 9",
-        r"Version 9 of plan basic is held or on offer and is not there\.",
+        r"Version 9 of plan basic is or was held, or is on offer, and is not there\.",
     ),
     "a rolling window that says more": (
         "UPDATE rolling SET cells = json_set(cells, '$[0][1]', 6)",

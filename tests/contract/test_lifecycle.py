@@ -823,9 +823,9 @@ async def test_what_is_offered_after_an_end_has_a_place_for_everybody(tmp_path: 
         )
 
 
-async def test_a_change_that_gives_nothing_back_says_so(tmp_path: Path) -> None:
+async def test_what_a_change_gives_back_beyond_its_price_is_credit(tmp_path: Path) -> None:
     async with a_ledger(tmp_path) as ledger:
         await arrive(ledger)
         await buy(ledger, "advanced", duration_days=365, **OPERATOR)  # type: ignore[arg-type]
         change = change_of(await buy(ledger, "premium"))
-        assert (text(change.price_now), text(change.forfeited)) == ("0.00", "249.00")
+        assert (text(change.price_now), text(change.credited)) == ("0.00", "249.00")

@@ -22,10 +22,13 @@ from subscription_mcp.ledger.sqlite_schema import (
     statements_of,
 )
 
-SURROGATE_IDS = {"word", "plan_version", "event", "answer", "audit", "key_index", "holder", "revocation"}
+SURROGATE_IDS = {
+    *("word", "plan_version", "event", "answer", "audit", "key_index", "holder", "revocation"),
+    "subscription_history",
+}
 """Tables with an integer of our own as their primary key; their other keys still begin with the tenant."""
-WITHOUT_TENANT_FIRST = {"event_by_block"}
-"""The events of one holder, and a holder has one tenant."""
+WITHOUT_TENANT_FIRST = {"event_by_block", "billing_due_at"}
+"""The events of one holder, and a holder has one tenant; and who is due, which is asked of all tenants."""
 
 SCHEMA_THAT_SLIDES = 4
 
@@ -126,7 +129,11 @@ def written_by_schema(schema: int, path: Path, newest: Path) -> dict[str, list[A
         )
         old.execute("DETACH newest")
         return {
-            table: old.execute(columns_in(old, table).replace("scheduled_at", "next_plan_at")).fetchall()
+            table: old.execute(
+                columns_in(old, table).replace("scheduled_at", "next_plan_at")
+                if "next_plan_at" in column_names(old, table)
+                else columns_in(old, table)
+            ).fetchall()
             for table in tables
         }
 

@@ -4,7 +4,7 @@ Nothing here happens by a job: a trial that is over, a cancellation or a downgra
 instants of the subscription.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -113,7 +113,8 @@ class Subscription:
     past_due_since: Instant | None = None
     suspended_at: Instant | None = None
     paid_micros: int | None = None
-    """What was paid for each billing period up to `paid_until`, where the plan's price became another since."""
+    """What was paid for each billing period up to `paid_until`, where the plan's price became another since; nothing,
+    where the period began while the subscription stood still."""
     paid_until: Instant | None = None
     claimed_at: int | None = None
     """When the token was issued that named the plan, in seconds since 1970."""
@@ -181,15 +182,28 @@ class Subscription:
 
     def period_at(self, now: Instant) -> Period:
         """The billing period as it is shown and charged."""
-        return BillingPeriod().period_at(now, Anchor(self.anchor + self.anchor_nudge, self.interval))
+        return BillingPeriod().period_at(now, self.shown_anchor)
+
+    @property
+    def shown_anchor(self) -> Anchor:
+        """Where the billing periods count from as they are shown and charged."""
+        return Anchor(self.anchor + self.anchor_nudge, self.interval)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One amount of what a change costs now, rounded to the currency's minor unit; a credit is negative."""
+    """One amount of what a change costs now, rounded to the currency's minor unit: `quantity` times `unit_micros` a
+    billing period, for the time from `start` to `end`. A credit is negative, and gives back what was paid `of` a plan
+    or its seats."""
 
     what: Literal["plan", "seats", "credit"]
     micros: int
+    plan: str
+    quantity: int
+    unit_micros: int
+    of: Literal["plan", "seats"]
+    start: Instant = 0
+    end: Instant = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +222,16 @@ class Change:
     period_start: Instant | None = None
 
     @property
-    def forfeited(self) -> Money:
-        """What is paid already beyond what the change costs, and is not given back."""
+    def credited(self) -> Money:
+        """What is paid already beyond what the change costs: it is kept as credit for the next invoices."""
         over = -sum(line.micros for line in self.lines)
         return replace(self.price_now, micros=max(0, over))
+
+    def at_price(self, lines: Sequence[Line]) -> "Change":
+        """The same change for what these lines come to. Of what waits for its time nothing is charged now."""
+        if self.is_scheduled:
+            return self
+        return replace(self, lines=tuple(lines), price_now=_charged(lines, self.price_now.currency))
 
     @property
     def is_scheduled(self) -> bool:
@@ -262,20 +282,30 @@ def is_paid(plan: Plan, subscription: Subscription) -> bool:
 def price_of(plan: Plan, interval: Interval, seats: int | None = None) -> Money | None:
     """What the plan costs per interval with so many seats; None where it is not sold that way. Free plans are free
     either way. A seat is priced by the month."""
-    lines = _lines_of(plan, interval, seats)
-    return None if lines is None else Money(sum(line.micros for line in lines), _currency_of(plan))
+    lines = lines_of(plan, interval, seats)
+    return None if lines is None else Money(sum(line.micros for line in lines), currency_of(plan))
 
 
-def _lines_of(plan: Plan, interval: Interval, seats: int | None) -> list[Line] | None:
+def lines_of(plan: Plan, interval: Interval, seats: int | None) -> list[Line] | None:
+    """What each billing period costs, line by line; None where the plan is not sold that way."""
     base = plan.price.of(interval)
     if base is None and plan.price.is_free and plan.price.monthly is not None:
         base = plan.price.monthly
     if base is None:
         return None
-    lines = [Line("plan", base.micros)]
+    lines = [_line(plan, "plan", 1, base.micros)]
     if plan.price.per_seat is not None:
-        lines.append(Line("seats", plan.price.per_seat.micros * MONTHS_OF_INTERVAL[interval] * (seats or 1)))
+        lines.append(_line(plan, "seats", seats or 1, _seat_micros(plan.price.per_seat, interval)))
     return lines
+
+
+def _line(plan: Plan, what: Literal["plan", "seats"], quantity: int, unit_micros: int) -> Line:
+    return Line(what, quantity * unit_micros, plan.key, quantity, unit_micros, what)
+
+
+def _seat_micros(per_seat: Money, interval: Interval) -> int:
+    """What a seat costs an interval."""
+    return per_seat.micros * MONTHS_OF_INTERVAL[interval]
 
 
 def _rank_of(plan: Plan, interval: Interval, seats: int | None) -> int:
@@ -284,20 +314,28 @@ def _rank_of(plan: Plan, interval: Interval, seats: int | None) -> int:
     return monthly_micros(plan) * MONTHS_OF_INTERVAL[interval] if price is None else price.micros
 
 
-def _currency_of(plan: Plan) -> str:
+def currency_of(plan: Plan) -> str:
+    """The currency a plan is sold in."""
     return next(
         p.currency for p in (plan.price.monthly, plan.price.yearly, plan.price.per_seat) if p is not None
     )
 
 
-def _prorated(lines: list[Line], left: int, whole: int, currency: str) -> list[Line]:
-    """Each line for what is left of a period, rounded by itself."""
-    return [replace(line, micros=prorate(line.micros, left, whole, currency)) for line in lines]
+def _over(lines: list[Line], share: Fraction, currency: str, start: Instant, end: Instant) -> list[Line]:
+    """What `[start, end)` costs, which is so many billing periods; each line is rounded once."""
+    return [
+        replace(
+            line,
+            micros=prorate(line.micros, share.numerator, share.denominator, currency),
+            start=start,
+            end=end,
+        )
+        for line in lines
+    ]
 
 
-def _stretch(lines: list[Line], currency: str, start: Instant, end: Instant, anchor: Anchor) -> list[Line]:
-    """What `[start, end)` costs at so much a billing period: whole ones in full, parts of them by the second, and each
-    line rounded once."""
+def periods_in(start: Instant, end: Instant, anchor: Anchor) -> Fraction:
+    """How many billing periods `[start, end)` is: whole ones, and parts of them by the microsecond."""
     periods = Fraction(0)
     while start < end:
         period = BillingPeriod().period_at(start, anchor)
@@ -305,7 +343,13 @@ def _stretch(lines: list[Line], currency: str, start: Instant, end: Instant, anc
         until = min(end, period.end)
         periods += Fraction(until - start, period.end - period.start)
         start = until
-    return _prorated(lines, periods.numerator, periods.denominator, currency)
+    return periods
+
+
+def _stretch(lines: list[Line], currency: str, start: Instant, end: Instant, anchor: Anchor) -> list[Line]:
+    """What `[start, end)` costs at so much a billing period: whole ones in full, parts of them by the second, and each
+    line rounded once."""
+    return _over(lines, periods_in(start, end, anchor), currency, start, end)
 
 
 def _credit(current: Subscription, plan: Plan, now: Instant) -> list[Line]:
@@ -315,19 +359,18 @@ def _credit(current: Subscription, plan: Plan, now: Instant) -> list[Line]:
         return []  # a plan whose price of the interval was taken away
     paid_until = current.prepaid_until or current.period_at(now).end
     assert paid_until is not None
-    anchor = Anchor(current.anchor + current.anchor_nudge, current.interval)
-    lines = _stretch(paid, _currency_of(plan), now, paid_until, anchor)
-    return [Line("credit", -line.micros) for line in lines if line.micros]
+    lines = _stretch(paid, currency_of(plan), now, paid_until, current.shown_anchor)
+    return [replace(line, what="credit", micros=-line.micros) for line in lines if line.micros]
 
 
 def _lines_paid(current: Subscription, plan: Plan, now: Instant) -> list[Line] | None:
     """What was paid for the billing period that runs."""
     if current.paid_micros is not None and current.paid_until is not None and now < current.paid_until:
-        return [Line("plan", current.paid_micros)]
-    return _lines_of(plan, current.interval, current.seats)
+        return [_line(plan, "plan", 1, current.paid_micros)]
+    return lines_of(plan, current.interval, current.seats)
 
 
-def _charged(lines: list[Line], currency: str) -> Money:
+def _charged(lines: Sequence[Line], currency: str) -> Money:
     return Money(max(0, sum(line.micros for line in lines)), currency)
 
 
@@ -351,7 +394,7 @@ def change_of_plan(
     The caller has checked that the plan is another one and is sold for the interval.
     """
     seats = seats_bought(to_plan, seats)
-    full = _lines_of(to_plan, interval, seats)
+    full = lines_of(to_plan, interval, seats)
     price = price_of(to_plan, interval, seats)
     assert price is not None and full is not None
     begun = replace(anchored(started(to_plan, origin, now), now, current), interval=interval, seats=seats)
@@ -389,8 +432,12 @@ def change_of_plan(
     if goes_on and current is not None and not was_paid and price.micros == 0:
         # From free to free no period begins: else whoever goes to and fro would never use anything up.
         begun = replace(begun, anchor=current.anchor, anchor_nudge=current.anchor_nudge)
+    begins = begun.period_at(now)
+    assert begins.end is not None
+    whole = _over(full, Fraction(1), price.currency, now, begins.end)
     if not was_paid or current is None or from_plan is None:
-        return Change(held, to_plan.key, price, price, now, begun, tuple(full))
+        now_due = _charged(whole, price.currency)
+        return Change(held, to_plan.key, now_due, price, now, begun, tuple(whole))
     # A shorter rhythm waits for the end of what is paid for, like a cheaper plan: nothing paid is lost.
     longer = MONTHS_OF_INTERVAL[interval] >= MONTHS_OF_INTERVAL[current.interval]
     rank = _rank_of(to_plan, current.interval, seats)
@@ -403,11 +450,11 @@ def change_of_plan(
         return Change(held, to_plan.key, price, price, at, replace(current, scheduled=next_))
     if interval != current.interval or current.prepaid_until is not None:
         # Another rhythm starts a new period: the rest of the old one is given back.
-        lines = [*full, *_credit(current, from_plan, now)]
+        lines = [*whole, *_credit(current, from_plan, now)]
         after = replace(begun, past_due_since=current.past_due_since)
         now_due = _charged(lines, price.currency)
         return Change(held, to_plan.key, now_due, price, now, after, tuple(lines), period_start)
-    rest = _prorated(full, period.end - now, period.end - period.start, price.currency)
+    rest = _stretch(full, price.currency, now, period.end, current.shown_anchor)
     lines = [*rest, *_credit(current, from_plan, now)]
     after = replace(
         begun,
@@ -430,10 +477,10 @@ def change_of_seats(current: Subscription, plan: Plan, seats: int, now: Instant)
         next_ = Scheduled(period.end, "change", current.plan, current.version, current.interval, seats)
         after = replace(current, scheduled=next_)
         return Change(plan.key, plan.key, price, price, period.end, after)
-    more = plan.price.per_seat.micros * MONTHS_OF_INTERVAL[current.interval] * (seats - held)
-    lines = _prorated([Line("seats", more)], period.end - now, period.end - period.start, price.currency)
+    more = _line(plan, "seats", seats - held, _seat_micros(plan.price.per_seat, current.interval))
+    lines = _stretch([more], price.currency, now, period.end, current.shown_anchor)
     # Of what is scheduled only fewer seats can stand beside this: these are more instead.
-    paid = None if current.paid_micros is None else current.paid_micros + more
+    paid = None if current.paid_micros is None else current.paid_micros + more.micros
     after = replace(current, seats=seats, scheduled=None, paid_micros=paid)
     now_due = _charged(lines, price.currency)
     return Change(plan.key, plan.key, now_due, price, now, after, tuple(lines), period.start)
@@ -443,7 +490,7 @@ def cancellation(current: Subscription, plan: Plan, follows: Plan | None, now: I
     """The end of a paid plan: at the period's end, then `follows` or nothing. Nothing is charged any more."""
     end = current.prepaid_until or current.period_at(now).end
     assert end is not None
-    nothing = Money(0, _currency_of(plan))
+    nothing = Money(0, currency_of(plan))
     after = replace(current, scheduled=_end_at(end, follows, "cancel"))
     return Change(plan.key, follows.key if follows is not None else None, nothing, nothing, end, after)
 
@@ -458,6 +505,21 @@ def left_behind(current: Subscription, follows: Plan | None, now: Instant) -> Su
         scheduled=_end_at(now, follows, "cancel"),
     )
     return moved.at(now)
+
+
+def going_on(stood: Subscription, goes: Subscription, plan: Plan, now: Instant) -> Subscription:
+    """The subscription that `goes` on after it `stood` still. A billing period that begins in a standstill is not
+    charged, so that nothing is paid for the one that runs."""
+    if stood.prepaid_until is not None or not is_paid(plan, stood):
+        return goes
+    period = stood.period_at(now)
+    suspended_at = stood.suspended_at if goes.suspended_at is None else None
+    overdue_since = stood.past_due_since if goes.past_due_since is None else None
+    began_suspended = suspended_at is not None and suspended_at < period.start
+    began_overdue = overdue_since is not None and overdue_since + PAST_DUE_GRACE <= period.start
+    if not began_suspended and not began_overdue:
+        return goes
+    return replace(goes, paid_micros=0, paid_until=period.end)
 
 
 def is_older(version: int | None, plan: Plan, from_version: int | None = None) -> bool:

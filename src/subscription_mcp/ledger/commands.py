@@ -13,6 +13,7 @@ from subscription_mcp.domain.decisions import Decision, LimitState
 from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.invoices import Invoice
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
@@ -331,6 +332,23 @@ class MigratePlan:
     size: int = 500
 
 
+@dataclass(slots=True)
+class CloseInvoices:
+    """Close every invoice of an account that is due: what is on it does not change any more."""
+
+    account: AccountKey
+
+
+@dataclass(slots=True)
+class PayInvoice:
+    """Note that a provider was paid for a closed invoice; noting it again changes nothing."""
+
+    account: AccountKey
+    number: str
+    provider: str
+    reference: str
+
+
 Command = (
     Arrive
     | CheckUsage
@@ -353,6 +371,8 @@ Command = (
     | PublishPlans
     | EditPlan
     | MigratePlan
+    | CloseInvoices
+    | PayInvoice
 )
 
 Keyed = RecordUsage | Reserve | OpenSession
@@ -519,6 +539,22 @@ class PlanMigrated:
     audit: "AuditEntry | None"
 
 
+@dataclass(slots=True)
+class InvoicesClosed:
+    """How many invoices were closed, and those that are to be paid now, oldest first: none while a payment is
+    overdue."""
+
+    closed: int
+    to_pay: list[Invoice]
+
+
+@dataclass(slots=True)
+class InvoicePaid:
+    """The invoice as it was paid, now or before."""
+
+    invoice: Invoice
+
+
 Outcome = (
     AccountView
     | Decided
@@ -534,6 +570,8 @@ Outcome = (
     | PlansPublished
     | PlanEdited
     | PlanMigrated
+    | InvoicesClosed
+    | InvoicePaid
     | Refusal
 )
 """A `Refusal` is returned, not raised: it is one command's outcome in a batch of many."""

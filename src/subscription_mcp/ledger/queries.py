@@ -198,6 +198,21 @@ class MemberRow:
     joined_at: Instant
 
 
+@dataclass(frozen=True, slots=True)
+class BillingOf:
+    """All that was ever charged to an account, as `Billing`, with the versions of the plans it names."""
+
+    account: AccountKey
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsToBill:
+    """Accounts with an invoice to be closed or paid now, at most `size`, those that wait longest first."""
+
+    now: Instant
+    size: int
+
+
 Query = (
     UsageTotals
     | EventPage
@@ -213,4 +228,6 @@ Query = (
     | PlanRecords
     | RevocationsSince
     | AccountIds
+    | BillingOf
+    | AccountsToBill
 )

@@ -9,7 +9,8 @@ from uuid import UUID
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.windows import window_of_key
-from subscription_mcp.ledger.sqlite_store import KINDS, hash_of_key
+from subscription_mcp.ledger.sqlite_rows import KINDS
+from subscription_mcp.ledger.sqlite_store import hash_of_key
 from subscription_mcp.ledger.sqlite_transfer import TABLES
 
 REMEMBERED_MAX = 50_000
@@ -118,9 +119,11 @@ def dangling(connection: sqlite3.Connection) -> Iterator[str]:
     for plan, version in connection.execute(
         "SELECT plan, version FROM plan_current UNION SELECT plan, version FROM subscription"
         " UNION SELECT next_plan, next_version FROM subscription WHERE next_plan IS NOT NULL"
+        " UNION SELECT plan, version FROM subscription_history"
+        " UNION SELECT next_plan, next_version FROM subscription_history WHERE next_plan IS NOT NULL"
         " EXCEPT SELECT plan, version FROM plan_version"
     ):
-        yield f"Version {version} of plan {plan} is held or on offer and is not there."
+        yield f"Version {version} of plan {plan} is or was held, or is on offer, and is not there."
 
 
 def holds(connection: sqlite3.Connection, names: Names, now: Instant) -> Iterator[str]:

@@ -42,6 +42,19 @@ CATALOG_TEXTS = {
         "next_interval",
         "ended_as",
     },
+    "subscription_history": {
+        "action",
+        "plan",
+        "origin",
+        "interval",
+        "ended_as",
+        "scheduled_reason",
+        "next_plan",
+        "next_interval",
+        "charge",
+    },
+    "invoice": {"number", "currency", "lines"},
+    "payment": {"number", "provider", "reference"},
     "trial": {"kind", "plan"},
     "member": {"role"},
     "session": {"plan"},
@@ -311,7 +324,7 @@ class Erasure:
                 f"UPDATE {table} SET source = :alias WHERE tenant = :whose AND source = :word", **values
             )
         self._run("UPDATE holder SET user = :alias WHERE tenant = :whose AND user = :word", **values)
-        for table in ("holder", "subscription"):
+        for table in ("holder", "subscription", "subscription_history", "invoice", "payment", "billing_due"):
             self._run(
                 f"UPDATE {table} SET account = :alias WHERE tenant = :whose AND account_kind = 0 AND account = :word",
                 **values,

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
@@ -27,9 +27,10 @@ from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.erasure import hashed_name
 from subscription_mcp.domain.identifiers import AccountKind, uuid7_after, uuid7_instant
 from subscription_mcp.domain.instants import DAY, MILLISECOND, QUARTER, Instant
+from subscription_mcp.domain.invoices import Billing
 from subscription_mcp.domain.rolling import Cells, used_at, with_use
 from subscription_mcp.domain.sessions import Session
-from subscription_mcp.domain.subscriptions import AccountKey, Membership, Scheduled, Subscription, Trial
+from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription, Trial
 from subscription_mcp.domain.usage import gains_of
 from subscription_mcp.domain.windows import (
     Anchor,
@@ -70,7 +71,9 @@ from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.queries import (
     AccountIds,
     AccountPage,
+    AccountsToBill,
     AuditTrail,
+    BillingOf,
     EventPage,
     FullestHolders,
     MemberPage,
@@ -96,6 +99,13 @@ from subscription_mcp.ledger.sqlite_accounts import (
     tenant_summary,
 )
 from subscription_mcp.ledger.sqlite_anchors import anchor_history
+from subscription_mcp.ledger.sqlite_billing import accounts_to_bill, billing_of, save_billing
+from subscription_mcp.ledger.sqlite_rows import (
+    KINDS,
+    SUBSCRIPTION_COLUMNS,
+    subscription_of_row,
+    subscription_values,
+)
 from subscription_mcp.ledger.sqlite_schema import committed_at
 
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
@@ -125,20 +135,9 @@ MEMBERS = (
     "SELECT user, role, joined_at FROM member INDEXED BY member_by_account"
     " WHERE tenant = ? AND account = ? AND user > ? ORDER BY user"
 )
-KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
-_HELD_COLUMNS = tuple(one.name for one in fields(Subscription) if one.name != "scheduled")
-_SCHEDULED_COLUMNS = {
-    "scheduled_at": "at",
-    "scheduled_reason": "reason",
-    "next_plan": "plan",
-    "next_version": "version",
-    "next_interval": "interval",
-    "next_seats": "seats",
-}
-SUBSCRIPTION_COLUMNS = ", ".join((*_HELD_COLUMNS, *_SCHEDULED_COLUMNS))
 _AS_OF_NOW = frozenset({"open_sessions", "pending_offers", "holdings", "to_migrate"})
 """Facts that depend on the instant: of some only what has not expired need be loaded."""
-OF_ALL_ACCOUNTS = frozenset({"holdings", "meters_used", "to_migrate"})
+OF_ALL_ACCOUNTS = frozenset({"holdings", "meters_used", "to_migrate", "billing"})
 """Facts that must be asked of what is saved: what a batch has changed so far has to be among it."""
 _INTERVAL_NOW = (
     "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_interval, s.interval) ELSE s.interval END"
@@ -268,6 +267,16 @@ class Store:
 
     def rows(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         return self._db.execute(statement, values).fetchall()
+
+    def fetch(self, statement: str, values: Sequence[object]) -> list[Any]:
+        return self._db.execute(statement, values).fetchall()
+
+    def many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        self._db.executemany(statement, rows)
+
+    def billing(self, account: AccountKey) -> Billing:
+        """All that was ever charged to an account."""
+        return billing_of(self, account)
 
     # Surrogates
 
@@ -501,11 +510,10 @@ class Store:
             KINDS.index(key.account_kind),
             self.word(key.account),
         )
-        if row is None:
-            return None
-        *held, at, reason, plan, version, interval, seats = row
-        scheduled = None if at is None else Scheduled(at, reason, plan, version, interval, seats)
-        return Subscription(**dict(zip(_HELD_COLUMNS, held, strict=True)), scheduled=scheduled)
+        return None if row is None else subscription_of_row(row)
+
+    def _read_billing(self, key: AccountKey) -> Billing:
+        return self.billing(key)
 
     def _read_trials(self, key: tuple[str, str]) -> Trial | None:
         row = self._one(
@@ -907,6 +915,8 @@ class Store:
                 f" VALUES (?, ?, ?{', ?' * (SUBSCRIPTION_COLUMNS.count(',') + 1)})",
                 [self._subscription_row(key, value) for key, value in changes.subscriptions.items()],
             )
+        if changes.history or changes.billing_due:
+            save_billing(self, changes)
         if changes.trials:
             many(
                 "INSERT OR REPLACE INTO trial (tenant, kind, subject, plan, started_at, ends_at, converted_at)"
@@ -1058,8 +1068,7 @@ class Store:
             self.word_made(key.tenant),
             KINDS.index(key.account_kind),
             self.word_made(key.account),
-            *(getattr(value, name) for name in _HELD_COLUMNS),
-            *(getattr(value.scheduled, name, None) for name in _SCHEDULED_COLUMNS.values()),
+            *subscription_values(value),
         )
 
     def _holder_made(self, holder: Holder) -> int:
@@ -1272,6 +1281,11 @@ class Store:
                 return self._account_ids(question)
             case MemberPage():
                 return self._member_page(question)
+            case BillingOf():
+                billing = self.billing(question.account)
+                return billing, {key: self._read_plans(key) for key in billing.versions}
+            case AccountsToBill():
+                return accounts_to_bill(self, question)
 
     def _member_page(self, question: MemberPage) -> tuple[list[MemberRow], bool]:
         """In the order in which their names came into the ledger: as the index has them."""

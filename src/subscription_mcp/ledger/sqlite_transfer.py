@@ -13,7 +13,8 @@ from uuid import UUID
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.port import TransferRefused
-from subscription_mcp.ledger.sqlite_store import KINDS, Store, hash_of_key
+from subscription_mcp.ledger.sqlite_rows import KINDS
+from subscription_mcp.ledger.sqlite_store import Store, hash_of_key
 from subscription_mcp.ledger.transfer import ExportReader, ExportWriter, Row, encode
 
 ROWS_AT_ONCE = 500
@@ -101,6 +102,28 @@ TABLES = {
             " trial_started_at trial_ends_at prepaid_until paid_micros paid_until ended_at ended_as past_due_since suspended_at claimed_at"
             " scheduled_at scheduled_reason next_plan next_version next_interval next_seats",
             "tenant account_kind account",
+        ),
+        _table(
+            "subscription_history",
+            "id:uuid tenant:word account_kind:kind account:word at action plan version origin anchor created_at interval"
+            " anchor_nudge seats trial_started_at trial_ends_at prepaid_until ended_at ended_as past_due_since suspended_at"
+            " paid_micros paid_until claimed_at scheduled_at scheduled_reason next_plan next_version next_interval next_seats"
+            " charge:json",
+            "seq",
+        ),
+        _table(
+            "invoice",
+            "tenant:word account_kind:kind account:word number issued_at period_start period_end currency lines:json"
+            " closed_at",
+            "tenant account_kind account number",
+        ),
+        _table(
+            "payment",
+            "tenant:word account_kind:kind account:word number provider reference paid_at",
+            "tenant account_kind account number",
+        ),
+        _table(
+            "billing_due", "tenant:word account_kind:kind account:word due_at", "tenant account_kind account"
         ),
         _table(
             "trial", "tenant:word subject:hex kind plan started_at ends_at converted_at", "tenant subject"

@@ -50,6 +50,7 @@ from subscription_mcp.ledger.sqlite_schema import (
 )
 from subscription_mcp.ledger.sqlite_store import Store
 from subscription_mcp.ledger.sqlite_transfer import row_counts
+from subscription_mcp.ledger.sqlite_verify_billing import charges
 from subscription_mcp.ledger.transfer import encode
 
 DIFFERENCES_MAX = 10
@@ -80,6 +81,7 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
                     holds(connection, recount.names, now),
                     sizes(connection, recount.names),
                     answers(connection),
+                    charges(connection, now),
                 ),
                 DIFFERENCES_MAX,
             )

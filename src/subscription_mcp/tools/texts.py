@@ -236,13 +236,13 @@ def plan_change_question(changed: PlanChanged, words: ChangeWords) -> str:
 
 def _then(changed: PlanChanged) -> str:
     """What the limits are afterwards, until when where it was sold for some days, and what is not given back."""
-    states, lost = changed.limits_after, changed.change.forfeited
+    states, lost = changed.limits_after, changed.change.credited
     if changed.change.is_scheduled:
         limits = ", ".join(maximum_of(state) for state in states)
     else:
         limits = "; ".join(line_of(state, states) for state in states)
     not_back = (
-        f" {_money(lost)} paid already is more than that, and is not given back." if lost.micros else ""
+        f" {_money(lost)} paid already is more than that, and is kept as credit." if lost.micros else ""
     )
     until = changed.change.after.prepaid_until or changed.change.after.trial_ends_at
     ends = (

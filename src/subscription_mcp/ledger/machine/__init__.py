@@ -16,6 +16,7 @@ from subscription_mcp.ledger.commands import (
     ChangeSubscription,
     CheckUsage,
     ClearRate,
+    CloseInvoices,
     CloseSession,
     Command,
     CorrectUsage,
@@ -26,6 +27,7 @@ from subscription_mcp.ledger.commands import (
     MigratePlan,
     OpenSession,
     Outcome,
+    PayInvoice,
     PublishPlans,
     RecordUsage,
     RenewSession,
@@ -39,6 +41,7 @@ from subscription_mcp.ledger.machine.accounts import arrive
 from subscription_mcp.ledger.machine.corrections import correct
 from subscription_mcp.ledger.machine.erasure import erase_user
 from subscription_mcp.ledger.machine.facts import Facts, Turn
+from subscription_mcp.ledger.machine.invoices import close_invoices, pay_invoice
 from subscription_mcp.ledger.machine.limits import clear_rate, set_limit
 from subscription_mcp.ledger.machine.members import manage_member
 from subscription_mcp.ledger.machine.plans import edit_plan, migrate_plan, publish_plans
@@ -48,8 +51,8 @@ from subscription_mcp.ledger.machine.sessions import close_session, end_sessions
 from subscription_mcp.ledger.machine.subscriptions import change_plan, change_subscription, set_status
 from subscription_mcp.ledger.machine.usage import check, record
 
-ABOUT_EVERYBODY = (PublishPlans, EditPlan, MigratePlan)
-"""Commands that ask what all accounts together hold."""
+ABOUT_EVERYBODY = (PublishPlans, EditPlan, MigratePlan, CloseInvoices, PayInvoice)
+"""Commands that ask what all accounts together hold, or all that was ever charged to one."""
 
 
 def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) -> list[Outcome]:
@@ -148,5 +151,9 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return edit_plan(turn, command)
             case MigratePlan():
                 return migrate_plan(turn, command)
+            case CloseInvoices():
+                return close_invoices(turn, command)
+            case PayInvoice():
+                return pay_invoice(turn, command)
     except Refusal as refusal:
         return None if turn.facts.missing else refusal

@@ -9,6 +9,7 @@ from subscription_mcp.domain.decisions import Unlock, next_plan_to_buy, plans_to
 from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
+from subscription_mcp.domain.invoices import Charge, HistoryRow, may_charge
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
@@ -566,15 +567,29 @@ def save_subscription(
     actor: Actor,
     reason: str | None,
     user: str | None = None,
+    *,
+    charge: Charge | None = None,
 ) -> AuditEntry | None:
+    """Have a subscription as it is now, in its history too. `charge` is what somebody agreed to pay for that."""
     _note_trial(turn, account, before, after, user)
     turn.facts.subscriptions[account] = after
     turn.facts.forget_located(account.tenant, account.account)
     turn.changes.subscriptions[account] = after
     was, is_now = subscription_as_dict(before, turn.now), subscription_as_dict(after, turn.now)
+    if was != is_now or charge is not None:
+        note_history(turn, account, after, action, charge)
     if was == is_now:  # a newer token that says the same again is no news
         return None
     return audit(turn, account, "", action, actor, reason, was, is_now)
+
+
+def note_history(
+    turn: Turn, account: AccountKey, after: Subscription, action: str, charge: Charge | None = None
+) -> None:
+    """Append the state a subscription was left in; invoices are worked out from these."""
+    turn.changes.history.append((account, HistoryRow(turn.new_id(), turn.now, action, after, charge)))
+    if may_charge(turn.facts.plans[(after.plan, after.version)]) or (charge is not None and charge.lines):
+        turn.changes.billing_due[account] = turn.now
 
 
 def _note_trial(

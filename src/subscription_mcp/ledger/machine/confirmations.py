@@ -1,12 +1,12 @@
 """Changes that somebody pays for are offered first, and done when the same caller confirms exactly what was shown."""
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from hashlib import sha256
 
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.subscriptions import Change
+from subscription_mcp.domain.subscriptions import Change, Line
 from subscription_mcp.ledger.commands import ChangePlan, ChangeSubscription, refused
 from subscription_mcp.ledger.machine.accounts import Located, must_be_fewer
 from subscription_mcp.ledger.machine.facts import CONFIRMATION_LIFETIME, Offer, Turn
@@ -77,9 +77,9 @@ def agreed(
             "Call again without it to get a new one.",
             FieldProblem("confirmation", "must be a handle given for exactly this request"),
         )
-    *terms, price_now = json.loads(found.terms)
+    *terms, shown = json.loads(found.terms)
     *current, _ = json.loads(_terms(located, change, to_version))
-    if terms != current:
+    if terms != current or not isinstance(shown, list):  # an earlier version kept the sum alone
         raise refused(
             "conflict",
             "The terms have changed since they were shown: the plan or its price is another now. "
@@ -88,11 +88,11 @@ def agreed(
     facts.offers[key] = turn.changes.offers[key] = replace(found, used_at=now)
     facts.pending_offers.get((tenant, actor), {}).pop(key[1], None)
     # What was shown is what is charged, also where a proration has moved on by some seconds.
-    return replace(change, price_now=replace(change.price_now, micros=price_now))
+    return change.at_price([Line(*line) for line in shown])
 
 
 def _terms(located: Located, change: Change, to_version: int | None) -> str:
-    """What somebody agrees to; the amount charged now comes last."""
+    """What somebody agrees to; what is charged now comes last, line by line."""
     held = located.subscription
     return json.dumps(
         [
@@ -102,6 +102,6 @@ def _terms(located: Located, change: Change, to_version: int | None) -> str:
             change.effective_at if change.is_scheduled else None,
             # The rest of one billing period is not what is left of the next.
             change.period_start,
-            change.price_now.micros,
+            [astuple(line) for line in change.lines],
         ]
     )

@@ -6,7 +6,7 @@ from subscription_mcp.domain.erasure import Redaction
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription, Trial
 from subscription_mcp.ledger.commands import Actor, EraseUser, UserErased, refused
-from subscription_mcp.ledger.machine.accounts import audit, subscription_as_dict, trial_of
+from subscription_mcp.ledger.machine.accounts import audit, note_history, subscription_as_dict, trial_of
 from subscription_mcp.ledger.machine.facts import GroupSize, TenantSize, Turn
 
 
@@ -47,6 +47,7 @@ def erase_user(turn: Turn, command: EraseUser) -> UserErased | None:
         if stored.is_trial and trial is not None and now < trial.ends_at:
             changes.trials[trial_key] = ("personal", replace(trial, ends_at=now))
         ended = changes.subscriptions[account] = _ended(stored.at(now), now)
+        note_history(turn, account, ended, "subscription.cancel")
         was, is_now = subscription_as_dict(stored, now), subscription_as_dict(ended, now)
         audit(turn, account, "", "subscription.cancel", actor, reason, was, is_now)
     entry = audit(turn, account, "", "account.erase", actor, reason, None, {"alias": alias})

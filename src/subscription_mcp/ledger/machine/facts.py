@@ -14,6 +14,7 @@ from subscription_mcp.domain.catalog import (
     Scope,
 )
 from subscription_mcp.domain.instants import DAY, MINUTE, Instant
+from subscription_mcp.domain.invoices import Billing, HistoryRow, Invoice
 from subscription_mcp.domain.rolling import Cells, used_within, with_use, without_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
@@ -191,6 +192,16 @@ class TenantSize(NamedTuple):
     dimensions: int = 0
 
 
+class Payment(NamedTuple):
+    """What a provider was paid for an invoice."""
+
+    account: AccountKey
+    number: str
+    provider: str
+    reference: str
+    paid_at: Instant
+
+
 PlanOrigin = Literal["file", "runtime"]
 
 
@@ -256,9 +267,11 @@ class Facts:
     meters: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """How each meter counts or counted, also those that are gone from the catalog."""
     holdings: dict[None, list["Holding"]] = field(default_factory=dict)
-    """Who holds what, over all accounts: true for one command only, like the two that follow."""
+    """Who holds what, over all accounts: true for one command only, like those that follow."""
     meters_used: dict[str, bool] = field(default_factory=dict)
     to_migrate: dict["ToMigrate", list[AccountKey]] = field(default_factory=dict)
+    billing: dict[AccountKey, Billing] = field(default_factory=dict)
+    """All that was ever charged to an account; true for one command only, too."""
     members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
     removed: dict[tuple[str, str, str], Instant | None] = field(default_factory=dict)
     """Who was removed from which group, by tenant, user and group: access tokens issued up to then, in real time, do
@@ -348,10 +361,11 @@ class Facts:
             self.forget_located(key.tenant, key.account)
 
     def forget_asked(self) -> None:
-        """What was asked of all accounts is another answer after the next command."""
+        """What was asked of all there is is another answer after the next command."""
         self.holdings.clear()
         self.meters_used.clear()
         self.to_migrate.clear()
+        self.billing.clear()
 
     @property
     def size(self) -> int:
@@ -398,6 +412,11 @@ class Changes:
     dimensions: list[tuple[str, Dimensions]] = field(default_factory=list)
     tenants: dict[str, TenantSize] = field(default_factory=dict)
     subscriptions: dict[AccountKey, Subscription] = field(default_factory=dict)
+    history: list[tuple[AccountKey, HistoryRow]] = field(default_factory=list)
+    billing_due: dict[AccountKey, Instant | None] = field(default_factory=dict)
+    """When somebody has to look at what an account was charged; None is never."""
+    invoices: list[tuple[AccountKey, Invoice]] = field(default_factory=list)
+    payments: list[Payment] = field(default_factory=list)
     trials: dict[tuple[str, str], tuple[TrialKind, Trial]] = field(default_factory=dict)
     members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
     removed: dict[tuple[str, str, str], Instant | None] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from subscription_mcp.domain.catalog import Catalog, Plan
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.invoices import Charge
 from subscription_mcp.domain.subscriptions import (
     ALLOWED_FROM,
     Action,
@@ -16,6 +17,7 @@ from subscription_mcp.domain.subscriptions import (
     cancellation,
     change_of_plan,
     change_of_seats,
+    going_on,
     price_of,
 )
 from subscription_mcp.domain.windows import Interval
@@ -91,12 +93,12 @@ def set_status(turn: Turn, command: SetStatus) -> StatusChanged | None:
         case "suspend":
             changed = replace(subscription, suspended_at=turn.now)
         case "activate":
-            changed = replace(subscription, suspended_at=None)
+            changed = going_on(subscription, replace(subscription, suspended_at=None), plan, turn.now)
         case "payment_failed":
             _must_cost(subscription, plan, "there is no payment to fail")
             changed = replace(subscription, past_due_since=turn.now)
         case "payment_received":
-            changed = replace(subscription, past_due_since=None)
+            changed = going_on(subscription, replace(subscription, past_due_since=None), plan, turn.now)
     standstill = changed.standstill_at(turn.now)
     after = view_of(turn, replace(located, subscription=changed, standstill=standstill))
     if not turn.may_write:
@@ -154,7 +156,16 @@ def _offered_or_done(
     change = agreed(turn, command, located, change, to_plan.version)
     make_known(turn, begun, command.actor, command.reason if begun is not located else None)
     action = "subscription.schedule" if change.is_scheduled else "subscription.change"
-    save_subscription(turn, located.account, begun.subscription, after, action, command.actor, command.reason)
+    save_subscription(
+        turn,
+        located.account,
+        begun.subscription,
+        after,
+        action,
+        command.actor,
+        command.reason,
+        charge=Charge(change.price_now.currency, () if change.is_scheduled else change.lines),
+    )
     return PlanChanged(change, before, limits_after, True, None, now, kind)
 
 

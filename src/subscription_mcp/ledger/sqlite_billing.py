@@ -1,0 +1,192 @@
+"""What invoices are made from, as SQL: the history of subscriptions, invoices that were closed, payments."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.invoices import (
+    OVERAGE,
+    OVERAGE_CHARGE,
+    Billing,
+    Charge,
+    HistoryRow,
+    Invoice,
+    InvoiceLine,
+    Overage,
+)
+from subscription_mcp.domain.subscriptions import AccountKey, Line
+from subscription_mcp.domain.windows import BillingPeriod, Period
+from subscription_mcp.ledger.machine.facts import Changes, Payment
+from subscription_mcp.ledger.queries import AccountsToBill
+from subscription_mcp.ledger.sqlite_rows import (
+    KINDS,
+    SUBSCRIPTION_COLUMNS,
+    subscription_of_row,
+    subscription_values,
+)
+from subscription_mcp.ledger.transfer import encode
+
+if TYPE_CHECKING:
+    from subscription_mcp.ledger.sqlite_store import Store
+
+_OF_ACCOUNT = "tenant = ? AND account_kind = ? AND account = ?"
+Place = tuple[int, int, int]
+"""Tenant, kind and account as they are stored."""
+
+
+def billing_of(store: "Store", account: AccountKey) -> Billing:
+    """All that was ever charged to an account."""
+    words = store.word(account.tenant), store.word(account.account)
+    if None in words:
+        return Billing([], [], [])
+    place = (cast(int, words[0]), KINDS.index(account.account_kind), cast(int, words[1]))
+    return Billing(_history(store, place), _overages(store, account), _invoices(store, place))
+
+
+def _history(store: "Store", place: Place) -> list[HistoryRow]:
+    rows = store.fetch(
+        f"SELECT id, at, action, charge, {SUBSCRIPTION_COLUMNS} FROM subscription_history"
+        f" WHERE {_OF_ACCOUNT} ORDER BY seq",
+        place,
+    )
+    return [
+        HistoryRow(str(UUID(bytes=id_)), at, action, subscription_of_row(held), _charge_of(charge))
+        for id_, at, action, charge, *held in rows
+    ]
+
+
+def _overages(store: "Store", account: AccountKey) -> list[Overage]:
+    """What was counted beyond limits in each billing period, by start and meter."""
+    user = "" if account.account_kind == "group" else account.account
+    holder, window = store.holder((account, user)), store.word(BillingPeriod.name)
+    counted: dict[tuple[Instant, str], dict[str, int]] = {}
+    for meter, start, used in store.fetch(
+        "SELECT w.text, c.start, c.used FROM word w JOIN counter c ON c.meter = w.id"
+        " WHERE w.id IN (SELECT id FROM word WHERE text LIKE '%:overage%') AND c.tenant = ? AND c.window = ?"
+        " AND c.holder = ?",
+        (store.word(account.tenant), window, holder),
+    ):
+        name, _, what = meter.rpartition(":")
+        counted.setdefault((start, name), {})[f":{what}"] = used
+    return [
+        Overage(start, meter, sums.get(OVERAGE, 0), sums.get(OVERAGE_CHARGE, 0))
+        for (start, meter), sums in sorted(counted.items())
+    ]
+
+
+def _invoices(store: "Store", place: Place) -> list[Invoice]:
+    rows = store.fetch(
+        "SELECT i.number, i.issued_at, i.period_start, i.period_end, i.currency, i.lines, i.closed_at, p.paid_at,"
+        " p.reference FROM invoice i LEFT JOIN payment p ON p.tenant = i.tenant AND p.account_kind = i.account_kind"
+        " AND p.account = i.account AND p.number = i.number"
+        " WHERE i.tenant = ? AND i.account_kind = ? AND i.account = ? ORDER BY i.issued_at, i.number",
+        place,
+    )
+    return [
+        Invoice(
+            number,
+            issued_at,
+            Period(start, end),
+            currency,
+            tuple(InvoiceLine(*line) for line in json.loads(lines)),
+            *closed,
+        )
+        for number, issued_at, start, end, currency, lines, *closed in rows
+    ]
+
+
+def accounts_to_bill(store: "Store", question: AccountsToBill) -> list[AccountKey]:
+    rows = store.fetch(
+        "SELECT tenant, account_kind, account FROM billing_due WHERE due_at <= ? ORDER BY due_at LIMIT ?",
+        (question.now, question.size),
+    )
+    return [
+        AccountKey(store.text(tenant), KINDS[kind], store.text(account)) for tenant, kind, account in rows
+    ]
+
+
+def save_billing(store: "Store", changes: Changes) -> None:
+    """Append what a batch charged, closed and was paid."""
+    if changes.history:
+        _save_history(store, changes.history)
+    if changes.invoices:
+        store.many(
+            "INSERT INTO invoice (tenant, account_kind, account, number, issued_at, period_start, period_end,"
+            " currency, lines, closed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [_invoice_row(store, account, invoice) for account, invoice in changes.invoices],
+        )
+    if changes.payments:
+        store.many(
+            "INSERT INTO payment (tenant, account_kind, account, number, provider, reference, paid_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [_payment_row(store, payment) for payment in changes.payments],
+        )
+    if changes.billing_due:
+        _save_due(store, changes.billing_due)
+
+
+def _save_history(store: "Store", history: Sequence[tuple[AccountKey, HistoryRow]]) -> None:
+    columns = f"tenant, account_kind, account, {SUBSCRIPTION_COLUMNS}, id, at, action, charge"
+    store.many(
+        f"INSERT INTO subscription_history ({columns}) VALUES (?{', ?' * columns.count(',')})",
+        [
+            (
+                *_place_made(store, account),
+                *subscription_values(row.subscription),
+                UUID(row.id).bytes,
+                row.at,
+                row.action,
+                None if row.charge is None else encode([row.charge.currency, _lists(row.charge.lines)]),
+            )
+            for account, row in history
+        ],
+    )
+
+
+def _save_due(store: "Store", due: Mapping[AccountKey, Instant | None]) -> None:
+    store.many(
+        f"DELETE FROM billing_due WHERE {_OF_ACCOUNT}",
+        [_place_made(store, account) for account, at in due.items() if at is None],
+    )
+    store.many(
+        "INSERT OR REPLACE INTO billing_due (tenant, account_kind, account, due_at) VALUES (?, ?, ?, ?)",
+        [(*_place_made(store, account), at) for account, at in due.items() if at is not None],
+    )
+
+
+def _invoice_row(store: "Store", account: AccountKey, invoice: Invoice) -> tuple[Any, ...]:
+    return (
+        *_place_made(store, account),
+        invoice.number,
+        invoice.issued_at,
+        *invoice.period,
+        invoice.currency,
+        encode(_lists(invoice.lines)),
+        invoice.closed_at,
+    )
+
+
+def _payment_row(store: "Store", payment: Payment) -> tuple[Any, ...]:
+    return (*_place_made(store, payment.account), *payment[1:])
+
+
+def _place_made(store: "Store", account: AccountKey) -> Place:
+    return (
+        store.word_made(account.tenant),
+        KINDS.index(account.account_kind),
+        store.word_made(account.account),
+    )
+
+
+def _charge_of(text: str | None) -> Charge | None:
+    if text is None:
+        return None
+    currency, lines = json.loads(text)
+    return Charge(currency, tuple(Line(*line) for line in lines))
+
+
+def _lists(lines: Iterable[Line | InvoiceLine]) -> list[tuple[Any, ...]]:
+    return [astuple(line) for line in lines]
