@@ -21,6 +21,7 @@ manage_subscription               NONE     ACCOUNT  ACCOUNT  NONE     TENANT    
 get_usage_analytics               SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 list_usage_events                 SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 export_usage                      SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
+get_billing_history               SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 check_quota                       SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 record_usage                      NONE     NONE     NONE     TENANT   NONE          NONE
 record_usage_batch                NONE     NONE     NONE     TENANT   NONE          NONE
@@ -61,6 +62,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "get_usage_analytics": {},
     "list_usage_events": {},
     "export_usage": {"format": "csv", "start": "2026-01-01T00:00:00Z", "end": "2027-01-01T00:00:00Z"},
+    "get_billing_history": {},
     "check_quota": MESSAGE,
     "record_usage": MESSAGE,
     "record_usage_batch": {"events": [MESSAGE]},

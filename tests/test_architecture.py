@@ -98,6 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": {"domain", "settings"},
     "operations": {"ledger", "auth", "domain"},
     "tools": {"operations", "auth", "domain"},
+    "billing": {"operations", "domain"},
     "server": {"tools", "operations", "auth", "domain", "settings"},
     "web": {"tools", "operations", "auth", "domain", "settings"},  # assembly.py joins it with server
 }

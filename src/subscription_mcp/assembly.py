@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -233,6 +233,14 @@ def make_http_app(settings: Settings, service: Service, base_url: str) -> "ASGIA
         public_url=settings.public_url,
         scopes=scopes,
     )
+
+
+def collecting_for(service: Service) -> AbstractAsyncContextManager[None]:
+    """Closing invoices and having them paid, for as long as the context is open."""
+    from subscription_mcp.billing.collecting import collecting
+    from subscription_mcp.billing.simulated import SimulatedProvider
+
+    return collecting(service.operations.collection, SimulatedProvider())
 
 
 async def run_stdio(settings: Settings, ready: Callable[[], None]) -> None:

@@ -4,7 +4,8 @@ when it was shown before."""
 from dataclasses import replace
 
 from tests.chaos.model_accounts import Accounts
-from tests.chaos.model_lifecycle import Change, Held, No, moved
+from tests.chaos.model_lifecycle import DAY, Held, No
+from tests.chaos.model_prices import Change, moved
 from tests.chaos.periods import SECOND, cost
 
 FROM = {
@@ -86,6 +87,8 @@ class Changes(Accounts):
         if then and then.held.seats == seats:
             raise No("conflict")
         other, (start, end) = replace(held, seats=seats, then=None), held.period(now)
+        if held.paid is not None:
+            other = replace(other, paid=held.paid + other.price() - held.price())
         if seats < held.seats:
             return Change(held.ending(end, "change", other), end, other.price(), other.price())
         more = cost([other.price() - held.price()], held.rhythm, now, end)
@@ -132,9 +135,14 @@ class Changes(Accounts):
             raise No("conflict" if held else "payment_required")
         if command.action == "payment_failed" and not held.price():
             raise No("conflict")
-        if command.action in ("suspend", "activate"):
-            held = replace(held, suspended=command.action == "suspend")
-        else:
-            held = replace(held, overdue=self.now if command.action == "payment_failed" else None)
+        match command.action:
+            case "suspend":
+                held = replace(held, suspended=self.now)
+            case "activate":
+                held = replace(held.served_again(self.now, held.suspended + 1), suspended=None)
+            case "payment_failed":
+                held = replace(held, overdue=self.now)
+            case "payment_received":
+                held = replace(held.served_again(self.now, held.overdue + 7 * DAY), overdue=None)
         self.hold(account, held)
         return self.view(command.subject)

@@ -1,9 +1,9 @@
 """A plan as it is held: what it costs, and what becomes of it by time, the long way round. Who holds it,
-`model_accounts.py` says; how it is changed, `model_changes.py`."""
+`model_accounts.py` says; how it is changed, `model_changes.py`; what that costs, `model_prices.py`."""
 
 from dataclasses import dataclass, replace
 
-from tests.chaos.periods import SECOND, billing_period, cost
+from tests.chaos.periods import SECOND, billing_period
 
 from subscription_mcp.domain.catalog import Plan
 
@@ -27,7 +27,8 @@ class Then:
 @dataclass(frozen=True)
 class Held:
     """A plan as it is held: where its billing periods count from, for how many months each lasts, how many seats were
-    bought. What is sold for a number of days is paid for `until` then."""
+    bought. What is sold for a number of days is paid for `until` then. A billing period that began without service cost
+    nothing but what was `paid` since, until `paid_till`."""
 
     plan: Plan
     anchor: int
@@ -38,7 +39,9 @@ class Held:
     then: Then | None = None
     ended: str | None = None
     overdue: int | None = None
-    suspended: bool = False
+    suspended: int | None = None
+    paid: int | None = None
+    paid_till: int = 0
     again: int = 0
     """How many billing periods began anew in the instant of `anchor` before."""
 
@@ -90,6 +93,19 @@ class Held:
         """Whether it was paid for and still goes on."""
         return not self.ended and not self.trial_ends and self.price() > 0
 
+    def lines_paid(self, now):
+        """What was paid for the billing period that runs."""
+        return [self.paid] if self.paid is not None and now < self.paid_till else self.lines()
+
+    def served_again(self, now, since):
+        """It, after it stood still since then."""
+        start, end = self.period(now)
+        return (
+            replace(self, paid=0, paid_till=end)
+            if since <= start and self.is_paid() and not self.until
+            else self
+        )
+
     def period(self, now):
         return billing_period(now, *self.rhythm)
 
@@ -100,45 +116,3 @@ class Held:
         """It, until it ends. Billing periods go on beyond that, but days that were sold are none."""
         anchor, again = (at, 0) if self.until else (self.anchor, self.again)
         return replace(self, then=Then(at, why, follows and replace(follows, anchor=anchor, again=again)))
-
-
-@dataclass
-class Change:
-    """What is held afterwards, since when, and what that costs: now, and at every renewal. `of` is the billing period
-    whose rest is a part of the price."""
-
-    after: Held
-    at: int
-    now: int = 0
-    next: int = 0
-    of: int | None = None
-
-
-def moved(held, wanted, days, follows, now):
-    """To another plan, other months or for a number of days: up at once, down when what is paid for is over."""
-    if held and held.anchor == now:
-        wanted = replace(wanted, again=held.again + 1)
-    full, is_paid = wanted.price(), bool(held and held.is_paid())
-    until, of = (held.paid_until(now), held.period(now)[0]) if is_paid else (now, None)
-    back = cost(held.lines(), held.rhythm, now, until) if is_paid else 0
-    if days:
-        end = now + days * DAY
-        price = max(0, cost(wanted.lines(), wanted.rhythm, now, end) - back)
-        if is_paid and full:  # what is owed stays owed
-            wanted = replace(wanted, overdue=held.overdue)
-        if wanted.plan.trial_days:
-            return Change(replace(wanted, trial_ends=end), now, price, 0, of)
-        return Change(replace(wanted, until=end).ending(end, "end", follows), now, price, 0, of)
-    if not is_paid:
-        if (
-            not full and held and not held.ended and not held.trial_ends
-        ):  # from free to free the period goes on
-            wanted = replace(wanted, anchor=held.anchor, again=held.again)
-        return Change(wanted, now, full, full)
-    if wanted.months < held.months or wanted.price(held.months) < held.price():
-        return Change(held.ending(until, "change", wanted), until, full, full)
-    after = replace(wanted, overdue=held.overdue)
-    if wanted.months != held.months or held.until:  # what was paid for another rhythm is given back
-        return Change(after, now, max(0, full - back), full, of)
-    rest = cost(wanted.lines(), held.rhythm, now, until)
-    return Change(replace(after, anchor=held.anchor, again=held.again), now, max(0, rest - back), full, of)

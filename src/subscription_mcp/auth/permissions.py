@@ -47,6 +47,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "get_usage_analytics": _READS,
         "list_usage_events": _READS,
         "export_usage": _READS,
+        "get_billing_history": _READS,
         "check_quota": _READS,
         "record_usage": _RECORDS,
         "record_usage_batch": _RECORDS,

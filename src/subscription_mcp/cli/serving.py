@@ -78,12 +78,19 @@ async def run_http(
     settings: Settings, listening: socket.socket, host: str, announce: Callable[[str], None]
 ) -> None:
     """Serve on a listening socket until a signal says stop; the ledger is closed after the last request."""
-    from subscription_mcp.assembly import base_url_of, catalog_of, make_http_app, make_service, opened
+    from subscription_mcp.assembly import (
+        base_url_of,
+        catalog_of,
+        collecting_for,
+        make_http_app,
+        make_service,
+        opened,
+    )
 
     catalog = catalog_of(settings)
     service = make_service(settings, catalog)
     base_url = base_url_of(settings, host, listening.getsockname()[1])
-    async with opened(service, catalog):
+    async with opened(service, catalog), collecting_for(service):
 
         def ready() -> None:
             spare_what_stays()

@@ -19,6 +19,7 @@ from subscription_mcp.ledger.queries import MemberRow, PlanRecord
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.accounts import Accounts
+from subscription_mcp.operations.billing import Collection, Invoices
 from subscription_mcp.operations.exports import Exports
 from subscription_mcp.operations.limits import Limits
 from subscription_mcp.operations.members import Members
@@ -43,6 +44,8 @@ class Operations:
     exports: Exports
     sessions: Sessions
     accounts: Accounts
+    invoices: Invoices
+    collection: Collection
     ready: Callable[[], Awaitable[bool]]
     """Whether the ledger can be read and written right now."""
     changes: Callable[[], AsyncGenerator[Touched]]
@@ -70,6 +73,8 @@ class Operations:
             Exports(ledger, access),
             Sessions(ledger, access),
             Accounts(ledger, access),
+            Invoices(ledger, access),
+            Collection(ledger),
             ledger.ready,
             ledger.engine.changes,
         )

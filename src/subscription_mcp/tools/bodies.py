@@ -12,11 +12,12 @@ from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.instants import Instant, parse_instant
 from subscription_mcp.operations import Operations, PlanChanged
 from subscription_mcp.operations.access import Caller, Target
+from subscription_mcp.operations.billing import BillingRequest
 from subscription_mcp.operations.limits import LimitChange
 from subscription_mcp.operations.members import MemberChange
 from subscription_mcp.operations.metering import Settlement, UsageReport
 from subscription_mcp.operations.reports import EventsRequest, UsageRequest
-from subscription_mcp.tools import documents, texts, wire
+from subscription_mcp.tools import documents, invoices, texts, wire
 from subscription_mcp.tools.validation import refusal_of
 
 
@@ -156,6 +157,15 @@ async def get_usage_analytics(
     answer = await do.reports.usage(caller, target_of(given), request)
     units = {name: meter.unit for name, meter in do.plans.catalog.meters.items()}
     return Answer(texts.usage_report(answer, units), documents.usage_report(answer, do.plans.catalog))
+
+
+async def get_billing_history(
+    do: Operations, caller: Caller, given: wire.GetBillingHistoryArguments
+) -> Answer:
+    request = BillingRequest(given.period, given.cursor, given.page_size)
+    answer = await do.invoices.history(caller, target_of(given), request)
+    catalog = do.plans.catalog
+    return Answer(invoices.history_text(answer, catalog), invoices.history_document(answer, catalog))
 
 
 async def list_usage_events(do: Operations, caller: Caller, given: wire.ListUsageEventsArguments) -> Answer:

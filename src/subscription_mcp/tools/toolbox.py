@@ -145,6 +145,15 @@ TOOLS: tuple[Tool, ...] = (
         exports.export_usage,
     ),
     Tool(
+        "get_billing_history",
+        "Invoices",
+        "Call this to see what was charged and why, invoice by invoice and line by line, newest first, what the next "
+        "renewal will charge so far, and credit.",
+        wire.GetBillingHistoryArguments,
+        wire.BillingHistoryResult,
+        bodies.get_billing_history,
+    ),
+    Tool(
         "record_usage",
         "Record one event",
         "Call this when a user does something metered: decides and counts in one step, and says why if it may not be.",
