@@ -29,7 +29,7 @@ from tests.builders import (
 from tests.contract.test_engine import SqliteStore
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog
-from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.instants import DAY, Instant, format_instant
 from subscription_mcp.domain.invoices import Billing, Invoice, Statement, statement_of
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.commands import (
@@ -352,3 +352,50 @@ async def test_a_subscription_from_before_there_was_a_history_is_charged_from_it
         found = (await statement(ledger)).invoices
         assert [format_instant(one.issued_at)[:10] for one in found] == ["2026-12-20", "2027-01-20"]
         assert (await ledger.engine.verify()).differences == ()
+
+
+@pytest.mark.parametrize("group", [None, "team"])
+async def test_what_went_beyond_a_limit_is_charged_when_the_period_is_over(
+    store: SqliteStore, group: str | None
+) -> None:
+    clock = Clock()
+    sold = a_plan(
+        a_limit(5, window="month", scope="account", overage="0.02"), key="pro", monthly="29.00", seats=9
+    )
+    who = a_subject("bob", group=group, group_admin=True) if group else a_subject("bob")
+    account = AccountKey("acme", "group", "team") if group else BOB
+    async with store.open(catalog=a_catalog(a_plan(a_limit(5)), sold), clock=clock) as ledger:
+        await buy(ledger, "pro", who)
+        await ledger.submit_one(a_record(who, quantity=12))
+        upcoming = (await statement(ledger, account)).upcoming
+        assert upcoming is not None and upcoming.total_micros == 29_140_000
+        clock.advance(days=31)
+        await ledger.submit_one(a_record(who, quantity=1, occurred_at=clock.now - 25 * DAY))
+        await close(ledger, account)
+        (_, renewal) = (await statement(ledger, account)).invoices
+        (line,) = (line for line in renewal.lines if line.kind == "overage")
+        assert (line.quantity, line.unit_micros, line.micros) == (8, 20_000, 160_000)
+        await ledger.submit_one(a_record(who, quantity=3, occurred_at=clock.now - 25 * DAY))
+        clock.advance(days=31)
+        assert (await statement(ledger, account)).invoices[1] == renewal
+        assert [one.micros for one in (await statement(ledger, account)).invoices[2].lines] == [
+            29_000_000,
+            60_000,
+        ]
+        await close(ledger, account)
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_free_plan_with_a_price_beyond_its_limit_is_looked_at_each_month(store: SqliteStore) -> None:
+    clock = Clock()
+    free = a_plan(a_limit(5, window="month", scope="account", overage="1.00"), key="metered")
+    async with store.open(catalog=a_catalog(a_plan(), free), clock=clock) as ledger:
+        await buy(ledger, "metered")
+        assert code_of(await ledger.submit_one(a_record(quantity=7))) == "ok"
+        assert await due(ledger) == [BOB]
+        assert (await close(ledger)).to_pay == []
+        assert await due(ledger) == []
+        clock.advance(days=30)
+        assert await due(ledger) == [BOB]
+        (invoice,) = (await close(ledger)).to_pay
+        assert (invoice.total_micros, invoice.number[-2:]) == (2_000_000, "U1")

@@ -55,12 +55,9 @@ async def test_a_month_is_charged_closed_and_paid_and_reads_the_same_before(tmp_
             done = await until_paid(talk, 3)
             assert [one["lines"] for one in done["invoices"]] == [one["lines"] for one in due["invoices"]]
             assert done["upcoming"]["issued_at"] == "2027-02-01T00:00:00Z"
-            page = await talk.call("get_billing_history", page_size=2)
-            rest = await talk.call("get_billing_history", page_size=2, cursor=page["next_cursor"])
-            assert page["invoices"] + rest["invoices"] == done["invoices"] and rest["next_cursor"] is None
             december = await talk.call("get_billing_history", period="2026-12")
             assert [one["issued_at"] for one in december["invoices"]] == [NEXT]
-            for given in ({"period": "12/2026"}, {"cursor": "AAAA"}, {"page_size": 51}):
+            for given in ({"period": "12/2026"}, {"cursor": "AAAA"}):
                 assert (await talk.refusal("get_billing_history", **given))["code"] == "invalid_request"
     assert place.run("verify").returncode == 0
 

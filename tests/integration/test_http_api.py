@@ -13,8 +13,9 @@ from tests.harness import ERAS, TODAY, Place, Server, problem_of
 from subscription_mcp.cli.serving import listen
 
 SESSIONS = ["open_session", "renew_session", "close_session"]
+INVOICES = "get_billing_history"
 PLANS = ["upgrade_tier", "manage_subscription", "list_plans", "has_feature"]
-BASIC = ["get_tier_info", "check_quota", *PLANS, *SESSIONS]
+BASIC = ["get_tier_info", "check_quota", INVOICES, *PLANS, *SESSIONS]
 REPORTS = ["get_usage_analytics", "list_usage_events", "export_usage"]
 WITH_ACCESS = [*BASIC, *REPORTS, "manage_limits", "manage_members"]
 SERVICE = [
@@ -23,6 +24,7 @@ SERVICE = [
     "list_plans",
     "has_feature",
     *REPORTS,
+    INVOICES,
     "record_usage",
     "record_usage_batch",
     "reserve_usage",

@@ -15,7 +15,7 @@ from subscription_mcp.domain.invoices import (
     Charge,
     HistoryRow,
     Invoice,
-    Overage,
+    OverageCount,
     Statement,
     charge_differs,
     statement_of,
@@ -59,7 +59,7 @@ class Account:
     now: Instant = NOVEMBER
     held: Subscription | None = None
     rows: list[HistoryRow] = field(default_factory=list)
-    overages: list[Overage] = field(default_factory=list)
+    overages: list[OverageCount] = field(default_factory=list)
     closed: list[Invoice] = field(default_factory=list)
     told_micros: int = 0
     """The sum of price_now at each change and price_next at each renewal."""
@@ -415,7 +415,7 @@ def test_what_went_beyond_a_limit_is_on_the_invoice_of_the_periods_end(
     units: int, micros: int, amount: str, unit: int | None
 ) -> None:
     account = an_account("small")
-    account.overages = [Overage(NOVEMBER, "messages", units, micros)]
+    account.overages = [OverageCount(NOVEMBER, "messages", units, micros)]
     upcoming = account.statement.upcoming
     assert upcoming is not None
     account.until("2026-12-01T00:00:00Z")
@@ -428,7 +428,7 @@ def test_what_went_beyond_a_limit_is_on_the_invoice_of_the_periods_end(
 
 def test_what_went_beyond_a_limit_before_the_end_is_billed_at_the_end() -> None:
     account = an_account("small")
-    account.overages = [Overage(NOVEMBER, "messages", 100, 5_000_000)]
+    account.overages = [OverageCount(NOVEMBER, "messages", 100, 5_000_000)]
     account.until("2026-11-10T00:00:00Z")
     account.cancel()
     account.until("2027-03-01T00:00:00Z")
@@ -440,7 +440,7 @@ def test_what_went_beyond_a_limit_before_the_end_is_billed_at_the_end() -> None:
 
 def test_a_period_that_is_cut_short_bills_what_went_beyond_a_limit_in_it() -> None:
     account = an_account("small")
-    account.overages = [Overage(NOVEMBER, "messages", 100, 5_000_000)]
+    account.overages = [OverageCount(NOVEMBER, "messages", 100, 5_000_000)]
     account.until("2026-11-16T00:00:00Z")
     account.buy("large", interval="yearly")
     assert [line[0] for line in shown(account.statement.invoices)[1][2]] == ["base", "proration", "overage"]
@@ -448,17 +448,17 @@ def test_a_period_that_is_cut_short_bills_what_went_beyond_a_limit_in_it() -> No
 
 def test_what_comes_late_or_is_taken_back_is_on_the_invoice_after_those_that_were_closed() -> None:
     account = an_account("small")
-    account.overages = [Overage(NOVEMBER, "messages", 100, 5_000_000)]
+    account.overages = [OverageCount(NOVEMBER, "messages", 100, 5_000_000)]
     account.until("2026-12-01T00:00:00Z")
     account.close()
     before = account.statement.invoices
-    account.overages = [Overage(NOVEMBER, "messages", 130, 6_500_000)]
+    account.overages = [OverageCount(NOVEMBER, "messages", 130, 6_500_000)]
     account.until("2027-01-01T00:00:00Z")
     assert account.statement.invoices[:2] == before
     late = account.statement.invoices[2].lines[1]
     assert (late.kind, late.micros, late.quantity) == ("overage", 1_500_000, 30)
     account.close()
-    account.overages = [Overage(NOVEMBER, "messages", 0, 0)]
+    account.overages = [OverageCount(NOVEMBER, "messages", 0, 0)]
     account.until("2027-02-01T00:00:00Z")
     taken = account.statement.invoices[3]
     assert (taken.total_micros, [line.micros for line in taken.lines]) == (
@@ -598,7 +598,7 @@ def test_however_often_invoices_are_closed_what_went_beyond_limits_is_charged_on
     for days, units in counts:
         start = BillingPeriod().period_at(account.now, account.current.billing_anchor).start
         counted[start] = max(0, counted.get(start, 0) + units)
-        account.overages = [Overage(at, "messages", n, n * 3_333) for at, n in sorted(counted.items())]
+        account.overages = [OverageCount(at, "messages", n, n * 3_333) for at, n in sorted(counted.items())]
         if days % 2:
             account.close()
         account.wait(account.now + days * DAY + MINUTE)

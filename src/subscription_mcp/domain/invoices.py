@@ -17,11 +17,6 @@ from subscription_mcp.domain.money import prorate, round_to_minor
 from subscription_mcp.domain.subscriptions import Line, Subscription, currency_of, lines_of, periods_in
 from subscription_mcp.domain.windows import Anchor, BillingPeriod, Period
 
-OVERAGE = ":overage"
-"""Ends the name of the derived meter that counts what was used beyond a limit."""
-OVERAGE_CHARGE = ":overage_charge"
-"""Ends the name of the derived meter that counts what that costs, in micros."""
-
 Kind = Literal["base", "seats", "proration", "overage", "credit"]
 InvoiceStatus = Literal["open", "closed", "paid"]
 
@@ -47,7 +42,7 @@ class HistoryRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Overage:
+class OverageCount:
     """What was used of a meter beyond its limit in the billing period that is counted from `start`, and what that
     costs before rounding."""
 
@@ -110,7 +105,7 @@ class Billing:
     was closed."""
 
     rows: Sequence[HistoryRow] = ()
-    overages: Sequence[Overage] = ()
+    overages: Sequence[OverageCount] = ()
     closed: Sequence[Invoice] = ()
 
     @property
@@ -172,7 +167,7 @@ def worked_out_again(
 
 def may_charge(plan: Plan) -> bool:
     """Whether a plan can come to cost something by itself."""
-    return not plan.price.is_free
+    return not plan.price.is_free or any(limit.overage is not None for limit in plan.limits)
 
 
 def looked_at_next(
@@ -381,7 +376,7 @@ def _number(slots: Sequence[_Slot], rows: Sequence[HistoryRow]) -> None:
         slot.number = f"{day}{taken[day]}"
 
 
-def _due_slots(overages: Sequence[Overage], slots: Sequence[_Slot]) -> dict[Instant, int]:
+def _due_slots(overages: Sequence[OverageCount], slots: Sequence[_Slot]) -> dict[Instant, int]:
     """From which slot on what was counted from an instant may be charged: the one its billing period ended with."""
     ended = {start: index for index, slot in enumerate(slots) for start in slot.ended}
     due = {}
@@ -394,7 +389,7 @@ def _due_slots(overages: Sequence[Overage], slots: Sequence[_Slot]) -> dict[Inst
 
 
 def _overage_lines(
-    overages: Sequence[Overage],
+    overages: Sequence[OverageCount],
     due: Mapping[Instant, int],
     index: int,
     slot: _Slot,

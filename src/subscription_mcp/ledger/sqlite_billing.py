@@ -6,16 +6,15 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from subscription_mcp.domain.catalog import OVERAGE, OVERAGE_CHARGE
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.invoices import (
-    OVERAGE,
-    OVERAGE_CHARGE,
     Billing,
     Charge,
     HistoryRow,
     Invoice,
     InvoiceLine,
-    Overage,
+    OverageCount,
 )
 from subscription_mcp.domain.subscriptions import AccountKey, Line
 from subscription_mcp.domain.windows import BillingPeriod, Period
@@ -58,7 +57,7 @@ def _history(store: "Store", place: Place) -> list[HistoryRow]:
     ]
 
 
-def _overages(store: "Store", account: AccountKey) -> list[Overage]:
+def _overages(store: "Store", account: AccountKey) -> list[OverageCount]:
     """What was counted beyond limits in each billing period, by start and meter."""
     user = "" if account.account_kind == "group" else account.account
     holder, window = store.holder((account, user)), store.word(BillingPeriod.name)
@@ -70,9 +69,9 @@ def _overages(store: "Store", account: AccountKey) -> list[Overage]:
         (store.word(account.tenant), window, holder),
     ):
         name, _, what = meter.rpartition(":")
-        counted.setdefault((start, name), {})[f":{what}"] = used
+        counted.setdefault((start, name), {})[what] = used
     return [
-        Overage(start, meter, sums.get(OVERAGE, 0), sums.get(OVERAGE_CHARGE, 0))
+        OverageCount(start, meter, sums.get(OVERAGE, 0), sums.get(OVERAGE_CHARGE, 0))
         for (start, meter), sums in sorted(counted.items())
     ]
 

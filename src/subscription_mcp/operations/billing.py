@@ -25,6 +25,8 @@ from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Target
 from subscription_mcp.operations.cursors import cursor_of, position_of
 
+INVOICES_A_PAGE = 12
+
 
 @dataclass(frozen=True, slots=True)
 class BillingRequest:
@@ -33,7 +35,6 @@ class BillingRequest:
 
     period: str | None = None
     cursor: str | None = None
-    page_size: int = 12
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ class Invoices:
             for place, invoice in enumerate(statement.invoices)
             if (before is None or place < before) and _is_in(invoice, request.period)
         ][::-1]
-        shown = places[: request.page_size]
+        shown = places[:INVOICES_A_PAGE]
         return BillingAnswer(
             account.account,
             account.account_kind,

@@ -162,7 +162,7 @@ async def get_usage_analytics(
 async def get_billing_history(
     do: Operations, caller: Caller, given: wire.GetBillingHistoryArguments
 ) -> Answer:
-    request = BillingRequest(given.period, given.cursor, given.page_size)
+    request = BillingRequest(given.period, given.cursor)
     answer = await do.invoices.history(caller, target_of(given), request)
     catalog = do.plans.catalog
     return Answer(invoices.history_text(answer, catalog), invoices.history_document(answer, catalog))

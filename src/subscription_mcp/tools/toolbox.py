@@ -49,15 +49,16 @@ class Tool:
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
-        """What a list of tools says of the arguments. Which texts are fit, a refusal says: in a list that every
-        model pays for, an id's pattern in each tool is the largest part."""
+        """What a list of tools says of the arguments. Which texts are fit, and that there are no others, a refusal
+        says: in a list that every model pays for, an id's pattern in each tool is the largest part."""
         schema: dict[str, Any] = _without(_RULES_OF_TEXTS, schema_of(self.arguments))
         return schema
 
     @cached_property
     def output_schema(self) -> dict[str, Any]:
-        """What a list of tools says of the result. That there is nothing else is not worth its bytes there."""
-        schema: dict[str, Any] = _without(_CLOSED, schema_of(self.result))
+        """What a list of tools says of the result. That there is nothing else, and that all of it is always there, is
+        not worth its bytes there: `/openapi.json` says so."""
+        schema: dict[str, Any] = _without(_WHOLE, schema_of(self.result))
         return schema
 
 
@@ -147,8 +148,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         "get_billing_history",
         "Invoices",
-        "Call this to see what was charged and why, invoice by invoice and line by line, newest first, what the next "
-        "renewal will charge so far, and credit.",
+        "Call this to see what was charged and why, line by line, what the next renewal will charge so far, and credit.",
         wire.GetBillingHistoryArguments,
         wire.BillingHistoryResult,
         bodies.get_billing_history,
@@ -389,7 +389,8 @@ def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
     return tidy
 
 
-_CLOSED = frozenset({"additionalProperties"})
+_CLOSED = ("additionalProperties", False)
+_WHOLE = frozenset({"required", "additionalProperties"})
 _RULES_OF_TEXTS = frozenset({"pattern", "minLength", "maxLength"})
 
 
@@ -398,7 +399,11 @@ def _without(left_out: frozenset[str], node: Any) -> Any:
         return [_without(left_out, item) for item in node]
     if not isinstance(node, dict):
         return node
-    return {key: _without(left_out, value) for key, value in node.items() if key not in left_out}
+    return {
+        key: _without(left_out, value)
+        for key, value in node.items()
+        if key not in left_out and (key, value) != _CLOSED
+    }
 
 
 def list_bytes(tools: list[Tool]) -> int:

@@ -87,7 +87,7 @@ class TargetArguments(Arguments):
 
     tenant_id: Id = left_out()
     account_id: Id = left_out()
-    user_id: Id = left_out("No target means me.")
+    user_id: Id = left_out()
 
 
 class GetTierInfoArguments(TargetArguments):
@@ -245,12 +245,13 @@ class ExportUsageArguments(TargetArguments):
     cursor: Annotated[str, Field(min_length=1, max_length=EXPORT_CURSOR_MAX)] = left_out(
         "next_cursor of the last page."
     )
+
+
 class GetBillingHistoryArguments(TargetArguments):
     period: Annotated[str, Field(pattern=r"^20\d\d(-(0[1-9]|1[0-2]))?$")] = left_out(
-        "A year or month of issue, like 2026-11; all unless given."
+        "A year or month, like 2026-11."
     )
     cursor: Cursor = left_out()
-    page_size: Annotated[int, Field(ge=1, le=50)] = 12
 
 
 class ManageLimitsArguments(TargetArguments):
@@ -623,33 +624,20 @@ class ExportResult(Result):
     )
     events: int
     next_cursor: str | None = Field(description="Null: that was all.")
-class InvoiceLineResult(Result):
-    kind: str = Field(description="base, seats, proration, overage or credit.")
-    description: str
-    quantity: int
-    unit_price: str | None
-    amount: str
-
-
-class InvoiceResult(Result):
-    number: str | None
-    status: str = Field(description="open, closed or paid.")
-    issued_at: str
-    period: PeriodResult
-    currency: str
-    lines: list[InvoiceLineResult]
-    total: str
-    closed_at: str | None
-    paid_at: str | None
 
 
 class BillingHistoryResult(Result):
+    """Invoices are not spelled out: a schema of them would be the largest part of every list of tools."""
+
     account_id: str
     account_kind: str
-    invoices: list[InvoiceResult]
+    invoices: list[dict[str, Any]] = Field(
+        description="number, status (open, closed, paid), issued_at, period, currency, lines (kind, description, "
+        "quantity, unit_price, amount), total, closed_at, paid_at"
+    )
     next_cursor: str | None
-    upcoming: InvoiceResult | None
-    credit: list[AmountResult]
+    upcoming: dict[str, Any] | None
+    credit: list[dict[str, str]]
     as_of: str
 
 
