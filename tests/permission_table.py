@@ -220,6 +220,7 @@ plans list       list_plans         --json
 plans show       list_plans         basic
 plans holders    manage_plans       --json
 plans create     manage_plans       extra.toml
+plans try        manage_plans       bedrock-chat --tenant globex
 plans archive    manage_plans       extra --reason why
 plans update     manage_plans       basic.toml
 plans migrate    manage_plans       basic --reason why

@@ -171,6 +171,7 @@ COMMANDS = Deciding(
         "plans list": "list_plans",
         "plans show": "list_plans",
         "plans holders": "manage_plans",
+        "plans try": "manage_plans",
         "plans create": "manage_plans",
         "plans update": "manage_plans",
         "plans archive": "manage_plans",

@@ -22,15 +22,15 @@ reason_option = click.option("--reason", required=True, help="Kept in the audit 
 def target_options(command: Command) -> Command:
     """`--tenant`, `--account` and `--user`."""
     for option in (
-        click.option("--user", callback=_an_id, help="A user."),
-        click.option("--account", callback=_an_id, help="An account; alone the whole account."),
-        click.option("--tenant", callback=_an_id, help="The tenant; 'default' unless given."),
+        click.option("--user", callback=an_id, help="A user."),
+        click.option("--account", callback=an_id, help="An account; alone the whole account."),
+        click.option("--tenant", callback=an_id, help="The tenant; 'default' unless given."),
     ):
         command = option(command)
     return command
 
 
-def _an_id(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def an_id(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not is_id(value):
         raise click.BadParameter(f"must be {ID_RULE}", ctx, param)
     return value

@@ -9,6 +9,7 @@ import click
 
 from subscription_mcp.cli.acting import call_tool, on_the_ledger, reason_option
 from subscription_mcp.cli.common import json_option, print_json, settings_of, tell
+from subscription_mcp.cli.plans_try import try_plans
 from subscription_mcp.domain.wording import counted
 from subscription_mcp.ledger.queries import PlanHolders
 from subscription_mcp.tools import documents, texts
@@ -22,6 +23,9 @@ TOOL = "manage_plans"
 @click.group()
 def plans() -> None:
     """The plans as the ledger has them."""
+
+
+plans.add_command(try_plans)
 
 
 @plans.command("list")

@@ -68,7 +68,7 @@ class Engine(Protocol):
         """list[UsageRow], (list[(position, UsageEvent)], more), position, list[AuditEntry],
         list[AccountCount], (started, running, converted, sessions), (list[(position, AccountKey)], more),
         list[Session], list[(AccountKey, user)], list[(plan, version, accounts)], list[PlanRecord],
-        list[Revocation], list[account], (list[MemberRow], more), (Billing, plans) or list[AccountKey]."""
+        list[Revocation], list[account], (list[MemberRow], more), (Billing, plans) list[AccountKey] or overrides."""
 
     async def read_aside(self, reading: Callable[[Ask], T]) -> T:
         """Ask one snapshot as many questions as `reading` likes, for as long as it takes, beside everybody else;

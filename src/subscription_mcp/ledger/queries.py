@@ -206,6 +206,15 @@ class BillingOf:
 
 
 @dataclass(frozen=True, slots=True)
+class OverridesOf:
+    """The limits set by hand for a user of an account, or with '' for the account as a whole: by meter, window and
+    scope, as `Override`s."""
+
+    account: AccountKey
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
 class AccountsToBill:
     """Accounts with an invoice to be closed or paid now, at most `size`, those that wait longest first."""
 
@@ -230,4 +239,5 @@ Query = (
     | AccountIds
     | BillingOf
     | AccountsToBill
+    | OverridesOf
 )

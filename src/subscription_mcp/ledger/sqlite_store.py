@@ -80,6 +80,7 @@ from subscription_mcp.ledger.queries import (
     MemberRow,
     NewestEvent,
     OpenSessions,
+    OverridesOf,
     PlanHolders,
     PlanRecord,
     PlanRecords,
@@ -1284,6 +1285,8 @@ class Store:
             case BillingOf():
                 billing = self.billing(question.account)
                 return billing, {key: self._read_plans(key) for key in billing.versions}
+            case OverridesOf():
+                return self._read_overrides((question.account, question.user))
             case AccountsToBill():
                 return accounts_to_bill(self, question)
 

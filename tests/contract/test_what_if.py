@@ -1,0 +1,295 @@
+"""What if: a period of a real ledger, told again under another catalog."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.builders import (
+    Clock,
+    a_catalog,
+    a_ledger,
+    a_limit,
+    a_limit_set,
+    a_plan,
+    a_record,
+    a_subject,
+    buy,
+    code_of,
+    decision_of,
+    three_plans,
+)
+
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog
+from subscription_mcp.domain.instants import format_instant, parse_instant
+from subscription_mcp.domain.subscriptions import AccountKey
+from subscription_mcp.domain.windows import Period
+from subscription_mcp.ledger.queries import EventPage, Whose
+from subscription_mcp.ledger.what_if import Tried, UnknownPlan, WhatIf, what_if
+from subscription_mcp.ledger.writer import Ledger
+
+NOVEMBER = Period(parse_instant("2026-11-01T00:00:00Z"), parse_instant("2026-12-01T00:00:00Z"))
+DOLLAR = 1_000_000
+
+
+async def try_on(
+    ledger: Ledger, draft: Catalog, period: Period = NOVEMBER, renamed: Mapping[str, str] | None = None
+) -> Tried:
+    asked = WhatIf(draft, "acme", period, renamed or {})
+    return await ledger.engine.read_aside(lambda ask: what_if(ask, asked, ledger.now()))
+
+
+async def use(ledger: Ledger, clock: Clock, times: int, user: str = "bob", **fields: Any) -> list[str]:
+    """Use something some times, a minute apart; the codes of the answers."""
+    codes = []
+    for _ in range(times):
+        clock.advance(minutes=1)
+        codes.append(code_of(await ledger.submit_one(a_record(user, **fields))))
+    return codes
+
+
+async def last_event(ledger: Ledger, nth: int) -> str:
+    """The id of the nth event, counted from 1."""
+    page, _ = await ledger.query(EventPage(Whose("acme"), *NOVEMBER, size=-1, oldest_first=True))
+    return page[nth - 1][1].id
+
+
+async def test_a_lower_limit_refuses_from_the_first_unit_beyond_it(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 12)
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(7))))
+        (account,) = tried.accounts
+        assert (account.account, account.events, account.refused_events) == (
+            AccountKey("acme", "personal", "bob"),
+            12,
+            5,
+        )
+        assert account.first_event_id == await last_event(ledger, 8)
+        assert format_instant(account.first_refused_at) == "2026-11-20T14:11:11Z"
+        limit = account.first_limit
+        assert (limit.plan, limit.meter, limit.window, limit.maximum) == ("basic", "messages", "day", 7)
+        assert (tried.events, tried.refused_events, list(tried.limits.values())) == (12, 5, [(5, 1)])
+
+
+@pytest.mark.parametrize("limit", [1, 3, 11, 12, 13])
+async def test_the_first_refusal_is_the_unit_after_the_limit(tmp_path: Path, limit: int) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 12)
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(limit))))
+        assert tried.refused_events == max(0, 12 - limit)
+        if limit < 12:
+            assert tried.accounts[0].first_event_id == await last_event(ledger, limit + 1)
+
+
+async def test_what_is_refused_does_not_count(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        for quantity in (3, 5, 2, 1, 4):
+            await use(ledger, clock, 1, quantity=quantity)
+        # 3 fits, 5 does not, 2 and 1 do, and 4 does not.
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(6))))
+        assert (tried.refused_events, tried.accounts[0].first_event_id) == (2, await last_event(ledger, 2))
+
+
+async def test_a_window_that_begins_anew_refuses_anew(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        for _ in range(3):
+            await use(ledger, clock, 4)
+            clock.advance(days=1)
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(3), a_limit(10, window="month"))))
+        by_window = {limit.window: events for limit, (events, _) in tried.limits.items()}
+        assert by_window == {"day": 3} and tried.refused_events == 3
+
+
+async def test_what_was_used_before_the_period_fills_the_windows_that_reach_into_it(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 5)
+        since = clock.advance(hours=1)
+        await use(ledger, clock, 5)
+        period = Period(since, NOVEMBER.end)
+        for window in ("day", "month", "billing_period", "lifetime", "rolling:PT5H"):
+            tried = await try_on(ledger, a_catalog(a_plan(a_limit(7, window=window))), period)
+            assert (tried.events, tried.refused_events) == (5, 3), window
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(7, window="hour"))), period)
+        assert tried.refused_events == 0
+
+
+async def test_a_draft_may_count_otherwise(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        for provider, tokens in (("openai", 100), ("gemini", 400), ("google", 400), ("openai", 900)):
+            await use(
+                *(ledger, clock, 1), event="llm_call", attributes={"provider": provider, "tokens": tokens}
+            )
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(1, meter="gemini_calls"))))
+        assert (tried.refused_events, tried.accounts[0].first_event_id) == (1, await last_event(ledger, 3))
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(1_000, meter="llm_tokens"))))
+        assert (tried.refused_events, tried.accounts[0].first_event_id) == (1, await last_event(ledger, 4))
+
+
+async def test_everybody_is_tried_on_the_plan_they_had_then(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 5)
+        await buy(ledger, "advanced")
+        await use(ledger, clock, 5)
+        await use(ledger, clock, 2, "ann")
+        basic, advanced, premium = three_plans()
+        draft = a_catalog(a_plan(a_limit(4)), advanced, premium)
+        tried = await try_on(ledger, draft)
+        refused = {one.plan: (one.accounts, one.events, one.refused_events) for one in tried.plans}
+        assert refused == {"basic": (2, 7, 1), "advanced": (1, 5, 0)}
+        # The day's counter runs on across plans: four of Basic and five of Advanced.
+        tight = a_plan(a_limit(8), key="advanced", monthly="29.00")
+        tried = await try_on(ledger, a_catalog(basic, tight, premium))
+        assert tried.refused_events == 2
+
+
+async def test_a_group_shares_a_pool_in_a_draft_too(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        for user in ("ann", "bob", "cat"):
+            for _ in range(3):
+                clock.advance(minutes=1)
+                assert code_of(await ledger.submit_one(a_record(a_subject(user, group="team")))) == "ok"
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(7, scope="account"))))
+        (team,) = tried.accounts
+        assert (team.account.account_kind, team.refused_events, team.first_limit.scope) == (
+            "group",
+            2,
+            "account",
+        )
+
+
+async def test_a_limit_set_by_hand_stands_in_place_of_the_drafts(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 10)
+        await ledger.submit_one(a_limit_set(8))
+        assert (await try_on(ledger, a_catalog(a_plan(a_limit(3))))).refused_events == 2
+        await ledger.submit_one(a_limit_set(UNLIMITED))
+        assert (await try_on(ledger, a_catalog(a_plan(a_limit(3))))).refused_events == 0
+
+
+async def test_a_plan_the_draft_does_not_have_is_named_unless_another_stands_for_it(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 3)
+        draft = a_catalog(a_plan(a_limit(2), key="starter"), default_plan="starter")
+        with pytest.raises(UnknownPlan, match="basic"):
+            await try_on(ledger, draft)
+        tried = await try_on(ledger, draft, renamed={"basic": "starter"})
+        assert [(one.plan, one.draft_plan, one.refused_events) for one in tried.plans] == [
+            ("basic", "starter", 1)
+        ]
+
+
+async def test_an_event_the_draft_does_not_know_is_told_and_not_tried(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 2)
+        await use(ledger, clock, 3, event="tool_call")
+        catalog = a_catalog()
+        events = {name: one for name, one in catalog.events.items() if name != "tool_call"}
+        meters = {name: one for name, one in catalog.meters.items() if one.event != "tool_call"}
+        draft = Catalog("test", "Test", "USD", "UTC", "basic", events, meters, {}, catalog.plans)
+        tried = await try_on(ledger, draft)
+        ((event, _),) = tried.misfits
+        assert (event, list(tried.misfits.values()), tried.events) == ("tool_call", [3], 2)
+
+
+async def test_what_was_earned_is_by_time_and_interval(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    cheap = a_plan(a_limit(50), key="advanced", monthly="29.00", yearly="290.00")
+    basic, _, premium = three_plans()
+    async with a_ledger(tmp_path, catalog=a_catalog(basic, cheap, premium), clock=clock) as ledger:
+        await use(ledger, clock, 1, "ann")
+        clock.set("2026-11-16T00:00:00Z")
+        await buy(ledger, "advanced", "ann", actor="ann")
+        clock.set("2026-12-01T00:00:00Z")
+        dear = a_plan(a_limit(50), key="advanced", monthly="60.00")
+        tried = await try_on(ledger, a_catalog(basic, dear, premium))
+        (of_basic, of_advanced) = tried.plans
+        assert (of_basic.earned_micros, of_basic.draft_earned_micros) == (0, 0)
+        # Fifteen of thirty days, from the 16th to the 16th.
+        assert (of_advanced.earned_micros, of_advanced.draft_earned_micros) == (
+            14_500_000,
+            30 * DOLLAR,
+        )
+
+
+async def test_nothing_is_written(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 5)
+        parts: list[bytes] = []
+        await ledger.engine.dump(parts.append)
+        await try_on(ledger, a_catalog(a_plan(a_limit(2))))
+        again: list[bytes] = []
+        await ledger.engine.dump(again.append)
+        assert parts == again and not (await ledger.engine.verify()).differences
+
+
+WINDOWS = ("minute", "hour", "day", "week", "month", "billing_period", "rolling:PT5H", "lifetime")
+
+
+def a_random_catalog(dice: random.Random) -> Catalog:
+    def limits() -> list[Any]:
+        pairs = dice.sample([(m, w) for m in ("messages", "llm_tokens", "llm_calls") for w in WINDOWS], 5)
+        return [
+            a_limit(
+                dice.randint(3, 12) * (100 if meter == "llm_tokens" else 1),
+                meter=meter,
+                window=window,
+                scope=dice.choice(["user", "account"]),
+            )
+            for meter, window in pairs
+        ]
+
+    return a_catalog(
+        a_plan(*limits()),
+        a_plan(*limits(), key="advanced", monthly="29.00"),
+        a_plan(*limits(), key="premium", monthly="99.00"),
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_the_very_catalog_refuses_nobody_it_did_not(tmp_path: Path, seed: int) -> None:
+    """Whatever was recorded had been allowed; late events, changes of plan and groups among it."""
+    dice, clock = random.Random(seed), Clock("2026-11-01T00:00:00Z")
+    catalog = a_random_catalog(dice)
+    refused = 0
+    async with a_ledger(tmp_path, catalog=catalog, clock=clock) as ledger:
+        for _ in range(150):
+            clock.advance(minutes=dice.choice([0, 1, 20, 200, 900]))
+            user = dice.choice(["ann", "bob", "cat"])
+            subject = a_subject(user, group="team") if user == "cat" else user
+            if dice.random() < 0.04:
+                await buy(
+                    *(ledger, dice.choice(["advanced", "premium"]), user),
+                    actor=user,
+                    digest=clock.now.to_bytes(8),
+                )
+                continue
+            late = clock.now - dice.choice([0, 0, 0, 3_600_000_000, 2 * 86_400_000_000])
+            outcome = await ledger.submit_one(
+                a_record(
+                    subject,
+                    dice.choice(["message", "llm_call"]),
+                    dice.randint(1, 3),
+                    occurred_at=max(late, NOVEMBER.start),
+                    attributes={},
+                )
+            )
+            refused += not decision_of(outcome).allowed
+        whole = Period(NOVEMBER.start, clock.now + 1)
+        middle = Period((NOVEMBER.start + clock.now) // 2, clock.now + 1)
+        assert refused > 10
+        for period in (whole, middle):
+            tried = await try_on(ledger, catalog, period)
+            assert tried.events > 10 and tried.accounts == []
