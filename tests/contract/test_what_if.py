@@ -69,7 +69,7 @@ async def test_a_lower_limit_refuses_from_the_first_unit_beyond_it(tmp_path: Pat
         assert account.first_event_id == await last_event(ledger, 8)
         assert format_instant(account.first_refused_at) == "2026-11-20T14:11:11Z"
         limit = account.first_limit
-        assert (limit.plan, limit.meter, limit.window, limit.maximum) == ("basic", "messages", "day", 7)
+        assert (limit.plan, limit.limit, limit.unit) == ("basic", a_limit(7), "message")
         assert (tried.events, tried.refused_events, list(tried.limits.values())) == (12, 5, [(5, 1)])
 
 
@@ -101,7 +101,7 @@ async def test_a_window_that_begins_anew_refuses_anew(tmp_path: Path) -> None:
             await use(ledger, clock, 4)
             clock.advance(days=1)
         tried = await try_on(ledger, a_catalog(a_plan(a_limit(3), a_limit(10, window="month"))))
-        by_window = {limit.window: events for limit, (events, _) in tried.limits.items()}
+        by_window = {limit.limit.window.name: events for limit, (events, _) in tried.limits.items()}
         assert by_window == {"day": 3} and tried.refused_events == 3
 
 
@@ -159,7 +159,7 @@ async def test_a_group_shares_a_pool_in_a_draft_too(tmp_path: Path) -> None:
                 assert code_of(await ledger.submit_one(a_record(a_subject(user, group="team")))) == "ok"
         tried = await try_on(ledger, a_catalog(a_plan(a_limit(7, scope="account"))))
         (team,) = tried.accounts
-        assert (team.account.account_kind, team.refused_events, team.first_limit.scope) == (
+        assert (team.account.account_kind, team.refused_events, team.first_limit.limit.scope) == (
             "group",
             2,
             "account",

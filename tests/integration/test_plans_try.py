@@ -78,7 +78,7 @@ def test_a_table_and_sentences_say_who_would_have_been_refused(place: Place) -> 
         ["premium", "premium", "1", "15", "0", "0", "0.00", "USD", "0.00", "USD"],
     ]
     assert "10 events (8.4 %) of 4 accounts would have been refused" in done.stdout
-    assert "  basic, 10 messages per day: 10 events of 4 accounts" in lines
+    assert "  messages on basic, at most 10 messages a day: 10 events of 4 accounts" in lines
     assert "user-13 (basic): 4 of 14 events refused, first on 2026-11-20 14:03 UTC" in done.stdout
     assert "It would have earned 0.00 USD where the present plans earned 0.00 USD: as much." in lines
 

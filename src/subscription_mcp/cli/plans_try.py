@@ -15,7 +15,7 @@ from subscription_mcp.domain.catalog import UNLIMITED, Catalog
 from subscription_mcp.domain.instants import DAY, Instant, format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.windows import Period
-from subscription_mcp.domain.wording import clock_time, counted, maximum_text
+from subscription_mcp.domain.wording import clock_time, counted, per_window
 from subscription_mcp.ledger.what_if import (
     AccountTried,
     PlanTried,
@@ -196,9 +196,10 @@ def _verdict(tried: Tried) -> str:
 
 
 def _limit_words(limit: RefusingLimit) -> str:
-    window = limit.window.replace("_", " ")
-    scope = " for the whole account" if limit.scope == "account" else ""
-    return f"{limit.plan}, {maximum_text(limit.maximum)} {limit.meter} per {window}{scope}"
+    held = limit.limit
+    most = "unlimited" if held.maximum is UNLIMITED else counted(held.maximum, limit.unit)
+    scope = " for the whole account" if held.scope == "account" else ""
+    return f"{held.meter} on {limit.plan}, at most {most} {per_window(held.window)}{scope}"
 
 
 def _account_words(one: AccountTried) -> str:
@@ -287,10 +288,11 @@ def _plan_document(plan: PlanTried) -> dict[str, Any]:
 def _limit_document(limit: RefusingLimit) -> dict[str, Any]:
     return {
         "draft_plan": limit.plan,
-        "meter": limit.meter,
-        "window": limit.window,
-        "scope": limit.scope,
-        "limit": None if limit.maximum is UNLIMITED else limit.maximum,
+        "meter": limit.limit.meter,
+        "window": limit.limit.window.name,
+        "scope": limit.limit.scope,
+        "unit": limit.unit,
+        "limit": None if limit.limit.maximum is UNLIMITED else limit.limit.maximum,
     }
 
 

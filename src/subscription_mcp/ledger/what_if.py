@@ -15,7 +15,6 @@ from subscription_mcp.domain.catalog import (
     OVERAGE_CHARGE,
     Catalog,
     Limit,
-    Maximum,
     Plan,
     places_counted,
     places_of,
@@ -89,10 +88,8 @@ class RefusingLimit:
     """A limit of a plan of the draft, as it was when it refused: one set by hand stands in place of the plan's."""
 
     plan: str
-    meter: str
-    window: str
-    scope: str
-    maximum: Maximum
+    limit: Limit
+    unit: str
 
 
 @dataclass(slots=True)
@@ -196,7 +193,7 @@ class _Trying:
             len(set().union(*self._of_plan.values())),
             sorted(self._by_plan.values(), key=lambda one: (order.index(one.draft_plan), one.plan)),
             sorted(self._refused.values(), key=lambda one: (-one.refused_events, one.first_refused_at)),
-            dict(sorted(limits.items(), key=lambda item: (-item[1][0], item[0].plan, item[0].meter))),
+            dict(sorted(limits.items(), key=lambda item: (-item[1][0], item[0].plan, item[0].limit.key))),
             dict(self._misfits.most_common()),
         )
 
@@ -232,7 +229,7 @@ class _Trying:
         self, account: AccountKey, event: UsageEvent, plan: Plan, outcome: Decided, of_plan: PlanTried
     ) -> None:
         refusing = [
-            RefusingLimit(plan.key, state.meter, state.window, state.scope, state.maximum)
+            RefusingLimit(plan.key, state.limit, state.unit)
             for state in outcome.decision.limits
             if state.refused
         ]
