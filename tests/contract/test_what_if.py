@@ -25,6 +25,7 @@ from subscription_mcp.domain.catalog import UNLIMITED, Catalog
 from subscription_mcp.domain.instants import format_instant, parse_instant
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Period
+from subscription_mcp.ledger.commands import Actor, CorrectUsage
 from subscription_mcp.ledger.queries import EventPage, Whose
 from subscription_mcp.ledger.what_if import Tried, UnknownPlan, WhatIf, what_if
 from subscription_mcp.ledger.writer import Ledger
@@ -221,6 +222,38 @@ async def test_what_was_earned_is_by_time_and_interval(tmp_path: Path) -> None:
             14_500_000,
             30 * DOLLAR,
         )
+
+
+async def test_what_was_taken_back_is_not_tried(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 5)
+        first = await last_event(ledger, 1)
+        await ledger.submit_one(
+            CorrectUsage("acme", first, Actor("olivia", "tenant_admin"), "recorded twice")
+        )
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(3))))
+        assert (tried.events, tried.refused_events) == (4, 1)
+
+
+async def test_what_a_draft_sells_beyond_its_limits_is_earned_and_not_refused(tmp_path: Path) -> None:
+    clock = Clock()
+    limit = {"window": "billing_period", "meter": "messages", "scope": "account"}
+    dear = a_plan(a_limit(20, overage="0.50", **limit), key="advanced", monthly="29.00")  # type: ignore[arg-type]
+    basic, _, premium = three_plans()
+    async with a_ledger(tmp_path, catalog=a_catalog(basic, dear, premium), clock=clock) as ledger:
+        await buy(ledger, "advanced")
+        await use(ledger, clock, 30)
+        cheap = a_plan(
+            a_limit(5, overage="0.10", overage_max=20, **limit),  # type: ignore[arg-type]
+            key="advanced",
+            monthly="29.00",
+        )
+        tried = await try_on(ledger, a_catalog(basic, cheap, premium))
+        (advanced,) = [one for one in tried.plans if one.plan == "advanced"]
+        # Ten beyond the twenty at 0.50, and twenty beyond the five at 0.10; the last five are one too many.
+        assert (advanced.earned_overage_micros, advanced.draft_overage_micros) == (5 * DOLLAR, 2 * DOLLAR)
+        assert advanced.refused_events == 5
 
 
 async def test_nothing_is_written(tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ class _Trying:
             Whose(self._asked.tenant), _counts_from(self._asked.draft, start), end, PAGE, oldest_first=True
         )
         for event in _events(self._ask, question):
-            self._tell(event, tried=event.occurred_at >= start)
+            if event.corrects is None and event.corrected_by is None:  # what was taken back did not happen
+                self._tell(event, tried=event.occurred_at >= start)
 
     def _tell(self, event: UsageEvent, *, tried: bool) -> None:
         account = AccountKey(event.tenant, event.account_kind, event.account)
