@@ -40,9 +40,8 @@ _make_service = assembly.make_service
 def make_breaking_service(*arguments: Any, **named: Any) -> assembly.Service:
     service = _make_service(*arguments, **named)
     ledger, access = service.ledger, service.operations.access
-    operations = replace(
-        service.operations, metering=BreakingMetering(ledger, access), plans=BreakingPlans(ledger, access)
-    )
+    metering = BreakingMetering(ledger, access, service.operations.prices)
+    operations = replace(service.operations, metering=metering, plans=BreakingPlans(ledger, access))
     return assembly.Service(ledger, operations, Toolbox(operations))
 
 

@@ -137,7 +137,7 @@ def test_meters_count_what_they_say() -> None:
     meters = parse_catalog(GOOD, source="desk.toml").meters
     assert list(meters.values()) == [
         Meter("messages", "message", "message"),
-        Meter("gemini_calls", "call", "api_call", "count", (), (("provider", ("gemini", "google")),)),
+        Meter("gemini_calls", "call", "api_call", "count", (), (("provider", ("gemini",)),)),
         Meter("llm_tokens", "token", "api_call", "sum_of", ("tokens",), (("provider", ("gemini",)),)),
     ]
 

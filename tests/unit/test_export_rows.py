@@ -2,16 +2,18 @@
 
 import csv
 import json
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import TODAY
+from tests.builders import TODAY, a_catalog
 
-from subscription_mcp.domain.catalog import DIMENSIONS
+from subscription_mcp.domain.catalog import DIMENSIONS, Meter
 from subscription_mcp.domain.instants import parse_instant
+from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.usage import is_plain_text
 from subscription_mcp.ledger.commands import UsageEvent
 from subscription_mcp.tools import documents
@@ -65,7 +67,7 @@ def an_event(**fields: Any) -> UsageEvent:
 
 def cells(*some: UsageEvent) -> list[dict[str, str]]:
     """What a reader of CSV finds."""
-    rows = CsvRows(METERS)
+    rows = CsvRows(a_catalog(), METERS)
     text = rows.head + "".join(map(rows.row, some))
     return list(csv.DictReader(StringIO(text, newline=""), strict=True))
 
@@ -81,6 +83,7 @@ def read_back(row: dict[str, str]) -> dict[str, Any]:
     for optional in ("corrects", "corrected_by"):
         if not document[optional]:
             del document[optional]
+    document |= {"price": None, "estimated": False}
     for number in ("quantity", "plan_version"):
         document[number] = int(row[number])
     grouping = {name: as_recorded(row[name]) for name in DIMENSIONS if row[name]}
@@ -92,14 +95,14 @@ def read_back(row: dict[str, str]) -> dict[str, Any]:
 @given(events)
 def test_every_cell_gives_back_what_was_recorded(event: UsageEvent) -> None:
     (row,) = cells(event)
-    assert read_back(row) == documents.usage_event(event)
+    assert read_back(row) == documents.usage_event(event, a_catalog())
 
 
 @given(events)
 def test_a_line_of_json_is_the_event(event: UsageEvent) -> None:
-    line = JsonRows().row(event)
+    line = JsonRows(a_catalog()).row(event)
     assert line.endswith("\n") and line.count("\n") == 1
-    assert json.loads(line) == documents.usage_event(event)
+    assert json.loads(line) == documents.usage_event(event, a_catalog())
 
 
 @given(events)
@@ -133,10 +136,21 @@ def test_a_meter_that_gained_nothing_is_told_from_one_that_was_not_moved() -> No
 
 
 def test_lines_end_as_rfc_4180_has_it() -> None:
-    rows = CsvRows(METERS)
+    rows = CsvRows(a_catalog(), METERS)
     assert rows.head.endswith("\r\n") and rows.row(an_event()).endswith("\r\n")
 
 
 def test_what_usage_is_grouped_by_stands_in_columns_and_the_rest_as_json() -> None:
     (row,) = cells(an_event(attributes={"model": "gemini-2.5-pro", "tokens": 7}))
     assert (row["model"], row["attributes"], row["provider"]) == ("gemini-2.5-pro", '{"tokens": 7}', "")
+
+
+def test_a_row_says_what_the_event_cost_and_by_which_price() -> None:
+    catalog = a_catalog()
+    cost = Meter("cost", "micro_usd", "llm_call", "cost")
+    catalog = replace(catalog, meters={**catalog.meters, "cost": cost})
+    price = UnitPrice("genai-prices 0.2.3", "USD", 2_500_000, 10_000_000)
+    event = replace(an_event(gains={"llm_calls": 1, "cost": 12_500}), price=price)
+    rows = CsvRows(catalog, METERS)
+    (row,) = csv.DictReader(StringIO(rows.head + rows.row(event), newline=""))
+    assert (row["cost"], row["currency"], row["price_source"]) == ("0.0125", "USD", "genai-prices 0.2.3")

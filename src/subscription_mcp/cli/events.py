@@ -75,7 +75,7 @@ async def _print(
         async for found in _events(ledger, whose, event, lines, follow):
             for one in found:
                 if as_json:
-                    click.echo(json.dumps(documents.usage_event(one), ensure_ascii=False))
+                    click.echo(json.dumps(documents.usage_event(one, catalog), ensure_ascii=False))
                 else:
                     click.echo(texts.usage_events([one], None))
             sys.stdout.flush()

@@ -113,7 +113,8 @@ async def _usage(
         whose = whose_of(view)
 
     def reading(ask: Ask) -> int:
-        rows = rows_of(format_ or "csv", meters_of(ask(meters_question(whose, period))))
+        meters = meters_of(ask(meters_question(whose, period)))
+        rows = rows_of(format_ or "csv", ledger.engine.catalog, meters)
         write(rows.head.encode())
         events = 0
         for some in events_of(ask, whose, period):

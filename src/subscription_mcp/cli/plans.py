@@ -10,7 +10,7 @@ import click
 from subscription_mcp.cli.acting import call_tool, on_the_ledger, reason_option
 from subscription_mcp.cli.common import json_option, print_json, settings_of, tell
 from subscription_mcp.cli.plans_try import try_plans
-from subscription_mcp.domain.wording import counted
+from subscription_mcp.domain.wording import counted, maximum_text
 from subscription_mcp.ledger.queries import PlanHolders
 from subscription_mcp.tools import documents, texts
 
@@ -69,7 +69,7 @@ def show_plan(ctx: click.Context, plan: str, as_json: bool) -> None:
         if amount is not None:
             click.echo(f"  price     {amount['amount']} {amount['currency']} {name.replace('_', ' ')}")
     for limit in document["limits"]:
-        most = "unlimited" if limit["limit"] is None else f"{limit['limit']:,}"
+        most = "unlimited" if limit["limit"] is None else maximum_text(limit["limit"], limit["unit"])
         per = limit["window"].replace("_", " ")
         click.echo(
             f"  limit     {most} {limit['meter']} per {per} for each {limit['scope']}{_overage(limit)}"

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from subscription_mcp.domain.windows import BillingPeriod, Level, Window
+
+if TYPE_CHECKING:
+    from subscription_mcp.domain.pricing import UnitPrice
 
 QUANTITY_MAX = 10**12
 """The largest quantity of one event, in the meter's unit."""
@@ -27,7 +30,7 @@ class Unlimited(Enum):
 UNLIMITED = Unlimited.UNLIMITED
 Maximum = int | Unlimited
 Scope = Literal["user", "account"]
-Aggregate = Literal["sum", "count", "sum_of", "level"]
+Aggregate = Literal["sum", "count", "sum_of", "level", "cost"]
 AttributeType = Literal["text", "integer"]
 Attributes = Mapping[str, str | int]
 FeatureValue = bool | int | str
@@ -36,14 +39,18 @@ LEVEL = Level()
 
 DIMENSIONS = ("provider", "model", "tool", "client")
 """Attributes every event may carry and usage can be grouped by."""
+QUANTITY = "quantity"
+"""What an estimate that is no attribute's is one of."""
 
 
 @dataclass(frozen=True)
 class EventType:
-    """A kind of event and the attributes it may carry."""
+    """A kind of event and the attributes it may carry. `estimate` is what of it may be estimated: the attribute, or
+    the quantity, by what it is estimated from (`estimation.RULES`)."""
 
     name: str
     attributes: Mapping[str, AttributeType] = field(default_factory=dict)
+    estimate: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def attributes_known(self) -> Mapping[str, AttributeType]:
@@ -54,7 +61,8 @@ class EventType:
 @dataclass(frozen=True, slots=True)
 class Meter:
     """How events become a number: the sum of their quantity, how many there were, the sum of integer
-    attributes, or a level their quantity moves up and down; only events that pass the filter count."""
+    attributes, a level their quantity moves up and down, or what they cost in micro-units of the catalog's currency;
+    only events that pass the filter count."""
 
     name: str
     unit: str
@@ -63,8 +71,10 @@ class Meter:
     attributes: tuple[str, ...] = ()
     where: tuple[tuple[str, tuple[str | int, ...]], ...] = ()
 
-    def gain(self, event: str, quantity: int, attributes: Attributes) -> int | None:
-        """What one event adds, or None where it does not concern this meter."""
+    def gain(
+        self, event: str, quantity: int, attributes: Attributes, price: "UnitPrice | None" = None
+    ) -> int | None:
+        """What one event of that price adds, or None where it does not concern this meter."""
         if event != self.event:
             return None
         for name, accepted in self.where:
@@ -75,11 +85,17 @@ class Meter:
         if self.aggregate == "sum_of":
             values = (attributes.get(name, 0) for name in self.attributes)
             return sum(value for value in values if isinstance(value, int))
+        if self.aggregate == "cost":
+            return 0 if price is None else price.cost_micros(quantity, attributes)
         return quantity
 
     @property
     def is_level(self) -> bool:
         return self.aggregate == "level"
+
+    @property
+    def is_cost(self) -> bool:
+        return self.aggregate == "cost"
 
     def as_dict(self) -> dict[str, Any]:
         """All that says how it counts, as plain JSON."""
@@ -277,6 +293,12 @@ class Catalog:
         return {name: tuple(m for m in self.meters.values() if m.event == name) for name in self.events}
 
     @cached_property
+    def cost_meters_of_event(self) -> Mapping[str, tuple[Meter, ...]]:
+        """The meters of an event's cost, of the events that have one."""
+        costs = {name: tuple(m for m in meters if m.is_cost) for name, meters in self.meters_of_event.items()}
+        return {name: meters for name, meters in costs.items() if meters}
+
+    @cached_property
     def meters_of_quantity(self) -> Mapping[str, tuple[str, ...]]:
         """The names of an event's meters, where each always gains the quantity of the event."""
         return {
@@ -313,6 +335,8 @@ Counted = tuple[Window, Scope]
 """Where a meter is counted: in which window, for each user or for the account as a whole."""
 OVERAGE, OVERAGE_CHARGE = "overage", "overage_charge"
 """What is counted beside a meter: its units beyond a limit, and what they cost, in micro-units."""
+UNPRICED, ESTIMATED = "unpriced", "estimated"
+"""And how many of its events had no price, and how much of it was only estimated."""
 
 
 def derived(meter: str, what: str) -> str:

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -27,6 +27,7 @@ from subscription_mcp.domain.catalog import (
     ALWAYS_OFFERED,
     DIMENSIONS,
     GATE_PREFIX,
+    QUANTITY,
     TOOL_NAMES,
     TOTAL_MAX,
     UNLIMITED,
@@ -47,9 +48,18 @@ from subscription_mcp.domain.catalog import (
     Sessions,
     ToolRule,
 )
+from subscription_mcp.domain.estimation import RULES
 from subscription_mcp.domain.identifiers import NAME_RULE, is_name
 from subscription_mcp.domain.instants import parse_duration
-from subscription_mcp.domain.money import MICROS, format_amount, format_decimal, parse_amount
+from subscription_mcp.domain.money import (
+    MICROS,
+    currency_of,
+    format_amount,
+    format_decimal,
+    money_unit,
+    parse_amount,
+)
+from subscription_mcp.domain.pricing import INPUT_TOKENS, OUTPUT_TOKENS, canonical_provider
 from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
 from subscription_mcp.domain.windows import MINUTE_WINDOW, WINDOW_NAMES, Level, Lifetime, parse_window
 
@@ -125,10 +135,19 @@ def table_of_plan(plan: Plan, catalog: Catalog) -> dict[str, Any]:
     are left out."""
     table = {name: value for name, value in plan.definition.items() if name != "currency"}
     table["features"] = {name: value for name, value in plan.features.items() if name in catalog.features}
+    table["limits"] = [_limit_of_file(limit, catalog) for limit in table["limits"]]
     most, seconds = plan.sessions.max_concurrent, plan.sessions.max_duration_seconds
     duration = f"PT{seconds}S" if isinstance(seconds, int) else seconds.value
     table["sessions"] = {"max_concurrent": _stored(most), "max_duration": duration}
     return table
+
+
+def _limit_of_file(limit: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    """A limit as a person writes it: that of a cost is money."""
+    meter, maximum = catalog.meters.get(limit["meter"]), limit["limit"]
+    if meter is None or not meter.is_cost or not isinstance(maximum, int):
+        return dict(limit)
+    return {**limit, "limit": format_amount(maximum, catalog.currency)}
 
 
 def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) -> Plan:
@@ -159,7 +178,7 @@ def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) 
 
 def _limit(limit: "LimitTable", plan: "PlanDefinition") -> Limit:
     window = parse_window(limit.window, plan.timezone)
-    maximum = limit.limit
+    maximum = limit.maximum
     if window.name == MINUTE_WINDOW:
         maximum = _scaled(maximum, plan.rate_limit_multiplier)
     overage = None
@@ -226,6 +245,12 @@ def _maximum(value: Any) -> Maximum:
     if value > TOTAL_MAX:
         raise _Fault(f'must be at most {TOTAL_MAX} (2**53 - 1); for no maximum write "unlimited"')
     return value
+
+
+def _limit_value(value: Any) -> "Maximum | _Amount":
+    if isinstance(value, str) and value != UNLIMITED.value and value[:1].isdigit():
+        return _Amount(_amount(value))
+    return _maximum(value)
 
 
 def _seats(value: Any) -> Maximum:
@@ -345,6 +370,13 @@ def _feature_value(value: Any, at: Path = ()) -> FeatureValue:
     return value  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True, slots=True)
+class _Amount:
+    """A limit written as money."""
+
+    micros: int
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Title = Annotated[str, AfterValidator(_title)]
 Currency = Annotated[str, AfterValidator(_currency)]
@@ -373,10 +405,11 @@ class Table(BaseModel):
 
 class EventTable(Table):
     attributes: dict[Name, Annotated[AttributeType, PlainValidator(_one_of(get_args(AttributeType)))]] = {}
+    estimate: dict[Annotated[str, PlainValidator(_one_of(RULES))], str] = {}
 
 
 class MeterTable(Table):
-    unit: Title
+    unit: Title | None = None
     event: str
     aggregate: Annotated[Aggregate, PlainValidator(_one_of(get_args(Aggregate)))] = "sum"
     attribute: Annotated[tuple[str, ...], PlainValidator(_attributes)] = ()
@@ -386,10 +419,14 @@ class MeterTable(Table):
 class LimitTable(Table):
     meter: str
     window: Annotated[str, PlainValidator(_window)]
-    limit: MaximumValue
+    limit: Annotated[Maximum | _Amount, PlainValidator(_limit_value)]
     scope: Annotated[Scope, PlainValidator(_one_of(get_args(Scope)))] = "user"
     overage: Annotated[int, PlainValidator(_positive_amount)] | None = None
     overage_max: Annotated[int, PlainValidator(_units)] | None = None
+
+    @property
+    def maximum(self) -> Maximum:
+        return self.limit.micros if isinstance(self.limit, _Amount) else self.limit
 
 
 class PriceTable(Table):
@@ -486,8 +523,9 @@ def _catalog(table: CatalogTable, source: str) -> Catalog:
                 raise _Fault(
                     "usage is grouped by it, so it is text", at=("events", name, "attributes", attribute)
                 )
-    events = {name: EventType(name, event.attributes) for name, event in table.events.items()}
-    meters = {name: _meter(name, meter, events) for name, meter in table.meters.items()}
+        _check_estimate(event, ("events", name, "estimate"))
+    events = {name: EventType(name, event.attributes, event.estimate) for name, event in table.events.items()}
+    meters = {name: _meter(name, meter, events, table.currency) for name, meter in table.meters.items()}
     catalog = Catalog(
         name=table.name,
         title=table.title,
@@ -517,14 +555,29 @@ def _catalog(table: CatalogTable, source: str) -> Catalog:
         catalog,
         plans=plans,
         tool_rules=tuple(ToolRule(pattern, feature) for pattern, feature in table.tools.items()),
-        prices=_price_book(table.prices, table.currency),
+        prices=_price_book(table.prices, catalog),
     )
 
 
-def _price_book(tables: list[ModelPriceTable], currency: str) -> tuple[ModelPrice, ...]:
-    seen: dict[tuple[str, str | None], int] = {}
+def _check_estimate(event: EventTable, path: Path) -> None:
+    for source, target in event.estimate.items():
+        if target == QUANTITY:
+            continue
+        _declared(target, [*event.attributes, QUANTITY], "attribute", (*path, source))
+        if event.attributes[target] != "integer":
+            raise _Fault(f"cannot estimate '{target}': it is text", at=(*path, source))
+
+
+def _price_book(tables: list[ModelPriceTable], catalog: Catalog) -> tuple[ModelPrice, ...]:
+    currency, seen = catalog.currency, dict[tuple[str, str | None], int]()
+    cost = next((meter for meter in catalog.meters.values() if meter.is_cost), None)
     for index, table in enumerate(tables):
-        first = seen.setdefault((table.provider, table.model), index)
+        if cost is not None and table.currency not in (None, currency):
+            raise _Fault(
+                f"must be {currency}: the meter '{cost.name}' adds up what calls cost, and that is one currency",
+                at=("prices", index, "currency"),
+            )
+        first = seen.setdefault((canonical_provider(table.provider), table.model), index)
         if first != index:
             what = table.provider if table.model is None else f"{table.provider} {table.model}"
             raise _Fault(f"prices {what} again: prices[{first}] already does", at=("prices", index))
@@ -550,7 +603,7 @@ def _model_price(table: ModelPriceTable, currency: str, path: Path) -> ModelPric
         for name, micros in amounts.items()
     }
     title = table.title or table.model or table.provider
-    return ModelPrice(table.provider, table.model, title, **prices, unit=table.unit)
+    return ModelPrice(canonical_provider(table.provider), table.model, title, **prices, unit=table.unit)
 
 
 def _check_tool(pattern: str) -> None:
@@ -571,10 +624,11 @@ def _check_tool(pattern: str) -> None:
         )
 
 
-def _meter(name: str, table: MeterTable, events: Mapping[str, EventType]) -> Meter:
+def _meter(name: str, table: MeterTable, events: Mapping[str, EventType], currency: str) -> Meter:
     path = ("meters", name)
     _declared(table.event, events, "event", (*path, "event"))
     attributes = events[table.event].attributes
+    unit = _unit_of_meter(table, attributes, currency, path)
     if table.aggregate == "sum_of":
         if not table.attribute:
             raise _Fault(
@@ -593,7 +647,34 @@ def _meter(name: str, table: MeterTable, events: Mapping[str, EventType]) -> Met
             raise _Fault(
                 f"must match the attribute's type, {attributes[attribute]}", at=(*path, "where", attribute)
             )
-    return Meter(name, table.unit, table.event, table.aggregate, table.attribute, tuple(table.where.items()))
+    where = tuple((attribute, _filtered(attribute, accepted)) for attribute, accepted in table.where.items())
+    return Meter(name, unit, table.event, table.aggregate, table.attribute, where)
+
+
+def _unit_of_meter(
+    table: MeterTable, attributes: Mapping[str, AttributeType], currency: str, path: Path
+) -> str:
+    if table.aggregate != "cost":
+        if table.unit is None:
+            raise _Fault("is missing", at=(*path, "unit"))
+        if currency_of(table.unit):
+            raise _Fault('is the unit of a cost: it needs aggregate = "cost"', at=(*path, "unit"))
+        return table.unit
+    unit = money_unit(currency)
+    if table.unit not in (None, unit):
+        raise _Fault(f"must be {unit}, or left out: a cost is counted in it", at=(*path, "unit"))
+    for attribute in (INPUT_TOKENS, OUTPUT_TOKENS):
+        if attributes.get(attribute, "integer") != "integer":
+            raise _Fault(f"cannot price '{attribute}': it is text", at=(*path, "event"))
+    return unit
+
+
+def _filtered(attribute: str, accepted: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """What a filter accepts, where events are recorded under the one name of a provider."""
+    if attribute != "provider":
+        return accepted
+    names = (canonical_provider(value) if isinstance(value, str) else value for value in accepted)
+    return tuple(dict.fromkeys(names))
 
 
 def _definition(plan: PlanTable, catalog: Catalog, path: Path) -> dict[str, Any]:
@@ -601,9 +682,9 @@ def _definition(plan: PlanTable, catalog: Catalog, path: Path) -> dict[str, Any]
     _check_limits(plan.limits, catalog.meters, (*path, "limits"))
     for index, limit in enumerate(plan.limits):
         if (
-            limit.limit
+            limit.maximum
             and limit.window == MINUTE_WINDOW
-            and not _scaled(limit.limit, plan.rate_limit_multiplier)
+            and not _scaled(limit.maximum, plan.rate_limit_multiplier)
         ):
             raise _Fault(
                 "is less than one a minute with the plan's rate_limit_multiplier",
@@ -651,7 +732,7 @@ def _stored_limit(limit: LimitTable) -> dict[str, Any]:
     stored: dict[str, Any] = {
         "meter": limit.meter,
         "window": limit.window,
-        "limit": _stored(limit.limit),
+        "limit": _stored(limit.maximum),
         "scope": limit.scope,
     }
     if limit.overage is not None:
@@ -666,6 +747,11 @@ def _check_limits(limits: list[LimitTable], meters: Mapping[str, Meter], path: P
     priced: dict[str, int] = {}
     for index, limit in enumerate(limits):
         _declared(limit.meter, meters, "meter", (*path, index, "meter"))
+        if isinstance(limit.limit, _Amount) and not meters[limit.meter].is_cost:
+            raise _Fault(
+                f"{limit.meter} is no amount of money: its limit must be an integer",
+                at=(*path, index, "limit"),
+            )
         is_level = meters[limit.meter].is_level
         if is_level is not (limit.window == Level.name):
             rule = "is a level: its window must be" if is_level else "is no level: its window cannot be"

@@ -8,24 +8,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from subscription_mcp.domain.catalog import (
+    ESTIMATED,
     OVERAGE,
     OVERAGE_CHARGE,
     UNLIMITED,
+    UNPRICED,
     Catalog,
     Limit,
     Maximum,
+    ModelPrice,
     Plan,
     Scope,
     monthly_micros,
 )
 from subscription_mcp.domain.errors import RETRYABLE, Code
 from subscription_mcp.domain.instants import Instant, format_instant
-from subscription_mcp.domain.money import format_amount
+from subscription_mcp.domain.money import format_amount, money_unit
 from subscription_mcp.domain.rolling import Cells, back_at
 from subscription_mcp.domain.windows import MINUTE_WINDOW, Period, Rolling
 from subscription_mcp.domain.wording import (
     NO_SUBSCRIPTION,
     STOOD_STILL,
+    UNPRICED_EVENT,
     beyond_sentence,
     limit_offer,
     near_sentence,
@@ -160,6 +164,31 @@ class Unlock:
         return body
 
 
+@dataclass(frozen=True, slots=True)
+class Affordable:
+    """What the limits leave room for, besides what is held: `calls` like the one that was asked for, and how many
+    `output_tokens` it may have; None is no limit, or that it is not priced by them. `binding` is the limit that says so.
+    Where not even one call fits, `cheaper` is a model of the price book that would."""
+
+    calls: int | None
+    output_tokens: int | None
+    cost_micros: int | None
+    currency: str
+    binding: Limit | None
+    cheaper: ModelPrice | None
+
+    def as_dict(self) -> dict[str, Any]:
+        cost, binding, cheaper = self.cost_micros, self.binding, self.cheaper
+        amount = None if cost is None else format_amount(cost, self.currency)
+        return {
+            "calls": self.calls,
+            "output_tokens": self.output_tokens,
+            "cost": None if amount is None else {"amount": amount, "currency": self.currency},
+            "binds": None if binding is None else {"meter": binding.meter, "window": binding.window.name},
+            "cheaper": None if cheaper is None else {"provider": cheaper.provider, "model": cheaper.model},
+        }
+
+
 @dataclass(slots=True)
 class Decision:
     """The answer. `limits` has the refused ones first, then the fullest. `said` is the sentence, where the
@@ -178,6 +207,10 @@ class Decision:
     replayed: bool = False
     trial_ends_at: Instant | None = None
     """While the plan is a trial: what is left of it is said too."""
+    unpriced: bool = False
+    """What the event costs should be added up, and nobody knows it."""
+    affordable: Affordable | None = None
+    """Of a check of something that has a price."""
 
     @property
     def allowed(self) -> bool:
@@ -193,6 +226,11 @@ class Decision:
 
     @property
     def message(self) -> str:
+        return f"{self.sentence} {UNPRICED_EVENT}" if self.unpriced else self.sentence
+
+    @property
+    def sentence(self) -> str:
+        """The message without what is not known."""
         # Worked out where it is read: most of a batch's sentences never are.
         if self.said is not None or self.plan_held is None:
             return self.said or NO_SUBSCRIPTION
@@ -202,7 +240,7 @@ class Decision:
         return f"{sentence} {trial_sentence(self.trial_ends_at, self.as_of)}"
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        body = {
             "allowed": self.allowed,
             "code": self.code,
             "message": self.message,
@@ -217,6 +255,9 @@ class Decision:
             "replayed": self.replayed,
             "as_of": format_instant(self.as_of),
         }
+        if self.unpriced:
+            body["unpriced"] = True
+        return body
 
 
 @dataclass(slots=True)
@@ -266,8 +307,10 @@ def unit_of(catalog: Catalog, meter: str) -> str:
         return known.unit
     base, _, what = meter.partition(":")
     if what == OVERAGE_CHARGE:
-        return f"micro_{catalog.currency.lower()}"
-    return unit_of(catalog, base) if what == OVERAGE else UNKNOWN_UNIT
+        return money_unit(catalog.currency)
+    if what == UNPRICED:
+        return "event"
+    return unit_of(catalog, base) if what in (OVERAGE, ESTIMATED) else UNKNOWN_UNIT
 
 
 def state_of(limit: Limit, unit: str, total: Total, gain: int, *, anyway: bool = False) -> LimitState:
@@ -402,13 +445,13 @@ def say_if_near(decision: Decision, catalog: Catalog, limits_of: LimitsOf) -> No
     larger = next_plan_with_more(catalog, decision.plan_held, first.limit, limits_of)
     if larger is not None:
         decision.unlocks.append(Unlock("upgrade_tier", plan=larger.key))
-    decision.said = near_sentence(decision.message, first, limit_offer(larger, first, limits_of))
+    decision.said = near_sentence(decision.sentence, first, limit_offer(larger, first, limits_of))
 
 
 def say_what_is_beyond(decision: Decision) -> None:
     """What of something that has not happened yet would be charged beyond the plan."""
     beyond = " ".join(beyond_sentence(state) for state in decision.limits if state.overage_gain)
-    decision.said = f"{decision.message} {beyond}"
+    decision.said = f"{decision.sentence} {beyond}"
 
 
 def next_plan_with_more(catalog: Catalog, plan: Plan, limit: Limit, limits_of: LimitsOf) -> Plan | None:
@@ -428,7 +471,7 @@ def say_as_recorded(decision: Decision, catalog: Catalog) -> None:
     first = decision.limits[0]
     offer = limit_offer(offered, first, lambda plan: plan.limits)
     if decision.code == "ok":
-        decision.said = near_sentence(decision.message, first, offer) if decision.unlocks else None
+        decision.said = near_sentence(decision.sentence, first, offer) if decision.unlocks else None
     elif decision.code in ("quota_exceeded", "rate_limited"):
         decision.said = refusal_sentence(decision.plan_held, decision.limits, decision.quantity, offer)
     elif decision.said is None:

@@ -4,6 +4,7 @@ No float ever holds an amount. Rounding is half up and symmetric, so a refund mi
 """
 
 import re
+from functools import lru_cache
 
 MICROS = 1_000_000
 """Micro-units of one unit of any currency."""
@@ -21,6 +22,7 @@ MINOR_UNIT_DIGITS: dict[str, int] = {
 }
 """Decimals of a currency's smallest payable unit (ISO 4217) where they are not 2."""
 
+_MONEY_UNIT = re.compile(r"micro_([a-z]{3})", re.ASCII)
 _AMOUNT = re.compile(r"(-?)(0|[1-9]\d*)(?:\.(\d+))?", re.ASCII)
 
 
@@ -53,6 +55,18 @@ def format_decimal(micros: int, decimals_min: int = 0) -> str:
     digits = f"{fraction:06d}"
     decimals = digits[:decimals_min] + digits[decimals_min:].rstrip("0")
     return f"{'-' if micros < 0 else ''}{units}{'.' if decimals else ''}{decimals}"
+
+
+def money_unit(currency: str) -> str:
+    """The unit of a total that is money, in micro-units: `micro_usd`."""
+    return f"micro_{currency.lower()}"
+
+
+@lru_cache(256)
+def currency_of(unit: str) -> str | None:
+    """The currency of a unit that is money; None of any other."""
+    match = _MONEY_UNIT.fullmatch(unit)
+    return None if match is None else match.group(1).upper()
 
 
 def minor_unit_digits(currency: str) -> int:

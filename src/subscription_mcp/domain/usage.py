@@ -1,11 +1,23 @@
 """Usage: what one event says, and what every meter gains from it."""
 
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from subscription_mcp.domain.catalog import QUANTITY_MAX, Attributes, Catalog, EventType
+from subscription_mcp.domain.catalog import (
+    ESTIMATED,
+    QUANTITY,
+    QUANTITY_MAX,
+    UNPRICED,
+    Attributes,
+    Catalog,
+    EventType,
+    Meter,
+    derived,
+)
 from subscription_mcp.domain.errors import FieldProblem, Refusal
+from subscription_mcp.domain.pricing import UnitPrice, without
 
 TEXT_LENGTH_MAX = 256
 _HIDING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -23,16 +35,53 @@ class Bounds:
     confirmations: int = 100
 
 
-def gains_of(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
-    """What each meter the event concerns gains, by meter name; nothing where the catalog has no such event any more."""
+def gains_of(
+    catalog: Catalog,
+    event: str,
+    quantity: int,
+    attributes: Attributes,
+    price: UnitPrice | None = None,
+    estimated: Collection[str] = (),
+) -> dict[str, int]:
+    """What each meter the event concerns gains, by meter name; nothing where the catalog has no such event any more.
+
+    Beside them it says that a cost is not known (`cost:unpriced`), and what of a gain comes from attributes, or a
+    quantity, that were only `estimated` (`tokens:estimated`).
+    """
     names = catalog.meters_of_quantity.get(event)
-    if names is not None:  # most events, and looked up for each of them
+    if names is not None and not estimated:  # most events, and looked up for each of them
         return dict.fromkeys(names, quantity)
-    return {
-        meter.name: gain
-        for meter in catalog.meters_of_event.get(event, ())
-        if (gain := meter.gain(event, quantity, attributes)) is not None
-    }
+    gains: dict[str, int] = {}
+    for meter in catalog.meters_of_event.get(event, ()):
+        gain = meter.gain(event, quantity, attributes, price)
+        if gain is None:
+            continue
+        gains[meter.name] = gain
+        if price is None and meter.is_cost:
+            gains[derived(meter.name, UNPRICED)] = 1
+        if estimated and (part := _estimated_part(meter, gain, quantity, attributes, price, estimated)):
+            gains[derived(meter.name, ESTIMATED)] = part
+    return gains
+
+
+def _estimated_part(
+    meter: Meter,
+    gain: int,
+    quantity: int,
+    attributes: Attributes,
+    price: UnitPrice | None,
+    estimated: Collection[str],
+) -> int:
+    """How much of a gain rests on estimates."""
+    if meter.aggregate in ("sum", "level"):
+        return gain if QUANTITY in estimated else 0
+    said = without(attributes, estimated)
+    if meter.is_cost and price is not None:
+        said_quantity = 0 if QUANTITY in estimated else quantity
+        return gain - price.for_call(attributes).cost_micros(said_quantity, said)
+    if meter.aggregate == "sum_of":
+        return gain - sum(value for name in meter.attributes if isinstance(value := said.get(name), int))
+    return 0
 
 
 def event_type_of(catalog: Catalog, event: str) -> EventType:

@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Overage, Plan
+from subscription_mcp.domain.catalog import UNLIMITED, Limit, Maximum, Overage, Plan, is_derived
 from subscription_mcp.domain.instants import MINUTE, SECOND, Instant, to_datetime
-from subscription_mcp.domain.money import format_amount
+from subscription_mcp.domain.money import currency_of, format_amount
 from subscription_mcp.domain.windows import MINUTE_WINDOW, Window
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NO_SUBSCRIPTION = "There is no subscription for this account yet. Choose a plan first."
 
 STOOD_STILL = "Recorded while the {plan} subscription stood still: nothing was allowed then."
+
+UNPRICED_EVENT = "What it costs is not known, so nothing is added to the cost."
 
 _USED_IN = {
     "minute": "in the last minute",
@@ -65,7 +67,7 @@ def refusal_sentence(plan: Plan, states: Sequence["LimitState"], gain: int, offe
 
 
 def _refused(state: "LimitState", states: Sequence["LimitState"], gain: int) -> str:
-    asked = "" if state.room == 0 else f", and {gain:,} more would pass the limit"
+    asked = "" if state.room == 0 else f", and {number(gain, state.unit)} more would pass the limit"
     return f"{use_of(state, states)}{_charged(state)}{asked}"
 
 
@@ -79,7 +81,8 @@ def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Pla
     limit = next((limit for limit in alike if limit.scope == state.scope), alike[0] if alike else None)
     if limit is None or limit.maximum is UNLIMITED:
         return f" {plan.title} has no such limit."
-    return f" {plan.title} has {limit.maximum:,} {per_window(limit.window)}."
+    most = counted(limit.maximum, state.unit) if currency_of(state.unit) else f"{limit.maximum:,}"
+    return f" {plan.title} has {most} {per_window(limit.window)}."
 
 
 def near_sentence(sentence: str, state: "LimitState", offer: str) -> str:
@@ -187,28 +190,32 @@ def line_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
     name = meter_words(state.meter, state.unit)
     name = name[0].upper() + name[1:]
     if state.maximum is UNLIMITED:
-        return f"{name}: {state.used:,} used {_used_in(state)}{_by_whom(state, among)}, no limit"
+        used = number(state.used, state.unit)
+        return (
+            f"{name}: {used}{_currency(state.unit)} used {_used_in(state)}{_by_whom(state, among)}, no limit"
+        )
     resets = _resets(state)
     until = f", {resets[0].lower()}{resets[1:]}" if resets else ""
+    used, most = number(state.used, state.unit), number(state.maximum, state.unit)
     return (
-        f"{name}: {state.used:,} of {state.maximum:,} used {_used_in(state)}{_by_whom(state, among)}"
+        f"{name}: {used} of {most}{_currency(state.unit)} used {_used_in(state)}{_by_whom(state, among)}"
         f"{_left(state)}{until}"
     )
 
 
 def maximum_of(state: "LimitState") -> str:
     """What a limit grants, whatever is used: `1,000 messages a day`."""
-    most = f"unlimited {_one_and_many(state.unit)[1]}"
+    most = f"unlimited {currency_of(state.unit) or _one_and_many(state.unit)[1]}"
     if state.maximum is not UNLIMITED:
         most = counted(state.maximum, state.unit)
     return f"{most} {per_window(state.limit.window)}{overage_text(state.limit)}"
 
 
 def use_of(state: "LimitState", among: Sequence["LimitState"] = ()) -> str:
-    held = f" ({state.held:,} more held)" if state.held else ""
+    held = f" ({number(state.held, state.unit)} more held)" if state.held else ""
     if state.maximum is UNLIMITED:
         return f"{counted(state.used, state.unit)} used {_used_in(state)}{_by_whom(state, among)}{held}"
-    used = f"{state.used:,} of {counted(state.maximum, state.unit)} used"
+    used = f"{number(state.used, state.unit)} of {counted(state.maximum, state.unit)} used"
     return f"{used} {_used_in(state)}{_by_whom(state, among)}{held}"
 
 
@@ -227,7 +234,9 @@ def _price_of(overage: Overage) -> str:
 
 def _left(state: "LimitState") -> str:
     """What is left of a limit, or how much of what is used is charged beyond the plan."""
-    return _charged(state) if state.overage_used else f", {state.remaining:,} left{overage_text(state.limit)}"
+    if state.overage_used:
+        return _charged(state)
+    return f", {number(state.remaining or 0, state.unit)} left{overage_text(state.limit)}"
 
 
 def _charged(state: "LimitState") -> str:
@@ -262,8 +271,25 @@ def meter_words(meter: str, unit: str) -> str:
     return " ".join(spelled.get(word, word) for word in meter.split("_"))
 
 
+def number(count: int, unit: str) -> str:
+    """A number as people read it, without its unit: `1,000`, and of money `149.20`."""
+    currency = currency_of(unit)
+    if currency is None:
+        return f"{count:,}"
+    units, point, decimals = format_amount(count, currency).partition(".")
+    return f"{int(units):,}{point}{decimals}"
+
+
+def _currency(unit: str) -> str:
+    """The currency of money, with a space before it; nothing of any other unit."""
+    currency = currency_of(unit)
+    return "" if currency is None else f" {currency}"
+
+
 def counted(count: int, unit: str) -> str:
-    """A number with its unit: `1 message`, `50 messages`, `2 queries`, `100 MB`."""
+    """A number with its unit: `1 message`, `50 messages`, `2 queries`, `100 MB`, `149.20 USD`."""
+    if currency_of(unit) is not None:
+        return f"{number(count, unit)}{_currency(unit)}"
     one, many = _one_and_many(unit)
     return f"{count:,} {one if count == 1 else many}"
 
@@ -283,8 +309,15 @@ def _one_and_many(unit: str) -> tuple[str, str]:
     return unit, f"{unit}s"
 
 
-def maximum_text(maximum: Maximum) -> str:
-    return "unlimited" if maximum is UNLIMITED else f"{maximum:,}"
+def maximum_text(maximum: Maximum, unit: str = "") -> str:
+    """What a limit grants, without its unit where that is no money: `unlimited`, `1,000`, `150.00 USD`."""
+    return "unlimited" if maximum is UNLIMITED else f"{number(maximum, unit)}{_currency(unit)}"
+
+
+def sum_text(meter: str, quantity: int, unit: str) -> str:
+    """A total with its unit; of what is counted beside a meter it says what that is: `3 events (cost unpriced)`."""
+    said = counted(quantity, unit)
+    return f"{said} ({meter.replace(':', ' ').replace('_', ' ')})" if is_derived(meter) else said
 
 
 @lru_cache(1024)

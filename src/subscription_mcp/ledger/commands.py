@@ -14,6 +14,7 @@ from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.invoices import Invoice
+from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
@@ -84,7 +85,8 @@ class Arrive:
 @dataclass(slots=True)
 class RecordUsage(_WithKey):
     """Count one event, or say why not. `digest` identifies the request behind an idempotency key;
-    `source` is who sent it. With `enforce` False it already happened and is always recorded."""
+    `source` is who sent it. With `enforce` False it already happened and is always recorded. `price` is what it costs,
+    None where nobody knows; `estimated` names the attributes, or the quantity, that were only estimated."""
 
     subject: Subject
     event: str
@@ -95,11 +97,14 @@ class RecordUsage(_WithKey):
     digest: bytes = b""
     occurred_at: Instant | None = None
     enforce: bool = True
+    price: UnitPrice | None = None
+    estimated: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class Reserve(_WithKey):
-    """Hold quantity for an event that is about to happen, for `ttl_seconds`; else say why not."""
+    """Hold quantity for an event that is about to happen, for `ttl_seconds`; else say why not. `price` and
+    `estimated` are as for an event that is recorded."""
 
     subject: Subject
     event: str
@@ -109,12 +114,15 @@ class Reserve(_WithKey):
     ttl_seconds: int = 120
     idempotency_key: str | None = None
     digest: bytes = b""
+    price: UnitPrice | None = None
+    estimated: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class Settle:
     """Replace a reservation by what really happened: less, more, or (quantity 0) nothing at all. `user`
-    narrows it to that user's own reservations."""
+    narrows it to that user's own reservations. `price` is that of the attributes; where these name neither provider nor
+    model, it costs what was reserved (`keeps_price`)."""
 
     tenant: str
     reservation_id: str
@@ -123,6 +131,11 @@ class Settle:
     user: str | None = None
     quantity: int | None = None
     attributes: Attributes | None = None
+    price: UnitPrice | None = None
+
+    @property
+    def keeps_price(self) -> bool:
+        return self.attributes is None or not {"provider", "model"} & self.attributes.keys()
 
 
 @dataclass(slots=True)
@@ -163,6 +176,7 @@ class CheckUsage:
     event: str
     quantity: int = 1
     attributes: Attributes = field(default_factory=dict)
+    price: UnitPrice | None = None
 
 
 @dataclass(slots=True)
@@ -579,7 +593,8 @@ Outcome = (
 
 @dataclass(slots=True)
 class UsageEvent:
-    """One event as recorded; never edited. One that `corrects` another takes it back, and gains what that one lost."""
+    """One event as recorded; never edited. One that `corrects` another takes it back, and gains what that one lost.
+    `price` is the one it was counted with."""
 
     id: str
     tenant: str
@@ -597,6 +612,7 @@ class UsageEvent:
     recorded_at: Instant
     corrects: str | None = None
     corrected_by: str | None = None
+    price: UnitPrice | None = None
 
     @property
     def number(self) -> int:

@@ -89,13 +89,14 @@ def make_room(remembered: dict[Any, Any]) -> None:
 
 def dangling(connection: sqlite3.Connection) -> Iterator[str]:
     """Rows that name what is not there."""
-    targets = {"word": "word", "holder": "holder", "plan": "plan_version"}
+    targets = {"word": "word", "holder": "holder", "plan": "plan_version", "price": "price"}
+    none = {"plan": "<> 0", "price": "IS NOT NULL"}
     for table in TABLES.values():
         for column, kind in table.kinds.items():
             target = targets.get(kind)
             if target is None:
                 continue
-            optional = f"t.{column} <> 0 AND " if kind == "plan" else ""
+            optional = f"t.{column} {none[kind]} AND " if kind in none else ""
             (count,) = connection.execute(
                 f"SELECT count(*) FROM {table.name} t WHERE {optional}"
                 f"NOT EXISTS (SELECT 1 FROM {target} o WHERE o.id = t.{column})"

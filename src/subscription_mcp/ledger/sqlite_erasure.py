@@ -30,6 +30,7 @@ CATALOG_TABLES = (
     "ledger_catalog",
     "ledger_meter",
     "ledger_info",
+    "price",
 )
 CATALOG_TEXTS = {
     **dict.fromkeys(CATALOG_TABLES),
@@ -64,7 +65,7 @@ CATALOG_TEXTS = {
     "audit": {"action", "actor_role"},
     "answer": {"answer", "key"},  # keys of others', which are theirs to make
     "offer": {"terms"},
-    "reservation": {"answer"},
+    "reservation": {"answer", "estimated"},
     "word": {"text"},  # counted by where they are used
     "revocation": {"tenant"},
 }

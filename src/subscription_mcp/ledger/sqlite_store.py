@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
@@ -28,6 +28,7 @@ from subscription_mcp.domain.erasure import hashed_name
 from subscription_mcp.domain.identifiers import AccountKind, uuid7_after, uuid7_instant
 from subscription_mcp.domain.instants import DAY, MILLISECOND, QUARTER, Instant
 from subscription_mcp.domain.invoices import Billing
+from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.rolling import Cells, used_at, with_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import AccountKey, Membership, Subscription, Trial
@@ -110,9 +111,7 @@ from subscription_mcp.ledger.sqlite_rows import (
 from subscription_mcp.ledger.sqlite_schema import committed_at
 
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
-EVENT_COLUMNS = (
-    "seq, id, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, corrects"
-)
+EVENT_COLUMNS = "seq, id, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, corrects, price"
 CORRECTED_BY = "(SELECT c.id FROM event c WHERE c.tenant = event.tenant AND c.corrects = event.id)"
 ID_SLACK = 2 * MILLISECOND
 """How much later than its id says an event may have been recorded: within a batch time may go on a little."""
@@ -161,6 +160,8 @@ TO_MIGRATE = (
 )
 
 
+PRICE_COLUMNS = tuple(one.name for one in fields(UnitPrice) if one.name != "tiers")
+"""A price that was applied has no tiers any more."""
 ROWS_A_STATEMENT = (32, 4, 1)
 """32 are a fifth cheaper than one; more gain nothing."""
 
@@ -189,11 +190,11 @@ class _Insert:
 
 _EVENTS = _Insert(
     "event",
-    "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at",
+    "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, price",
 )
 _CORRECTIONS = _Insert(
     "event",
-    "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, corrects",
+    "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, price, corrects",
 )
 _COUNTERS = _Insert(
     "counter",
@@ -242,13 +243,16 @@ class Store:
         self._holders: dict[HolderKey, int] = {}
         self._plan_ids: dict[tuple[str, int], int] = {}
         self._dimensions: dict[Dimensions, int] = {}
+        self._price_ids: dict[UnitPrice, int] = {}
+        self._prices: dict[int, UnitPrice] = {}
         self._free_places: dict[AnswerKey, int] = {}
         """Where an answer that was looked for in vain would stand."""
 
     @property
     def size(self) -> int:
         """How many surrogates are remembered."""
-        return len(self._words) + len(self._texts) + len(self._holders) + len(self._dimensions)
+        known = (self._words, self._texts, self._holders, self._dimensions, self._price_ids, self._prices)
+        return sum(len(one) for one in known)
 
     def forget(self) -> None:
         """Drop every surrogate handed out: a transaction that rolled back took them with it."""
@@ -257,6 +261,8 @@ class Store:
         self._holders.clear()
         self._plan_ids.clear()
         self._dimensions.clear()
+        self._price_ids.clear()
+        self._prices.clear()
         self._free_places.clear()
 
     def notice_erasures(self) -> None:
@@ -348,6 +354,30 @@ class Store:
             ).fetchone()
             self._plan_ids[(plan, version)] = cast(int, found)
         return cast(int, found)
+
+    def price_made(self, price: UnitPrice) -> int:
+        """The number of a price that was applied; each is kept once."""
+        found = self._price_ids.get(price)
+        if found is None:
+            values = tuple(getattr(price, name) for name in PRICE_COLUMNS)
+            same = " AND ".join(f"{name} IS ?" for name in PRICE_COLUMNS)
+            row = self._db.execute(f"SELECT id FROM price WHERE {same}", values).fetchone()
+            if row is None:
+                places = ", ".join("?" * len(values))
+                statement = f"INSERT INTO price ({', '.join(PRICE_COLUMNS)}) VALUES ({places})"
+                row = (self._db.execute(statement, values).lastrowid,)
+            found = self._price_ids[price] = cast(int, row[0])
+        return found
+
+    def price(self, number: int | None) -> UnitPrice | None:
+        """The price of a number; None of none."""
+        if number is None:
+            return None
+        found = self._prices.get(number)
+        if found is None:
+            row = self._one(f"SELECT {', '.join(PRICE_COLUMNS)} FROM price WHERE id = ?", number)
+            found = self._prices[number] = UnitPrice(*row)
+        return found
 
     def _dimensions_made(self, dimensions: Dimensions) -> int:
         found = self._dimensions.get(dimensions)
@@ -606,15 +636,16 @@ class Store:
         if rolling_length(key.window_key) is None:
             period = Period(key.start, self._end_of(key, now))
         rows = self._db.execute(
-            "SELECT r.id, r.event, r.quantity, r.attributes, r.expires_at, r.reserved_at FROM reservation r"
+            "SELECT r.id, r.event, r.quantity, r.attributes, r.price, r.expires_at, r.reserved_at"
+            " FROM reservation r"
             " WHERE r.tenant = ? AND r.id > ? AND r.expires_at > ? AND r.answer IS NULL"
             f"{_among(self._holders_of(_whose(key)), 'r.holder')}",
             (self.word(key.tenant), uuid7_after(now - LONGEST_HOLD - QUARTER), now),
         ).fetchall()
         holds = {}
-        for id_, event, quantity, attributes, expires_at, reserved_at in rows:
+        for id_, event, quantity, attributes, price, expires_at, reserved_at in rows:
             given = json.loads(attributes) if attributes else {}
-            held = gains_of(catalog, self.text(event), quantity, given).get(key.meter)
+            held = gains_of(catalog, self.text(event), quantity, given, self.price(price)).get(key.meter)
             if held and reserved_at <= until and period.holds(reserved_at):
                 holds[str(UUID(bytes=id_))] = Hold(held, expires_at)
         return holds
@@ -820,7 +851,8 @@ class Store:
     def _read_reservations(self, key: tuple[str, str]) -> Reservation | None:
         row = self._one(
             "SELECT h.account_kind, h.account, h.user, r.event, r.quantity, r.attributes, p.plan, p.version,"
-            " r.source, r.reserved_at, r.expires_at, r.held, r.digest, r.answer FROM reservation r"
+            " r.source, r.reserved_at, r.expires_at, r.held, r.price, r.estimated, r.digest, r.answer"
+            " FROM reservation r"
             " JOIN holder h ON h.id = r.holder JOIN plan_version p ON p.id = r.plan"
             " WHERE r.tenant = ? AND r.id = ?",
             self.word(key[0]),
@@ -840,6 +872,8 @@ class Store:
             source,
             *times,
             held,
+            price,
+            estimated,
             digest,
             answer,
         ) = row
@@ -860,6 +894,8 @@ class Store:
                 CounterKey(key[0], start, window, KINDS[kind], account.account, user, meter): held_quantity
                 for start, window, user, meter, held_quantity in json.loads(held)
             },
+            self.price(price),
+            tuple(json.loads(estimated)) if estimated else (),
             digest,
             answer,
         )
@@ -978,7 +1014,8 @@ class Store:
         if changes.reservations:
             many(
                 "INSERT OR REPLACE INTO reservation (tenant, id, holder, event, plan, quantity, attributes, source,"
-                " held, reserved_at, expires_at, digest, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " held, reserved_at, expires_at, digest, answer, price, estimated)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [self._reservation_row(one) for one in changes.reservations.values()],
             )
         if changes.holds:
@@ -1091,6 +1128,7 @@ class Store:
             words(event.source) or self.word_made(event.source),
             event.occurred_at,
             event.recorded_at,
+            None if event.price is None else self.price_made(event.price),
         )
 
     def _save_counters(self, counters: Iterable[Counter]) -> None:
@@ -1177,6 +1215,8 @@ class Store:
             reservation.expires_at,
             reservation.digest,
             reservation.answer,
+            None if reservation.price is None else self.price_made(reservation.price),
+            _json(reservation.estimated) if reservation.estimated else None,
         )
 
     def _save_holds(self, holds: Mapping[tuple[CounterKey, str], Hold | None]) -> None:
@@ -1476,7 +1516,7 @@ class Store:
 
     def _event_of(self, tenant: str, row: tuple[Any, ...]) -> UsageEvent:
         _, id_, holder, event, plan, quantity, attributes, gains, source = row[:9]
-        occurred_at, recorded_at, corrects, corrected_by = row[9:]
+        occurred_at, recorded_at, corrects, price, corrected_by = row[9:]
         kind, account, user = self._db.execute(
             "SELECT account_kind, account, user FROM holder WHERE id = ?", (holder,)
         ).fetchone()
@@ -1499,6 +1539,7 @@ class Store:
             recorded_at,
             None if corrects is None else str(UUID(bytes=corrects)),
             None if corrected_by is None else str(UUID(bytes=corrected_by)),
+            self.price(price),
         )
 
     def _audit_trail(self, question: AuditTrail) -> list[AuditEntry]:

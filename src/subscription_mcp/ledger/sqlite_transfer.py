@@ -11,10 +11,11 @@ from typing import Any, BinaryIO, cast
 from uuid import UUID
 
 from subscription_mcp.domain.identifiers import AccountKind
+from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.port import TransferRefused
 from subscription_mcp.ledger.sqlite_rows import KINDS
-from subscription_mcp.ledger.sqlite_store import Store, hash_of_key
+from subscription_mcp.ledger.sqlite_store import PRICE_COLUMNS, Store, hash_of_key
 from subscription_mcp.ledger.transfer import ExportReader, ExportWriter, Row, encode
 
 ROWS_AT_ONCE = 500
@@ -25,7 +26,7 @@ REMEMBERED_MAX = 200_000
 class Table:
     """A table that travels. `kinds` says of each column what stands for it outside: nothing for the value itself,
     `word` and `kind` for their texts, `holder` for account_kind, account and user, `plan` for plan and
-    plan_version, `uuid`, `hex`, `json`. Rows come in the order of `key`."""
+    plan_version, `price` for the price as an object, `uuid`, `hex`, `json`. Rows come in the order of `key`."""
 
     name: str
     kinds: Mapping[str, str]
@@ -77,6 +78,14 @@ _JOINED = {
             "LEFT JOIN word {0}_user ON {0}_user.id = {0}_.user",
         ),
         ("{0}_.account_kind", "{0}_account.text", "{0}_user.text"),
+    ),
+    "price": _Join(
+        ("LEFT JOIN price {0}_ ON {0}_.id = t.{0}",),
+        (
+            "CASE WHEN {0}_.id IS NOT NULL THEN json_object("
+            + ", ".join(f"'{name}', {{0}}_.{name}" for name in PRICE_COLUMNS)
+            + ") END",
+        ),
     ),
     "plan": _Join(
         ("LEFT JOIN plan_version {0}_ ON {0}_.id = t.{0}",), ("{0}_.plan", "coalesce({0}_.version, 0)")
@@ -134,7 +143,7 @@ TABLES = {
         _table(
             "event",
             "id:uuid tenant:word holder:holder event:word plan:plan quantity attributes:json gains:json"
-            " source:word occurred_at recorded_at corrects:uuid",
+            " source:word occurred_at recorded_at corrects:uuid price:price",
             "seq",
         ),
         _table(
@@ -174,7 +183,7 @@ TABLES = {
         _table(
             "reservation",
             "tenant:word id:uuid holder:holder event:word plan:plan quantity attributes:json source:word held:json"
-            " reserved_at expires_at digest:hex answer",
+            " reserved_at expires_at digest:hex answer price:price estimated:json",
             "tenant id",
         ),
         _table(
@@ -190,7 +199,7 @@ TABLES = {
         _table("revocation", "id:uuid tenant subject token_id issued_before at", "seq"),
     )
 }
-STAYS = frozenset({"word", "holder", "ledger_info", "key_index"})
+STAYS = frozenset({"word", "holder", "price", "ledger_info", "key_index"})
 """What is made anew: the surrogates, what caches go by, and the index of the answers."""
 
 
@@ -273,6 +282,8 @@ class _Loader:
                 return bytes.fromhex(value)
             case "json":
                 return encode(value)
+            case "price":
+                return self._store.price_made(_price(value))
         return value
 
     def index_answers(self) -> None:
@@ -287,6 +298,12 @@ class _Loader:
                 "INSERT OR IGNORE INTO key_index (hash, seq) VALUES (?, ?)", (place, seq)
             ).rowcount:
                 place += 1
+
+
+def _price(value: Row) -> UnitPrice:
+    if value.keys() != set(PRICE_COLUMNS):
+        raise ValueError("this is no price")
+    return UnitPrice(**value)
 
 
 def _row(table: Table, values: Iterator[Any]) -> Row:
@@ -318,6 +335,6 @@ def _outside(kind: str, name: str, value: Any) -> Any:
             return str(UUID(bytes=value))
         case "hex":
             return value.hex()
-        case "json":
+        case "json" | "price":
             return json.loads(value)
     return value

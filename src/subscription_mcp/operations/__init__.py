@@ -26,6 +26,7 @@ from subscription_mcp.operations.members import Members
 from subscription_mcp.operations.metering import Metering
 from subscription_mcp.operations.plan_editing import PlanEditing
 from subscription_mcp.operations.plans import Plans
+from subscription_mcp.operations.prices import Prices
 from subscription_mcp.operations.reports import Reports
 from subscription_mcp.operations.sessions import Sessions
 
@@ -36,6 +37,7 @@ class Operations:
 
     access: Access
     metering: Metering
+    prices: Prices
     plans: Plans
     plan_editing: PlanEditing
     limits: Limits
@@ -62,9 +64,11 @@ class Operations:
     ) -> "Operations":
         """`real_time` is the machine's clock, by which access tokens are issued."""
         access = Access(ledger, members_may_record=members_may_record, tier_decides=tier_decides)
+        prices = Prices(ledger.engine.catalog)
         return cls(
             access,
-            Metering(ledger, access),
+            Metering(ledger, access, prices),
+            prices,
             Plans(ledger, access),
             PlanEditing(ledger, access),
             Limits(ledger, access),

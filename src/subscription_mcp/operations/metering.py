@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from subscription_mcp.domain.catalog import Attributes
+from subscription_mcp.domain.catalog import QUANTITY, Attributes
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.estimation import Estimates, estimated
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.pricing import UnitPrice
+from subscription_mcp.domain.usage import event_type_of
 from subscription_mcp.ledger.commands import (
     CheckUsage,
     Decided,
@@ -20,19 +23,36 @@ from subscription_mcp.ledger.commands import (
 )
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import ME, Access, Caller, Target
+from subscription_mcp.operations.prices import Prices
 
 
 @dataclass(slots=True)
 class UsageReport:
-    """One event as a caller reports it."""
+    """One event as a caller reports it. Where a `quantity` is None it is 1, or what it is estimated to be.
+    `estimate_from` is only looked at to estimate tokens nobody said, and kept nowhere."""
 
     event: str
-    quantity: int = 1
+    quantity: int | None = None
     attributes: Attributes = field(default_factory=dict)
     idempotency_key: str | None = None
     occurred_at: Instant | None = None
     enforce: bool = True
     target: Target = ME
+    estimate_from: Estimates = field(default_factory=dict, repr=False)
+
+
+@dataclass(slots=True)
+class Call:
+    """One event as the ledger is told of it: under the one name of its provider, priced, and with what of it had to be
+    `estimated`."""
+
+    event: str
+    quantity: int
+    attributes: Attributes
+    price: UnitPrice | None
+    estimated: tuple[str, ...]
+    occurred_at: Instant | None
+    enforce: bool
 
     def digest_for(self, subject: Subject) -> bytes:
         """What makes it the same request, for the same user, when its key comes again."""
@@ -43,6 +63,7 @@ class UsageReport:
             self.occurred_at,
             self.enforce,
             [subject.tenant, subject.account, subject.user],
+            *([list(self.estimated)] if self.estimated else []),
         )
 
 
@@ -69,14 +90,18 @@ def digest_of(*parts: object) -> bytes:
 class Metering:
     """Decisions on usage."""
 
-    def __init__(self, ledger: Ledger, access: Access) -> None:
+    def __init__(self, ledger: Ledger, access: Access, prices: Prices) -> None:
         self._ledger = ledger
         self._access = access
+        self._prices = prices
 
     async def check(self, caller: Caller, report: UsageReport) -> Decision:
         """Whether the event would be allowed now; changes nothing. Raises Refusal."""
         granted = await self._access.grant("check_quota", caller, report.target)
-        command = CheckUsage(granted.subject_or_refuse(), report.event, report.quantity, report.attributes)
+        call = self._call(report)
+        command = CheckUsage(
+            granted.subject_or_refuse(), call.event, call.quantity, call.attributes, call.price
+        )
         return (await self._ledger.do(command, Decided, keep=False)).decision
 
     async def record(self, caller: Caller, report: UsageReport) -> Decision:
@@ -106,16 +131,18 @@ class Metering:
     async def reserve(self, caller: Caller, report: UsageReport, ttl_seconds: int) -> Decision:
         """Decide, and hold instead of count. Raises Refusal."""
         granted = await self._access.grant("reserve_usage", caller, report.target)
-        subject = granted.subject_or_refuse()
+        subject, call = granted.subject_or_refuse(), self._call(report)
         command = Reserve(
             subject,
-            report.event,
+            call.event,
             caller.principal.user,
-            report.quantity,
-            report.attributes,
+            call.quantity,
+            call.attributes,
             ttl_seconds,
             report.idempotency_key,
-            digest_of("reserve", report.digest_for(subject).hex(), ttl_seconds),
+            digest_of("reserve", call.digest_for(subject).hex(), ttl_seconds),
+            call.price,
+            call.estimated,
         )
         return (await self._ledger.do(command, Decided)).decision
 
@@ -129,24 +156,45 @@ class Metering:
             settlement.digest,
             user,
             settlement.quantity,
-            settlement.attributes,
+            None if settlement.attributes is None else self._prices.named(settlement.attributes),
         )
+        if command.attributes is not None and not command.keeps_price:
+            command.price = self._prices.of_event(None, command.attributes, self._ledger.now())
         return await self._ledger.do(command, Decided)
 
     async def _command(self, operation: str, caller: Caller, report: UsageReport) -> RecordUsage:
         granted = await self._access.grant(operation, caller, report.target)
-        subject = granted.subject_or_refuse()
+        subject, call = granted.subject_or_refuse(), self._call(report)
         return RecordUsage(
             subject,
-            report.event,
+            call.event,
             caller.principal.user,
-            report.quantity,
-            report.attributes,
+            call.quantity,
+            call.attributes,
             report.idempotency_key,
-            report.digest_for(subject) if report.idempotency_key is not None else b"",
-            report.occurred_at,
-            report.enforce,
+            call.digest_for(subject) if report.idempotency_key is not None else b"",
+            call.occurred_at,
+            call.enforce,
+            call.price,
+            call.estimated,
         )
+
+    def _call(self, report: UsageReport) -> Call:
+        """The event with its price, and estimates for what was not said. Raises Refusal."""
+        attributes, quantity = self._prices.named(report.attributes), report.quantity
+        names: tuple[str, ...] = ()
+        if report.estimate_from:
+            said = attributes if quantity is None else {**attributes, QUANTITY: quantity}
+            found = estimated(event_type_of(self._prices.catalog, report.event), report.estimate_from, said)
+            names = tuple(found)
+            quantity = found.pop(QUANTITY, quantity)
+            attributes = {**attributes, **found}
+        price = None
+        if self._prices.catalog.cost_meters_of_event:
+            at = self._ledger.now() if report.occurred_at is None else report.occurred_at
+            price = self._prices.of_event(report.event, attributes, at)
+        quantity = 1 if quantity is None else quantity
+        return Call(report.event, quantity, attributes, price, names, report.occurred_at, report.enforce)
 
 
 def _answer(outcome: Outcome) -> Decision | Refusal:

@@ -95,7 +95,10 @@ async def has_feature(do: Operations, caller: Caller, given: wire.HasFeatureArgu
 
 
 async def check_quota(do: Operations, caller: Caller, given: wire.CheckQuotaArguments) -> Answer:
-    return _decided(await do.metering.check(caller, _report_of(given)))
+    decision = await do.metering.check(caller, _report_of(given))
+    left = decision.affordable
+    document = {**decision.as_dict(), "affordable": None if left is None else left.as_dict()}
+    return Answer(texts.checked(decision), document, decision)
 
 
 async def record_usage(do: Operations, caller: Caller, given: wire.RecordUsageArguments) -> Answer:
@@ -104,7 +107,12 @@ async def record_usage(do: Operations, caller: Caller, given: wire.RecordUsageAr
 
 async def reserve_usage(do: Operations, caller: Caller, given: wire.ReserveUsageArguments) -> Answer:
     report = UsageReport(
-        given.event, given.quantity, given.attributes, given.idempotency_key, target=target_of(given)
+        given.event,
+        _quantity_of(given),
+        given.attributes,
+        given.idempotency_key,
+        target=target_of(given),
+        estimate_from=given.estimate_from,
     )
     return _decided(await do.metering.reserve(caller, report, given.ttl_seconds))
 
@@ -155,8 +163,9 @@ async def get_usage_analytics(
         given.meters,
     )
     answer = await do.reports.usage(caller, target_of(given), request)
-    units = {name: meter.unit for name, meter in do.plans.catalog.meters.items()}
-    return Answer(texts.usage_report(answer, units), documents.usage_report(answer, do.plans.catalog))
+    catalog = do.plans.catalog
+    units = {total.meter: documents.unit_of_total(catalog, total.meter) for total in answer.totals}
+    return Answer(texts.usage_report(answer, units), documents.usage_report(answer, catalog))
 
 
 async def get_billing_history(
@@ -178,7 +187,7 @@ async def list_usage_events(do: Operations, caller: Caller, given: wire.ListUsag
     )
     answer = await do.reports.events(caller, target_of(given), request)
     document = {
-        "events": [documents.usage_event(event) for event in answer.events],
+        "events": [documents.usage_event(event, do.plans.catalog) for event in answer.events],
         "next_cursor": answer.next_cursor,
     }
     return Answer(texts.usage_events(answer.events, answer.next_cursor), document)
@@ -196,7 +205,7 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
         view, entries = await do.limits.history(caller, target)
         shown = [documents.audit_entry(entry) for entry in entries]
         return Answer(
-            texts.limit_history(entries),
+            texts.limit_history(entries, view.limits),
             document | {"limits": documents.limits(view.limits), "history": shown},
         )
     if given.action == "clear_rate":
@@ -291,16 +300,28 @@ def instant_of(text: str | None, field: str) -> Instant | None:
 
 def _report_of(given: wire.CheckQuotaArguments) -> UsageReport:
     if not isinstance(given, wire.RecordUsageArguments):
-        return UsageReport(given.event, given.quantity, given.attributes, target=target_of(given))
+        return UsageReport(
+            given.event,
+            _quantity_of(given),
+            given.attributes,
+            target=target_of(given),
+            estimate_from=given.estimate_from,
+        )
     return UsageReport(
         given.event,
-        given.quantity,
+        _quantity_of(given),
         given.attributes,
         given.idempotency_key,
         instant_of(given.occurred_at, "occurred_at"),
         given.enforce,
         target_of(given),
+        given.estimate_from,
     )
+
+
+def _quantity_of(given: wire.CheckQuotaArguments) -> int | None:
+    """None where it was not said: then it may be estimated."""
+    return given.quantity if "quantity" in given.model_fields_set else None
 
 
 def _report_or_refusal(event: dict[str, Any]) -> UsageReport | Refusal:

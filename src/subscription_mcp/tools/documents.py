@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from subscription_mcp.domain.catalog import (
+    ESTIMATED,
     UNLIMITED,
     Catalog,
     Limit,
@@ -280,9 +281,14 @@ def plan_change(changed: PlanChanged, status: str) -> Document:
     }
 
 
+def unit_of_total(catalog: Catalog, meter: str) -> str:
+    """The unit of what a report adds up: its name where the catalog has no such meter."""
+    return unit_of(catalog, meter) if meter in catalog.meters or is_derived(meter) else meter
+
+
 def usage_report(answer: UsageReportAnswer, catalog: Catalog) -> Document:
     def unit(meter: str) -> str:
-        return unit_of(catalog, meter) if meter in catalog.meters or is_derived(meter) else meter
+        return unit_of_total(catalog, meter)
 
     return {
         "period": {**period(answer.period), "timezone": answer.timezone},
@@ -319,7 +325,7 @@ def usage_report(answer: UsageReportAnswer, catalog: Catalog) -> Document:
     }
 
 
-def usage_event(event: UsageEvent) -> Document:
+def usage_event(event: UsageEvent, catalog: Catalog) -> Document:
     return {
         "event_id": event.id,
         "tenant_id": event.tenant,
@@ -332,11 +338,29 @@ def usage_event(event: UsageEvent) -> Document:
         "quantity": event.quantity,
         "attributes": dict(event.attributes),
         "gains": dict(event.gains),
+        "price": applied_price(event, catalog),
+        "estimated": any(name.endswith(f":{ESTIMATED}") for name in event.gains),
         "source": event.source,
         "occurred_at": format_instant(event.occurred_at),
         "recorded_at": format_instant(event.recorded_at),
         **({} if event.corrects is None else {"corrects": event.corrects}),
         **({} if event.corrected_by is None else {"corrected_by": event.corrected_by}),
+    }
+
+
+def applied_price(event: UsageEvent, catalog: Catalog) -> Document | None:
+    """What the event was counted with, and what it came to."""
+    price = event.price
+    if price is None:
+        return None
+    costs = catalog.cost_meters_of_event.get(event.event, ())
+    cost = next((event.gains[meter.name] for meter in costs if meter.name in event.gains), 0)
+    line = model_price(price.model_price("", None, ""))
+    parts = ("input_per_million_tokens", "output_per_million_tokens", "per_unit")
+    return {
+        "source": price.source,
+        "cost": amount(Money(cost, price.currency)),
+        **{part: line[part] for part in parts},
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from io import StringIO
 from typing import Any, Literal, Protocol
 
-from subscription_mcp.domain.catalog import DIMENSIONS
+from subscription_mcp.domain.catalog import DIMENSIONS, Catalog
 from subscription_mcp.operations import Operations, UsageEvent
 from subscription_mcp.operations.access import Caller
 from subscription_mcp.operations.exports import ExportRequest
@@ -23,7 +23,8 @@ FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"
 CONTENT_BYTES_MAX = 112 * 1024
 """Of one page as JSON. An answer has it twice, as text and as structure, and stays within 256 KiB."""
 _MARK = "'"
-_SPREAD = ("attributes", "gains")
+_SPREAD = ("attributes", "gains", "price", "estimated")
+COSTS = ("cost", "currency", "price_source")
 FIELDS = tuple(name for name in wire.UsageEventResult.model_fields if name not in _SPREAD)
 
 
@@ -40,30 +41,45 @@ class JsonRows:
 
     head = ""
 
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
     def row(self, event: UsageEvent) -> str:
-        return json.dumps(documents.usage_event(event), ensure_ascii=False, separators=(",", ":")) + "\n"
+        return (
+            json.dumps(documents.usage_event(event, self._catalog), ensure_ascii=False, separators=(",", ":"))
+            + "\n"
+        )
 
 
 class CsvRows:
-    """One event a row: its fields, what usage is grouped by, other attributes as JSON, and what each meter gained; an
-    empty cell is nothing, and not 0."""
+    """One event a row: its fields, what usage is grouped by, other attributes as JSON, what it cost and by whose price,
+    and what each meter gained; an empty cell is nothing, and not 0."""
 
-    def __init__(self, meters: Sequence[str]) -> None:
+    def __init__(self, catalog: Catalog, meters: Sequence[str]) -> None:
+        self._catalog = catalog
         self._meters = meters
         self._buffer = StringIO()
         self._writer = csv.writer(self._buffer)
-        self.head = self._line([*FIELDS, *DIMENSIONS, "attributes", *(f"gains.{meter}" for meter in meters)])
+        self.head = self._line(
+            [*FIELDS, *DIMENSIONS, "attributes", *COSTS, *(f"gains.{meter}" for meter in meters)]
+        )
 
     def row(self, event: UsageEvent) -> str:
-        document = documents.usage_event(event)
+        document = documents.usage_event(event, self._catalog)
         others = dict(document["attributes"])
         grouping = [others.pop(name, None) for name in DIMENSIONS]
-        gains = document["gains"]
+        gains, price = document["gains"], document["price"]
+        costs = (
+            (None,) * len(COSTS)
+            if price is None
+            else (price["cost"]["amount"], price["cost"]["currency"], price["source"])
+        )
         return self._line(
             [
                 *(document.get(name) for name in FIELDS),
                 *grouping,
                 json.dumps(others, ensure_ascii=False) if others else None,
+                *costs,
                 *(gains.get(meter) for meter in self._meters),
             ]
         )
@@ -76,8 +92,8 @@ class CsvRows:
         return line
 
 
-def rows_of(format_: ExportFormat, meters: Sequence[str]) -> Rows:
-    return CsvRows(meters) if format_ == "csv" else JsonRows()
+def rows_of(format_: ExportFormat, catalog: Catalog, meters: Sequence[str]) -> Rows:
+    return CsvRows(catalog, meters) if format_ == "csv" else JsonRows(catalog)
 
 
 def defused(text: str) -> str:
@@ -90,7 +106,7 @@ async def export_usage(do: Operations, caller: Caller, given: wire.ExportUsageAr
     start, end = instant_of(given.start, "start"), instant_of(given.end, "end")
     assert start is not None and end is not None
     page = await do.exports.page(caller, target_of(given), ExportRequest(start, end, given.cursor))
-    rows = rows_of(given.format, page.meters)
+    rows = rows_of(given.format, do.plans.catalog, page.meters)
     parts = [rows.head] if page.is_first else []
     room = CONTENT_BYTES_MAX - sum(map(_json_bytes, parts))
     count = 0

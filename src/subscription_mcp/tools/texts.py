@@ -4,10 +4,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from subscription_mcp.domain.catalog import UNLIMITED, Catalog, FeatureValue, ModelPrice, Money, Plan, Price
-from subscription_mcp.domain.decisions import Decision, unit_of
+from subscription_mcp.domain.catalog import (
+    UNLIMITED,
+    Catalog,
+    FeatureValue,
+    Limit,
+    ModelPrice,
+    Money,
+    Plan,
+    Price,
+)
+from subscription_mcp.domain.decisions import Decision, LimitState, unit_of
 from subscription_mcp.domain.instants import format_instant
-from subscription_mcp.domain.money import format_amount
+from subscription_mcp.domain.money import currency_of, format_amount
 from subscription_mcp.domain.wording import (
     clock_time,
     counted,
@@ -20,6 +29,7 @@ from subscription_mcp.domain.wording import (
     overview_sentence,
     per_window,
     standstill_sentence,
+    sum_text,
     trial_sentence,
 )
 from subscription_mcp.operations import (
@@ -83,8 +93,7 @@ def plans(offered: list[Plan], catalog: Catalog) -> str:
     lines = []
     for plan in offered:
         limits = ", ".join(
-            f"{maximum_text(limit.maximum)} {meter_words(limit.meter, unit_of(catalog, limit.meter))} "
-            + per_window(limit.window)
+            _granted(limit, unit_of(catalog, limit.meter))
             + (" for the whole account" if limit.scope == "account" else "")
             + overage_text(limit)
             for limit in plan.limits
@@ -98,6 +107,13 @@ def plans(offered: list[Plan], catalog: Catalog) -> str:
             + "."
         )
     return "\n".join(lines) or "There are no plans."
+
+
+def _granted(limit: Limit, unit: str) -> str:
+    """What a plan grants: `1,000 messages a day`, `150.00 USD of cost a month`."""
+    of = " of" if currency_of(unit) else ""
+    words = f"{maximum_text(limit.maximum, unit)}{of} {meter_words(limit.meter, unit)}"
+    return f"{words} {per_window(limit.window)}"
 
 
 def plan_records(records: list[PlanRecord]) -> str:
@@ -265,14 +281,12 @@ def usage_report(answer: UsageReportAnswer, unit_of: dict[str, str]) -> str:
         clock_time(answer.period.start, answer.timezone),
         clock_time(answer.period.end, answer.timezone),
     )
-    sums = ", ".join(
-        counted(total.quantity, unit_of.get(total.meter, total.meter)) for total in answer.totals
-    )
+    sums = ", ".join(sum_text(total.meter, total.quantity, unit_of[total.meter]) for total in answer.totals)
     text = f"From {start} to {end}: {sums or 'nothing'} used."
     grouped = [line for line in answer.breakdown if set(line.keys) != {"meter"}]
     for line in grouped[:LINES_MAX]:
         names = ", ".join(f"{key} {value or '-'}" for key, value in line.keys.items() if key != "meter")
-        used = counted(line.quantity, unit_of.get(line.meter, line.meter))
+        used = sum_text(line.meter, line.quantity, unit_of.get(line.meter, line.meter))
         text += f"\n{names}: {used} ({line.share_permille / 10} %)"
     if len(grouped) > LINES_MAX or answer.truncated:
         text += (
@@ -324,6 +338,28 @@ def decision(decided: Decision) -> str:
     return f"{decided.event} x{decided.quantity:,} {verdict}: {decided.message}"
 
 
+def checked(decision: Decision) -> str:
+    """The sentence of a check, with what is still affordable of something that has a price."""
+    left = decision.affordable
+    if left is None:
+        return decision.message
+    if left.calls == 0:
+        cheaper = left.cheaper
+        fits = (
+            f" {cheaper.title} ({cheaper.provider} {cheaper.model}) would fit." if cheaper is not None else ""
+        )
+        return f"{decision.message}{fits}"
+    said = []
+    if left.calls is not None:
+        said.append(counted(left.calls, "call") + " like this")
+    if left.output_tokens is not None:
+        said.append(f"{counted(left.output_tokens, 'output token')} in this one")
+    if left.binding is None or not said:
+        return decision.message
+    binding = f"{left.binding.meter.replace('_', ' ')} {per_window(left.binding.window)}"
+    return f"{decision.message} Affordable: {', or '.join(said)}; what binds is {binding}."
+
+
 def quota_prompt(view: AccountView) -> str:
     return (
         "Tell me in one or two sentences how much of my plan is left and when it resets. Name first what runs out "
@@ -354,7 +390,9 @@ def limits(view: AccountView) -> str:
 
 def limits_changed(changed: LimitsChanged) -> str:
     after = lines_of(changed.after.limits)
-    return f"Done, effective at once: {limit_history([changed.audit])}\n{after}".rstrip()
+    return (
+        f"Done, effective at once: {limit_history([changed.audit], changed.after.limits)}\n{after}".rstrip()
+    )
 
 
 def members(answer: MembersAnswer) -> str:
@@ -409,24 +447,30 @@ def _member_change(change: MemberChange, changed: MembersChanged) -> str:
             return f"{user} has the role {change.role} in {account} now."
 
 
-def limit_history(entries: list[AuditEntry]) -> str:
+def limit_history(entries: list[AuditEntry], limits: Iterable[LimitState]) -> str:
+    """One line for each change; how the `limits` stand says what they count."""
+    units = {state.meter: state.unit for state in limits}
     if not entries:
         return "No limit was ever changed by hand here."
     return "\n".join(
         f"{format_instant(entry.at)} {entry.actor.user} ({entry.actor.role}) {entry.action} "
-        f"{_change_of_limit(entry.before or {}, entry.after or {})}. {entry.reason or ''}".rstrip()
+        f"{_change_of_limit(entry.before or {}, entry.after or {}, units)}. {entry.reason or ''}".rstrip()
         for entry in entries
     )
 
 
-def _change_of_limit(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def _change_of_limit(before: Mapping[str, Any], after: Mapping[str, Any], units: Mapping[str, str]) -> str:
+    def limit(entry: Mapping[str, Any]) -> str:
+        value, unit = entry.get("limit"), units.get(entry.get("meter", ""), "")
+        return maximum_text(value, unit) if isinstance(value, int) and currency_of(unit) else str(value)
+
     window = after.get("window")
     if "corrects" in after:
         return f"{after['event']} x{before.get('quantity', 0):,}: {after['corrects']} taken back"
     if "used" in before:
         used = before["used"].items()
         return ", ".join(f"{meter} per {window}: {quantity} used -> 0" for meter, quantity in used)
-    return f"{after.get('meter')} per {window}: {before.get('limit')} -> {after.get('limit')}"
+    return f"{after.get('meter')} per {window}: {limit(before)} -> {limit(after)}"
 
 
 def _money(money: Money) -> str:

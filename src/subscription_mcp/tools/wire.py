@@ -38,6 +38,10 @@ Cursor = Annotated[str, Field(min_length=1, max_length=1024)]
 PageSize = Annotated[int, Field(ge=1, le=PAGE_SIZE_MAX)]
 Attributes = dict[str, Annotated[str | int, WithJsonSchema({"type": ["string", "integer"]})]]
 
+EstimateFrom = Annotated[
+    dict[str, Annotated[int, Field(ge=0, le=QUANTITY_MAX)] | str], WithJsonSchema({"type": "object"})
+]
+
 
 def _plain(text: str) -> str:
     if not is_plain_text(text):
@@ -139,6 +143,11 @@ class CheckQuotaArguments(TargetArguments):
     event: Word = Field(description="The kind of event, like message.")
     quantity: SignedQuantity = 1
     attributes: Attributes = Field(default_factory=dict, description="What meters filter on, like tool.")
+
+    estimate_from: EstimateFrom = Field(
+        default_factory=dict,
+        description="Text to estimate tokens from, or its size.",
+    )
 
 
 class RecordUsageArguments(CheckQuotaArguments):
@@ -398,6 +407,13 @@ class DecisionResult(Result):
     reservation_id: str | None
     replayed: bool
     as_of: str
+    unpriced: bool = False
+
+
+class CheckedResult(DecisionResult):
+    affordable: dict[str, Any] | None = Field(
+        description="Of what has a price: calls, output_tokens, cost, binds (meter, window), cheaper."
+    )
 
 
 class SettledResult(DecisionResult):
@@ -605,6 +621,10 @@ class UsageEventResult(Result):
     quantity: int
     attributes: dict[str, str | int]
     gains: dict[str, int]
+    price: dict[str, Any] | None = Field(
+        description="What it was counted with: source, cost and unit prices."
+    )
+    estimated: bool
     source: str
     occurred_at: str
     recorded_at: str

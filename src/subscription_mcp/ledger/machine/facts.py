@@ -15,6 +15,7 @@ from subscription_mcp.domain.catalog import (
 )
 from subscription_mcp.domain.instants import DAY, MINUTE, Instant
 from subscription_mcp.domain.invoices import Billing, HistoryRow, Invoice
+from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.rolling import Cells, used_within, with_use, without_use
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
@@ -155,6 +156,8 @@ class Reservation:
     reserved_at: Instant
     expires_at: Instant
     held: Mapping[CounterKey, int]
+    price: UnitPrice | None = None
+    estimated: tuple[str, ...] = ()
     digest: bytes | None = None
     answer: str | None = None
 

@@ -10,6 +10,7 @@ from subscription_mcp.domain.catalog import (
     Plan,
     Scope,
 )
+from subscription_mcp.domain.decisions import unit_of
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.windows import MINUTE_WINDOW
@@ -63,7 +64,8 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
     override = None
     if command.maximum is not None:
         if command.within_plan:
-            _must_be_within(limit, command.maximum, for_member=for_user)
+            unit = unit_of(facts.catalog, limit.meter)
+            _must_be_within(limit, command.maximum, unit, for_member=for_user)
         if command.expires_at is not None and command.expires_at <= turn.now:
             raise refused(
                 "invalid_request",
@@ -202,13 +204,13 @@ def _limit_to_override(located: Located, command: SetLimit) -> Limit:
     return limit
 
 
-def _must_be_within(limit: Limit, maximum: Maximum, *, for_member: bool) -> None:
+def _must_be_within(limit: Limit, maximum: Maximum, unit: str, *, for_member: bool) -> None:
     if not for_member or (
         limit.maximum is not UNLIMITED and (maximum is UNLIMITED or maximum > limit.maximum)
     ):
         raise refused(
             "forbidden",
-            f"You may set limits of members up to the plan's own, {maximum_text(limit.maximum)}. "
+            f"You may set limits of members up to the plan's own, {maximum_text(limit.maximum, unit)}. "
             "Beyond it a tenant administrator can, or a larger plan.",
         )
 

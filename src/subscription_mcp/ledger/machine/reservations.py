@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from subscription_mcp.domain.catalog import (
     OVERAGE,
+    QUANTITY,
     QUANTITY_MAX,
     UNLIMITED,
     Catalog,
@@ -55,7 +56,9 @@ from subscription_mcp.ledger.machine.usage import (
     dimensions_counted,
     dimensions_of,
     gains_or_refuse,
+    is_unpriced,
     pack,
+    price_applied,
     remember,
     remembered,
     replay,
@@ -75,7 +78,14 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
     if command.quantity < 0:
         rule = f"must be an integer from 1 to {QUANTITY_MAX}"
         raise refused("invalid_request", f"The quantity {rule}.", FieldProblem("quantity", rule))
-    gains = gains_or_refuse(facts.catalog, command.event, command.quantity, command.attributes)
+    gains = gains_or_refuse(
+        facts.catalog,
+        command.event,
+        command.quantity,
+        command.attributes,
+        command.price,
+        command.estimated,
+    )
     tally = tally_for(turn, located, gains, now)
     if tally is None:
         return None
@@ -113,6 +123,8 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
         {counter.key: gains[counter.key.meter] for counter in tally.counted}
         # It is settled there, too: an invoice looks for what is beyond the plan in the period it was reserved in.
         | {counter.key: 0 for counter in tally.counted_beyond},
+        price_applied(facts.catalog, command.event, command.price, command.attributes),
+        command.estimated,
     )
     _hold(turn, reservation, tally.counted)
     for state in decision.limits:
@@ -147,15 +159,23 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     if located is None:
         return None
     attributes = reservation.attributes if command.attributes is None else command.attributes
-    gains = gains_or_refuse(facts.catalog, reservation.event, quantity, attributes) if quantity else {}
+    price = reservation.price if command.keeps_price else command.price
+    gains = {}
+    if quantity:
+        estimated = _still_estimated(command, reservation)
+        gains = gains_or_refuse(facts.catalog, reservation.event, quantity, attributes, price, estimated)
     granted = _granted(facts.catalog, reservation)
     totals = totals_of(turn, located, reservation.reserved_at)
     tally = tally_of(totals, located.limits, granted.keys() | gains.keys())
     if tally is None:
         return None
     holding = [facts.counter(key) for key in reservation.held]
-    within = not gains or (not late and all(gains[meter] <= granted.get(meter, 0) for meter in gains))
+    within = not gains or (
+        not late
+        and all(gain <= granted.get(meter, 0) for meter, gain in gains.items() if not is_derived(meter))
+    )
     decision = _decision_on(turn, located, totals, reservation, quantity, gains, within=within)
+    decision.unpriced = is_unpriced(gains, facts.catalog, reservation.event)
     dimensions = dimensions_counted(
         turn, reservation.account.tenant, dimensions_of(reservation.event, located.plan, attributes)
     )
@@ -168,7 +188,17 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
             gains |= charged_for(tally, decision, gains, held_in)
         counters = _counters_of(tally, held_in, gains)
         must_fit(turn, counters, gains, besides=reservation.id)
-        event = append_event(turn, located, reservation, quantity, attributes, gains, at, dimensions)
+        event = append_event(
+            turn,
+            located,
+            reservation,
+            quantity,
+            attributes,
+            gains,
+            at,
+            dimensions,
+            price_applied(facts.catalog, reservation.event, price, attributes),
+        )
         count(turn, counters, gains, at)
         decision.event_id = event.id
     for state in decision.limits:
@@ -221,7 +251,17 @@ def _counters_of(
 def _granted(catalog: Catalog, reservation: Reservation) -> dict[str, int]:
     """What each meter may gain by a reservation; where nothing limited one yet, nothing is held of it."""
     held = {key.meter: quantity for key, quantity in reservation.held.items() if not is_derived(key.meter)}
-    return held | gains_of(catalog, reservation.event, reservation.quantity, reservation.attributes)
+    return held | gains_of(
+        catalog, reservation.event, reservation.quantity, reservation.attributes, reservation.price
+    )
+
+
+def _still_estimated(command: Settle, reservation: Reservation) -> tuple[str, ...]:
+    """What was estimated when it was reserved, and was not said since."""
+    said = {QUANTITY} if command.quantity is not None else set()
+    if command.attributes is not None:
+        said |= set(reservation.estimated) - {QUANTITY}
+    return tuple(name for name in reservation.estimated if name not in said)
 
 
 def _decision_on(

@@ -1,16 +1,18 @@
 """Usage: checked, recorded, replayed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from subscription_mcp.domain.affordability import Call, affordable
 from subscription_mcp.domain.catalog import (
     DIMENSIONS,
     OVERAGE,
     QUANTITY_MAX,
     UNLIMITED,
+    UNPRICED,
     Attributes,
     Catalog,
     Limit,
@@ -23,6 +25,7 @@ from subscription_mcp.domain.decisions import (
     Unlock,
     count_in,
     decide,
+    limit_states,
     say_as_recorded,
     say_if_near,
     say_what_is_beyond,
@@ -32,6 +35,8 @@ from subscription_mcp.domain.decisions import (
 )
 from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.money import MICROS
+from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.usage import attribute_problems, event_type_of, gains_of
 from subscription_mcp.domain.windows import Period, quarter_of, window_of_key
 from subscription_mcp.ledger.commands import (
@@ -74,7 +79,9 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
     located = locate(turn, command.subject)
     if located is None:
         return None
-    gains = gains_or_refuse(turn.facts.catalog, command.event, command.quantity, command.attributes)
+    gains = gains_or_refuse(
+        turn.facts.catalog, command.event, command.quantity, command.attributes, command.price
+    )
     tally = tally_for(turn, located, gains, turn.now)
     if tally is None:
         return None
@@ -85,7 +92,25 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
     say_if_near(decision, turn.facts.catalog, located.limits_of)
     if tally.beyond and decision.allowed and charged_for(tally, decision, gains):
         say_what_is_beyond(decision)
+    _say_what_is_affordable(turn, located, command, decision)
     return None if turn.facts.missing else Decided(decision)
+
+
+def _say_what_is_affordable(turn: Turn, located: Located, command: CheckUsage, decision: Decision) -> None:
+    catalog, price = turn.facts.catalog, command.price
+    if price is None or command.event not in catalog.cost_meters_of_event:
+        return
+    if located.plan is None or located.standstill is not None:
+        return
+    totals = totals_of(turn, located, turn.now)
+
+    def fits(gains: Mapping[str, int]) -> bool:
+        limits = [limit for limit in located.limits if gains.get(limit.meter, 0) > 0]
+        states = limit_states(catalog, limits, totals.of, gains)
+        return all(state.gain <= state.room for state in states)
+
+    call = Call(command.event, command.quantity, command.attributes, price)
+    decision.affordable = affordable(catalog, call, decision.limits, fits)
 
 
 def record(turn: Turn, command: RecordUsage) -> Decided | None:
@@ -98,7 +123,14 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     if located is None or facts.missing:
         return None
     at = now if command.occurred_at is None else _instant_of_event(command.occurred_at, now)
-    gains = gains_or_refuse(facts.catalog, command.event, command.quantity, command.attributes)
+    gains = gains_or_refuse(
+        facts.catalog,
+        command.event,
+        command.quantity,
+        command.attributes,
+        command.price,
+        command.estimated,
+    )
     tally = tally_for(turn, located, gains, at)
     if tally is None:
         return None
@@ -121,7 +153,17 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         count(turn, tally.counted_beyond, charged, at)
         gains |= charged
     make_known(turn, located, Actor(command.source, "service"))
-    event = append_event(turn, located, command, command.quantity, command.attributes, gains, at, dimensions)
+    event = append_event(
+        turn,
+        located,
+        command,
+        command.quantity,
+        command.attributes,
+        gains,
+        at,
+        dimensions,
+        price_applied(facts.catalog, command.event, command.price, command.attributes),
+    )
     count(turn, tally.counted, gains, at)
     count_in(decision, facts.catalog, event.id, located.limits_of)
     remember(turn, command, decision)
@@ -154,6 +196,7 @@ def append_event(
     gains: Mapping[str, int],
     at: Instant,
     dimensions: Dimensions,
+    price: UnitPrice | None,
 ) -> UsageEvent:
     """Append one event and add it to the rollups; the counters are the caller's."""
     plan, account = located.plan, located.account
@@ -172,6 +215,7 @@ def append_event(
         command.source,
         at,
         turn.now,
+        price=price,
     )
     append(turn, located.holder, event, dimensions)
     return event
@@ -218,7 +262,23 @@ def _instant_of_event(occurred_at: Instant, now: Instant) -> Instant:
     return occurred_at
 
 
-def gains_or_refuse(catalog: Catalog, event: str, quantity: int, attributes: Attributes) -> dict[str, int]:
+def price_applied(
+    catalog: Catalog, event: str, price: UnitPrice | None, attributes: Attributes
+) -> UnitPrice | None:
+    """The price kept with an event: as it was for this call, and only where something adds up what it costs."""
+    if price is None or event not in catalog.cost_meters_of_event:
+        return None
+    return price.for_call(attributes)
+
+
+def gains_or_refuse(
+    catalog: Catalog,
+    event: str,
+    quantity: int,
+    attributes: Attributes,
+    price: UnitPrice | None = None,
+    estimated: Collection[str] = (),
+) -> dict[str, int]:
     """What each meter gains. Raises Refusal where the event could not have happened like that."""
     if not 1 <= quantity <= QUANTITY_MAX:
         _must_be_able_to_fall(catalog, event, quantity)
@@ -227,7 +287,19 @@ def gains_or_refuse(catalog: Catalog, event: str, quantity: int, attributes: Att
         problems = attribute_problems(event_type, attributes)
         if problems:
             raise refused("invalid_request", f"{problems[0].field} {problems[0].rule}", *problems)
-    return gains_of(catalog, event, quantity, attributes)
+    gains = gains_of(catalog, event, quantity, attributes, price, estimated)
+    for meter in catalog.cost_meters_of_event.get(event, ()):
+        if gains.get(meter.name, 0) > QUANTITY_MAX:
+            rule = f"costs more than {QUANTITY_MAX // MICROS:,} {catalog.currency}, the most one event can"
+            raise refused("invalid_request", f"The event {rule}.", FieldProblem("attributes", rule))
+    return gains
+
+
+def is_unpriced(gains: Mapping[str, int], catalog: Catalog, event: str) -> bool:
+    """Whether something should add up what the event costs, and nobody knows."""
+    return any(
+        derived(meter.name, UNPRICED) in gains for meter in catalog.cost_meters_of_event.get(event, ())
+    )
 
 
 def _must_be_able_to_fall(catalog: Catalog, event: str, quantity: int) -> None:
@@ -263,7 +335,7 @@ def decided(
         assert located.plan is not None and located.subscription is not None
         users = located.seats_used or 1
         return stand_still(catalog, located.plan, located.subscription, states, event, quantity, now, users)
-    return decide(
+    decision = decide(
         catalog=catalog,
         plan=located.plan,
         states=states,
@@ -276,6 +348,8 @@ def decided(
         trial_ends_at=located.trial_ends_at,
         ends_at=located.ends_at,
     )
+    decision.unpriced = is_unpriced(gains, catalog, event)
+    return decision
 
 
 def dimensions_counted(turn: Turn, tenant: str, dimensions: Dimensions) -> Dimensions:
@@ -355,7 +429,8 @@ def pack(decision: Decision) -> str:
     plan = decision.plan_held
     held = [plan.key, plan.version] if plan is not None else [None, None]
     ids = [decision.event_id, decision.reservation_id]
-    return to_json([*ids, decision.code, *held, decision.as_of, states, unlocks]).decode()
+    flags = [1] if decision.unpriced else []
+    return to_json([*ids, decision.code, *held, decision.as_of, states, unlocks, *flags]).decode()
 
 
 def replay(turn: Turn, stored: StoredAnswer, event: str, quantity: int) -> Decided | None:
@@ -365,7 +440,7 @@ def replay(turn: Turn, stored: StoredAnswer, event: str, quantity: int) -> Decid
 
 
 def unpacked(turn: Turn, answer: str, event: str, quantity: int) -> Decision | None:
-    event_id, reservation_id, code, plan_key, version, as_of, packed, unlocks = from_json(answer)
+    event_id, reservation_id, code, plan_key, version, as_of, packed, unlocks, *flags = from_json(answer)
     facts = turn.facts
     plan: Plan | None = facts.read("plans", (plan_key, version)) if plan_key is not None else None
     if facts.missing:
@@ -374,6 +449,7 @@ def unpacked(turn: Turn, answer: str, event: str, quantity: int) -> Decision | N
     offers = [Unlock(action, plan_, until) for action, plan_, until in unlocks]
     decision = Decision(code, plan, event, quantity, states, as_of, offers)
     decision.event_id, decision.reservation_id, decision.replayed = event_id, reservation_id, True
+    decision.unpriced = bool(flags)
     say_as_recorded(decision, facts.catalog)
     return decision
 

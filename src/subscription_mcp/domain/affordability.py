@@ -1,0 +1,90 @@
+"""What is still affordable: how many calls like one, how long an answer, for how much money, and what binds."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from subscription_mcp.domain.catalog import UNLIMITED, Attributes, Catalog, Limit, ModelPrice
+from subscription_mcp.domain.decisions import Affordable, LimitState
+from subscription_mcp.domain.pricing import OUTPUT_TOKENS, UnitPrice, unit_price_of
+from subscription_mcp.domain.usage import gains_of
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An event as it is asked for."""
+
+    event: str
+    quantity: int
+    attributes: Attributes
+    price: UnitPrice
+
+
+Fits = Callable[[Mapping[str, int]], bool]
+"""Whether the limits leave room for what meters would gain."""
+
+
+def affordable(catalog: Catalog, call: Call, states: Sequence[LimitState], fits: Fits) -> Affordable:
+    """What is affordable as the limits stand before the call."""
+    limited = [state for state in states if state.maximum is not UNLIMITED]
+    calls = {id(state): state.room // state.gain for state in limited if state.gain > 0}
+    fewest = min(calls.values(), default=None)
+    lengths = {
+        id(state): tokens for state in limited if (tokens := _output_tokens(catalog, call, state)) is not None
+    }
+    longest = None
+    if call.price.for_call(call.attributes).output_per_million_tokens is not None:
+        longest = 0 if fewest == 0 else min(lengths.values(), default=None)
+    told = calls if longest is None or fewest == 0 else lengths
+    binding = min((state for state in limited if id(state) in told), key=lambda s: told[id(s)], default=None)
+    costs = [state.room for state in limited if _is_cost(catalog, state.limit)]
+    return Affordable(
+        calls=fewest,
+        output_tokens=longest,
+        cost_micros=min(costs, default=None),
+        currency=call.price.currency,
+        binding=None if binding is None else binding.limit,
+        cheaper=_cheaper(catalog, call, fits) if fewest == 0 else None,
+    )
+
+
+def _output_tokens(catalog: Catalog, call: Call, state: LimitState) -> int | None:
+    """How many output tokens the call may have under a limit; None where that does not depend on them."""
+    meter, left = catalog.meters.get(state.meter), state.room
+    if meter is None or (state.gain == 0 and not meter.is_cost):
+        return None
+    said = call.attributes.get(OUTPUT_TOKENS, 0)
+    if meter.aggregate == "sum_of" and OUTPUT_TOKENS in meter.attributes:
+        return max(0, left - state.gain + (said if isinstance(said, int) else 0))
+    if not meter.is_cost:
+        return None
+    price = call.price.for_call(call.attributes)
+    if not price.output_per_million_tokens:
+        return None
+    return price.output_tokens_for(left, call.quantity, call.attributes)
+
+
+def _cheaper(catalog: Catalog, call: Call, fits: Fits) -> ModelPrice | None:
+    """The dearest model of the book that costs less for the same tokens, and fits."""
+    asked = call.price.cost_micros(call.quantity, call.attributes)
+    for cost, line in sorted(_others(catalog, call), key=lambda other: -other[0]):
+        if cost >= asked:
+            continue
+        attributes = {**call.attributes, "provider": line.provider, "model": line.model or ""}
+        if fits(gains_of(catalog, call.event, call.quantity, attributes, unit_price_of(line))):
+            return line
+    return None
+
+
+def _others(catalog: Catalog, call: Call) -> Iterable[tuple[int, ModelPrice]]:
+    """Models that are priced by tokens, with what the call would cost."""
+    if call.price.per_unit is not None:
+        return
+    for line in catalog.prices:
+        price = unit_price_of(line)
+        if line.model is not None and line.per_unit is None and price.currency == call.price.currency:
+            yield price.cost_micros(call.quantity, call.attributes), line
+
+
+def _is_cost(catalog: Catalog, limit: Limit) -> bool:
+    meter = catalog.meters.get(limit.meter)
+    return meter is not None and meter.is_cost

@@ -1,0 +1,228 @@
+"""What events cost: counted like any other meter, and kept with the price they were counted with."""
+
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+from tests.builders import (
+    Clock,
+    a_ledger,
+    a_limit_set,
+    a_record,
+    a_reserve,
+    a_settle,
+    code_of,
+    decision_of,
+)
+from tests.contract.test_engine import SqliteStore
+
+from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.catalog_file import parse_catalog
+from subscription_mcp.domain.pricing import Tier, UnitPrice
+from subscription_mcp.ledger.commands import UsageEvent
+from subscription_mcp.ledger.queries import EventPage, UsageTotals, Whose
+from subscription_mcp.ledger.writer import Ledger
+
+PRO = UnitPrice("catalog", "USD", 1_250_000, 10_000_000)
+SEARCH = UnitPrice("catalog", "USD", per_unit=1_000, unit="search")
+CALL = {"provider": "gemini", "model": "gemini-2.5-pro"}
+
+
+def priced_catalog() -> Catalog:
+    return parse_catalog(
+        """
+name = "test"
+title = "Test"
+currency = "USD"
+default_plan = "basic"
+[events.api_call]
+attributes = { input_tokens = "integer", output_tokens = "integer" }
+[events.message]
+[meters.calls]
+unit = "call"
+event = "api_call"
+aggregate = "count"
+[meters.tokens]
+unit = "token"
+event = "api_call"
+aggregate = "sum_of"
+attribute = ["input_tokens", "output_tokens"]
+[meters.cost]
+event = "api_call"
+aggregate = "cost"
+[meters.messages]
+unit = "message"
+event = "message"
+[plans.basic]
+title = "Basic"
+price = { monthly = "0" }
+limits = [{ meter = "cost", window = "month", limit = "1.00" }, { meter = "calls", window = "day", limit = 1_000_000 }]
+""",
+        source="test.toml",
+    )
+
+
+def a_call(tokens_in: int = 0, tokens_out: int = 0, price: UnitPrice | None = PRO, **fields):  # type: ignore[no-untyped-def]
+    attributes = {**CALL, "input_tokens": tokens_in, "output_tokens": tokens_out}
+    return a_record("bob", "api_call", attributes=attributes, price=price, **fields)
+
+
+async def events_of(ledger: Ledger) -> list[UsageEvent]:
+    now = ledger.now()
+    page, _ = await ledger.query(EventPage(Whose("acme"), now - 10**9, now + 1, size=-1))
+    return [event for _, event in page]
+
+
+async def test_a_cost_is_counted_to_the_micro_and_refused_at_the_limit(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        first = decision_of(await ledger.submit_one(a_call(1_000, 500)))
+        assert [(s.meter, s.used) for s in first.limits] == [("cost", 6_250), ("calls", 1)]
+        assert first.message.startswith("Basic plan: 0.00625 of 1.00 USD used this month, 0.99375 left.")
+        # 0.99375 left: exactly that fits, a micro more does not
+        over = decision_of(await ledger.submit_one(a_call(795_001)))
+        assert (over.code, over.message) == (
+            "quota_exceeded",
+            "Basic plan: 0.00625 of 1.00 USD used this month, and 0.993751 more would pass the limit. "
+            "Resets 2026-12-01 00:00 UTC.",
+        )
+        fits = decision_of(await ledger.submit_one(a_call(795_000)))
+        assert (fits.code, fits.limits[0].used) == ("ok", 1_000_000)
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_each_event_keeps_the_price_it_was_counted_with(tmp_path: Path) -> None:
+    dearer = replace(PRO, source="genai-prices 9.9", input_per_million_tokens=2_500_000)
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        command = a_call(1_000, key="k")
+        first = decision_of(await ledger.submit_one(command))
+        await ledger.submit([a_call(1_000, price=dearer), a_call(1_000), a_call(1, price=SEARCH)])
+        # The price went up meanwhile; the same request has its first answer
+        again = decision_of(await ledger.submit_one(replace(command, price=dearer)))
+        assert (first.limits[0].used, again.replayed, again.limits[0].used) == (1_250, True, 1_250)
+    async with a_ledger(tmp_path, catalog=priced_catalog(), publish=False) as ledger:
+        events = await events_of(ledger)
+        assert [(e.price, e.gains["cost"]) for e in reversed(events)] == [
+            (PRO, 1_250),
+            (dearer, 2_500),
+            (PRO, 1_250),
+            (SEARCH, 1_000),
+        ]
+
+
+async def test_each_distinct_price_is_kept_once(store: SqliteStore) -> None:
+    async with store.open(catalog=priced_catalog()) as ledger:
+        for price in (PRO, SEARCH, PRO, None):
+            await ledger.submit_one(a_call(1_000, price=price))
+    async with store.open(catalog=priced_catalog(), publish=False) as ledger:
+        await ledger.submit_one(a_call(1_000))
+        prices = [event.price for event in reversed(await events_of(ledger))]
+    assert prices == [PRO, SEARCH, PRO, None, PRO]
+    assert store.rows()["price"] == 2
+
+
+async def test_the_price_kept_of_a_long_call_is_that_of_its_tier(tmp_path: Path) -> None:
+    tiered = replace(PRO, tiers=(Tier(1_000, 2_500_000, 15_000_000),))
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        await ledger.submit([a_call(1_000, price=tiered), a_call(1_001, price=tiered)])
+        long, short = await events_of(ledger)
+        assert short.price == PRO
+        assert long.price == UnitPrice("catalog", "USD", 2_500_000, 15_000_000)
+        assert (short.gains["cost"], long.gains["cost"]) == (1_250, 2_503)
+
+
+async def test_what_nobody_knows_the_price_of_is_told_and_counted(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        said = decision_of(await ledger.submit_one(a_call(1_000, price=None, key="k")))
+        assert (said.code, said.unpriced) == ("ok", True)
+        assert {state.meter: state.used for state in said.limits} == {"cost": 0, "calls": 1}
+        assert said.message.endswith("What it costs is not known, so nothing is added to the cost.")
+        again = decision_of(await ledger.submit_one(a_call(1_000, price=None, key="k")))
+        assert (again.replayed, again.unpriced, again.message) == (True, True, said.message)
+        message = decision_of(await ledger.submit_one(a_record("bob", "message")))
+        assert not message.unpriced
+        rows = await ledger.query(UsageTotals(Whose("acme"), 0, ledger.now() + 10**12, frozenset()))
+        totals = {row.meter: row.quantity for row in rows}
+        assert (totals["cost:unpriced"], totals["tokens"], totals["cost"]) == (1, 1_000, 0)
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_settle_prices_what_really_happened(tmp_path: Path) -> None:
+    flash = replace(PRO, input_per_million_tokens=125_000, output_per_million_tokens=375_000)
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+
+        async def held(price: UnitPrice | None = PRO) -> str:
+            attributes = {**CALL, "input_tokens": 1_000, "output_tokens": 10_000}
+            outcome = await ledger.submit_one(
+                a_reserve("bob", "api_call", attributes=attributes, price=price, estimated=("input_tokens",))
+            )
+            decision = decision_of(outcome)
+            assert decision.limits[0].held == (101_250 if price else 0)
+            assert decision.reservation_id is not None
+            return decision.reservation_id
+
+        # Fewer tokens of the same model; none said about the model: what was reserved it costs
+        settle = a_settle(await held(), attributes={"input_tokens": 1_000, "output_tokens": 100})
+        assert decision_of(await ledger.submit_one(settle)).limits[0].used == 2_250
+        # Another model answered
+        actual = {"provider": "gemini", "model": "flash", "input_tokens": 1_000, "output_tokens": 100}
+        settle = a_settle(await held(), attributes=actual)
+        settle.price = flash
+        assert decision_of(await ledger.submit_one(settle)).limits[0].used == 2_250 + 163
+        # Nothing said: the estimate, and it is told to be one
+        assert decision_of(await ledger.submit_one(a_settle(await held()))).limits[0].used == 103_663
+        unpriced = decision_of(await ledger.submit_one(a_settle(await held(None))))
+        assert (unpriced.unpriced, unpriced.limits[0].used) == (True, 103_663)
+        events = list(reversed(await events_of(ledger)))
+        assert [event.price for event in events] == [PRO, flash, PRO, None]
+        assert [event.gains.get("tokens:estimated", 0) for event in events] == [0, 0, 1_000, 1_000]
+        assert [event.gains.get("cost:estimated", 0) for event in events] == [0, 0, 1_250, 0]
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_reservation_keeps_its_price_through_a_restart(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=priced_catalog(), clock=clock) as ledger:
+        attributes = {**CALL, "input_tokens": 1_000}
+        outcome = await ledger.submit_one(
+            a_reserve("bob", "api_call", attributes=attributes, price=PRO, estimated=("input_tokens",))
+        )
+    async with a_ledger(tmp_path, catalog=priced_catalog(), clock=clock, publish=False) as ledger:
+        settled = decision_of(await ledger.submit_one(a_settle(outcome)))
+        assert settled.limits[0].used == 1_250
+        (event,) = await events_of(ledger)
+        assert (event.price, event.gains["cost:estimated"]) == (PRO, 1_250)
+
+
+async def test_a_cost_too_large_to_be_one_events_is_refused(tmp_path: Path) -> None:
+    dear = UnitPrice("catalog", "USD", per_unit=2**53 - 1)
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        outcome = await ledger.submit_one(a_call(0, price=dear, enforce=False))
+        assert code_of(outcome) == "invalid_request"
+        assert "costs more than 1,000,000 USD" in str(outcome)
+        assert await events_of(ledger) == []
+
+
+async def test_an_override_of_a_cost_limit_is_in_micros_and_told_as_money(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        await ledger.submit_one(a_call(1_000))
+        await ledger.submit_one(a_limit_set(2_500_000, meter="cost", window="month"))
+        decision = decision_of(await ledger.submit_one(a_call(1_000)))
+        assert decision.message.startswith("Basic plan: 0.0025 of 2.50 USD used this month, 2.4975 left.")
+
+
+async def test_prices_travel_with_an_export(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path / "one", catalog=priced_catalog()) as ledger:
+        await ledger.submit([a_call(1_000), a_call(1, price=SEARCH), a_call(1, price=None)])
+        await ledger.submit_one(a_reserve("bob", "api_call", attributes=CALL, price=SEARCH))
+        stream = BytesIO()
+        await ledger.engine.dump(stream.write)
+        before = [(event.id, event.price) for event in await events_of(ledger)]
+    async with a_ledger(tmp_path / "other", catalog=priced_catalog(), publish=False) as ledger:
+        stream.seek(0)
+        await ledger.engine.load(stream)
+    async with a_ledger(tmp_path / "other", catalog=priced_catalog(), publish=False) as ledger:
+        assert [(event.id, event.price) for event in await events_of(ledger)] == before
+        again = BytesIO()
+        await ledger.engine.dump(again.write)
+        assert again.getvalue() == stream.getvalue()
+        assert (await ledger.engine.verify()).differences == ()
