@@ -136,6 +136,7 @@ def a_plan(
     sessions: Maximum = UNLIMITED,
     session_seconds: Maximum = UNLIMITED,
     multiplier: str = "1",
+    alerts: Sequence[int] | None = None,
 ) -> Plan:
     """A plan as a catalog file would make it, its limits in its own time zone."""
     prices = (("monthly", monthly), ("yearly", yearly), ("per_seat", per_seat))
@@ -168,6 +169,8 @@ def a_plan(
         definition["trial"] = {"days": trial_days}
     if changes_to is not None:
         definition["changes_to"] = list(changes_to)
+    if alerts is not None:
+        definition["alerts"] = {"thresholds": list(alerts)}
     return plan_from_definition(key, 0, definition)
 
 

@@ -32,6 +32,9 @@ renew_session                     SELF     SELF     SELF     TENANT   SELF      
 close_session                     SELF     SELF     SELF     TENANT   SELF          SELF
 has_feature                       SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 list_plans                        SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
+list_alerts                       SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
+list_alerts.mark_read             SELF     ACCOUNT  ACCOUNT  NONE     TENANT        ALL
+list_alerts.thresholds            NONE     ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 manage_limits                     NONE     ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 manage_limits.clear_rate          NONE     NONE     NONE     NONE     TENANT        ALL
 manage_limits.correct             NONE     NONE     NONE     NONE     TENANT        ALL
@@ -48,6 +51,7 @@ manage_accounts.payment_failed    NONE     NONE     NONE     NONE     NONE      
 manage_accounts.payment_received  NONE     NONE     NONE     NONE     NONE          ALL
 tenant_summary                    NONE     NONE     NONE     NONE     TENANT        ALL
 revoke_tokens                     NONE     NONE     NONE     NONE     NONE          ALL
+send_webhooks                     NONE     NONE     NONE     NONE     NONE          ALL
 """)
 ROLES = tuple(ROWS["get_tier_info"])
 
@@ -73,6 +77,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "close_session": {"session_id": LEASE},
     "has_feature": {"feature": "mcp_access"},
     "list_plans": {},
+    "list_alerts": {},
+    "list_alerts.mark_read": {"mark_read": ["00000000-0000-7000-8000-000000000000"]},
+    "list_alerts.thresholds": {"thresholds": [80, 90, 100]},
     "manage_limits": {"action": "list"},
     "manage_members": {"action": "list"},
     "manage_plans": {"action": "list"},
@@ -113,13 +120,17 @@ OR_ELSE = {
     "manage_accounts.payment_received": ("conflict", "invalid_request"),
     "manage_limits.clear_rate": ("invalid_request",),
     "manage_limits.correct": ("not_found",),
+    "list_alerts.mark_read": ("not_found",),
 }
 """What may be answered as well where the role reaches: nothing is suspended or overdue, the user is in a group whose
-account has to be named, there is no such rate."""
+account has to be named, there is no such rate or alert."""
 ABOUT_NOBODY = {"list_plans", "manage_plans"}
 """Tools that take no target."""
-OF_WHOLE_TENANTS = {"get_usage_analytics", "list_usage_events", "export_usage"}
-"""Tools that answer about all of a tenant at once; the others then ask for a user or account."""
+OF_WHOLE_TENANTS = {
+    *("get_usage_analytics", "list_usage_events", "export_usage"),
+    *("list_alerts", "list_alerts.mark_read"),
+}
+"""Rows that answer about all of a tenant at once; the others then ask for a user or account."""
 
 # How far each reach goes. yes: answered; no: forbidden; whole: answered by the tools of whole tenants, else invalid;
 # name: invalid, for a service has to name a user; -: nobody of that reach has such a target.
@@ -160,6 +171,7 @@ subscription://me                       yes     yes     yes    no       yes     
 quota://me                              yes     yes     yes    no       yes           yes
 quota://me/{meter}                      yes     yes     yes    no       yes           yes
 usage://me/{period}                     yes     yes     yes    no       yes           yes
+alerts://me                             yes     yes     yes    no       yes           yes
 quota://accounts/{account_id}           no      mine    mine   no       tenant        tenant
 usage://accounts/{account_id}/{period}  no      mine    mine   no       tenant        tenant
 quota                                   yes     yes     yes    no       yes           yes
@@ -236,6 +248,7 @@ accounts payment-received  manage_accounts.payment_received  --tenant globex --u
 accounts end-sessions  manage_accounts.end_sessions  --tenant globex --user doug --reason why
 accounts statistics  manage_accounts.statistics  --tenant globex
 events tail      list_usage_events  --tenant globex --user doug
+webhook send     send_webhooks      --list
 connect          files only         -
 bridge           files only         -
 doctor           files only         -

@@ -99,6 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "operations": {"ledger", "auth", "domain"},
     "tools": {"operations", "auth", "domain"},
     "billing": {"operations", "domain"},
+    "webhooks": {"ledger", "domain"},
     "server": {"tools", "operations", "auth", "domain", "settings"},
     "web": {"tools", "operations", "auth", "domain", "settings"},  # assembly.py joins it with server
 }
@@ -405,6 +406,7 @@ def test_every_tool_and_action_has_a_row_and_every_row_what_it_is_about() -> Non
     surfaces = [permissions.RESOURCES, permissions.PROMPTS, permissions.COMPLETIONS]
     surfaces += [permissions.ROUTES, permissions.COMMANDS]
     there = tools | {f"{tool}.{action}" for tool in tools for action in actions_of(tool)}
+    there |= {f"{tool.name}.{argument}" for tool in TOOLS for argument in tool.arguments.model_fields}
     there |= {row for surface in surfaces for row in surface.values()}
     idle = {row for row in permissions.REACH if row not in there}
     assert not idle, f"rows that decide nothing: {idle}"

@@ -3,11 +3,12 @@
 Imports stay inside the functions where only one command needs them: the stdio path must start fast.
 """
 
+import asyncio
 import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ from subscription_mcp.tools.toolbox import Toolbox
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+    from subscription_mcp.webhooks.courier import Courier
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +191,38 @@ def verifier_without_ledger(settings: Settings) -> TokenVerifier:
         return revocations_of_file(settings.database_path) if position == 0 else []
 
     return TokenVerifier.of(settings, Revocations(since))
+
+
+def courier_of(settings: Settings, service: Service) -> "Courier | None":
+    """Who sends messages to the webhook; None where there is none. Raises SettingsError."""
+    if settings.webhooks.url is None:
+        return None
+    from subscription_mcp.webhooks.courier import Courier
+    from subscription_mcp.webhooks.sending import Endpoint
+
+    dice = random.SystemRandom()
+    return Courier(
+        service.ledger,
+        Endpoint(settings.webhooks.url, settings.webhooks.secrets, settings.webhooks.timeout_seconds),
+        real_time=system_clock,
+        dice=dice.randrange,
+        new_lease=lambda: f"{dice.getrandbits(128):032x}",
+    )
+
+
+@asynccontextmanager
+async def sending(courier: "Courier | None") -> AsyncIterator[None]:
+    """With the courier on its way, where there is one."""
+    if courier is None:
+        yield
+        return
+    task = asyncio.create_task(courier.run(), name="courier")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def base_url_of(settings: Settings, host: str, port: int) -> str:

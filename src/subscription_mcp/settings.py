@@ -8,6 +8,7 @@ the file's directory, or the working directory for flags and variables.
 import json
 import os
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -47,12 +48,13 @@ DEFAULT_NAME = "subscription-mcp"
 HMAC_ALGORITHMS = ("HS256",)
 PUBLIC_KEY_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 MINIMUM_SECRET_BYTES = 32
+WEBHOOK_SECRET_PREFIX = "whsec_"
 
 KeyKind = Literal["local", "secret", "public_key", "jwks"]
 ProfileName = Literal["generic", "rfc9068", "cognito", "supabase"]
 
 _LATER = frozenset({"STRIPE__SECRET_KEY", "STRIPE__WEBHOOK_SECRET"})
-_PATHS = frozenset({("catalog",), ("token_file",), ("auth", "public_key")})
+_PATHS = frozenset({("catalog",), ("token_file",), ("auth", "public_key"), ("webhooks", "secret_file")})
 _NOT_IN_THE_FILE = frozenset({("config",)})
 
 
@@ -186,6 +188,60 @@ class MeteringSettings(_Group):
     """Of one user: sessions; of one user, and of one group as a whole: reservations. Each decision looks at all."""
 
 
+class WebhookSettings(_Group):
+    url: str | None = None
+    """Where messages of what happened are sent; None is nowhere."""
+    secret: SecretStr | None = None
+    """What they are signed with: `whsec_…`; several, separated by commas, while one takes another's place."""
+    secret_file: str | None = None
+    """A file with it."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=60)] = 10
+
+    @field_validator("url")
+    @classmethod
+    def _sendable(cls, url: str | None) -> str | None:
+        return None if url is None else _judged_url(url, "https://app.example.com/webhooks")
+
+    @field_validator("secret")
+    @classmethod
+    def _signing(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            _judge_webhook_secrets(secret.get_secret_value())
+        return secret
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret, read from its file where it is in one. Raises SettingsError."""
+        if self.secret is not None:
+            return tuple(_words(self.secret.get_secret_value()))
+        if self.secret_file is None:
+            return ()
+        name = f"{PREFIX}WEBHOOKS__SECRET_FILE"
+        try:
+            text = Path(self.secret_file).read_text("utf-8")
+            _judge_webhook_secrets(text)
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError(f"The file that {name} names cannot be read.") from None
+        except ValueError as error:
+            raise SettingsError(f"The file that {name} names {error}.") from None
+        return tuple(_words(text))
+
+
+def _judge_webhook_secrets(text: str) -> None:
+    """Raises ValueError where it is no list of secrets as Standard Webhooks has them."""
+    secrets = [word for word in re.split(r"[\s,]+", text) if word]
+    for secret in secrets or [""]:
+        try:
+            key = b64decode(secret.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
+        except ValueError:
+            key = b""
+        if not secret.startswith(WEBHOOK_SECRET_PREFIX) or not 24 <= len(key) <= 64:
+            raise ValueError(
+                f"must be {WEBHOOK_SECRET_PREFIX} and 24 to 64 bytes in base64; make one with "
+                f'`echo "{WEBHOOK_SECRET_PREFIX}$(openssl rand -base64 32)"`'
+            )
+
+
 class Settings(BaseSettings):
     """All settings, checked and frozen. Make one with `load_settings`."""
 
@@ -210,6 +266,7 @@ class Settings(BaseSettings):
     token_file: str | None = None
     auth: AuthSettings = AuthSettings()
     metering: MeteringSettings = MeteringSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     public_url: str | None = None
     """Without a slash at the end."""
     billing: Literal["simulated"] = "simulated"
@@ -279,6 +336,15 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}AUTH__ISSUER is required with {given[0]}: whose tokens are these?")
         if self.token is not None and self.token_file is not None:
             raise ValueError(f"{PREFIX}TOKEN and {PREFIX}TOKEN_FILE are both set: keep one.")
+        hooks = self.webhooks
+        if hooks.secret is not None and hooks.secret_file is not None:
+            raise ValueError(
+                f"{PREFIX}WEBHOOKS__SECRET and {PREFIX}WEBHOOKS__SECRET_FILE are both set: keep one."
+            )
+        if hooks.url is not None and hooks.secret is None and hooks.secret_file is None:
+            raise ValueError(
+                f"{PREFIX}WEBHOOKS__SECRET is required with {PREFIX}WEBHOOKS__URL: messages are always signed."
+            )
         if self.clock is not None and self.public_url is not None:
             raise ValueError(
                 f"{PREFIX}CLOCK freezes time for tests; it is refused together with {PREFIX}PUBLIC_URL."

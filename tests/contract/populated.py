@@ -32,7 +32,9 @@ from subscription_mcp.ledger.commands import (
     InvoicesClosed,
     Outcome,
     PayInvoice,
+    ReportOutage,
     RevokeTokens,
+    SetAlertThresholds,
 )
 from subscription_mcp.ledger.writer import Ledger
 
@@ -122,6 +124,9 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
         a_change("basic", offer="a-handle"),
         EditPlan(OPERATOR, "archive", "dropped", reason="nobody wants it"),
         *([a_clearing("tina")] if sliding else []),
+        SetAlertThresholds(a_subject("bob"), OPERATOR, (50, 100)),
+        a_limit_set(1, "tina", window="day"),
+        ReportOutage(clock.now - HOUR),
         RevokeTokens(OPERATOR, clock.now, subject="mallory", tenant="acme", reason="gone"),
         RevokeTokens(OPERATOR, clock.now, token_id="a-token"),
         a_member_change("add", "uma", actor="tom"),

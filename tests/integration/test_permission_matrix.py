@@ -285,7 +285,7 @@ def expected(row: str, role: str, target: str, given: Mapping[str, str] | None =
     if ROWS[row][role] == "NONE":
         return "forbidden"
     word = TARGETS[target]["service" if role == "service" else ROWS[row][role]]
-    whole = "yes" if tool in OF_WHOLE_TENANTS or row in ONLY_TENANTS else "invalid_request"
+    whole = "yes" if row in OF_WHOLE_TENANTS or row in ONLY_TENANTS else "invalid_request"
     return {"yes": "yes", "no": "forbidden", "name": "invalid_request", "whole": whole}[word]
 
 

@@ -24,13 +24,18 @@ from subscription_mcp.ledger.sqlite_schema import (
 
 SURROGATE_IDS = {
     *("word", "plan_version", "event", "answer", "audit", "key_index", "holder", "revocation"),
-    "subscription_history",
+    *("subscription_history", "alert", "delivery"),
 }
 """Tables with an integer of our own as their primary key; their other keys still begin with the tenant."""
-WITHOUT_TENANT_FIRST = {"event_by_block", "billing_due_at"}
-"""The events of one holder, and a holder has one tenant; and who is due, which is asked of all tenants."""
+WITHOUT_TENANT_FIRST = {
+    *("event_by_block", "billing_due_at"),
+    *("delivery_by_id", "delivery_due", "delivery_dead"),
+}
+"""The events of one holder, and a holder has one tenant; who is due, which is asked of all tenants; and messages of all
+tenants, which go to one address."""
 
 SCHEMA_THAT_SLIDES = 4
+SCHEMA_WITH_LIFECYCLE = 5
 
 
 @pytest.fixture
@@ -118,7 +123,8 @@ def written_by_schema(schema: int, path: Path, newest: Path) -> dict[str, list[A
         tables = [name for name, *_ in tables_of(old)]
         for table in tables:
             names = column_names(old, table)
-            now = ", ".join(NOW_CALLED.get((table, name), name) for name in names)
+            called = NOW_CALLED if schema < SCHEMA_WITH_LIFECYCLE else {}
+            now = ", ".join(called.get((table, name), name) for name in names)
             old.execute(f"DELETE FROM main.{table}")
             old.execute(f"INSERT INTO main.{table} ({', '.join(names)}) SELECT {now} FROM newest.{table}")
         # What the trail said of plans and subscriptions was less then.
@@ -129,13 +135,12 @@ def written_by_schema(schema: int, path: Path, newest: Path) -> dict[str, list[A
         )
         old.execute("DETACH newest")
         return {
-            table: old.execute(
-                columns_in(old, table).replace("scheduled_at", "next_plan_at")
-                if "next_plan_at" in column_names(old, table)
-                else columns_in(old, table)
-            ).fetchall()
-            for table in tables
+            table: old.execute(_as_they_were(columns_in(old, table), schema)).fetchall() for table in tables
         }
+
+
+def _as_they_were(select: str, schema: int) -> str:
+    return select.replace("scheduled_at", "next_plan_at") if schema < SCHEMA_WITH_LIFECYCLE else select
 
 
 def columns_in(connection: sqlite3.Connection, table: str) -> str:

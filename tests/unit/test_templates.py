@@ -199,14 +199,17 @@ def test_the_configuration_names_what_lies_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("example", shown(CONFIGURATION))
 def test_every_example_of_the_configuration_holds(example: range, tmp_path: Path) -> None:
     line = without_mark(CONFIGURATION.splitlines()[example.start])
-    if line.startswith("secret"):
+    if line.startswith("secret ="):
         # A secret that stands in a public file is none: who takes only the mark away is told to make one.
         with pytest.raises(SettingsError, match="openssl rand"):
             loaded(with_example(CONFIGURATION, example), tmp_path)
         return
+    needs = (
+        "#issuer" if line.startswith(NEEDS_AN_ISSUER) else "#secret_file" if line.startswith("url") else None
+    )
     needed = [
         one
         for one in examples(CONFIGURATION)
-        if line.startswith(NEEDS_AN_ISSUER) and "#issuer" in CONFIGURATION.splitlines()[one.start]
+        if needs is not None and CONFIGURATION.splitlines()[one.start].startswith(needs)
     ]
     loaded(with_example(CONFIGURATION, example, *needed), tmp_path)

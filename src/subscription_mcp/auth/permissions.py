@@ -2,7 +2,7 @@
 resource, prompt, completion, route and command. What has no row is available to nobody.
 
 A tool has its row in `REACH` under its name; an action that is for others than the tool, or every action of a tool
-without a row, under `TOOL.ACTION`. Anything else has a line in the table of its surface that names a row.
+without a row, under `TOOL.ACTION`, and an argument that changes something under `TOOL.ARGUMENT`. Anything else has a line in the table of its surface that names a row.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ STANDING_ROLES = ("member", "holder", "admin", "service", "tenant_admin", "super
 an admin of the group in the ledger, the last three come from the token."""
 
 _READS = (_S, _A, _A, _T, _T, _X)
+_MARKS = (_S, _A, _A, _N, _T, _X)
 _CHANGES = (_N, _A, _A, _N, _T, _X)
 _RECORDS = (_N, _N, _N, _T, _N, _N)
 _SESSIONS = (_S, _S, _S, _T, _S, _S)
@@ -58,6 +59,9 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "close_session": _SESSIONS,
         "has_feature": _READS,
         "list_plans": _READS,
+        "list_alerts": _READS,
+        "list_alerts.mark_read": _MARKS,
+        "list_alerts.thresholds": _CHANGES,
         "manage_limits": _CHANGES,
         "manage_limits.clear_rate": _OF_TENANTS,
         "manage_limits.correct": _OF_TENANTS,
@@ -75,6 +79,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         # No tools of these names: other surfaces do them.
         "tenant_summary": _OF_TENANTS,
         "revoke_tokens": _SUPERADMIN,
+        "send_webhooks": _SUPERADMIN,
     }.items()
 }
 
@@ -104,6 +109,7 @@ RESOURCES = Deciding(
         "quota://me": "get_tier_info",
         "quota://me/{meter}": "get_tier_info",
         "usage://me/{period}": "get_usage_analytics",
+        "alerts://me": "list_alerts",
         "quota://accounts/{account_id}": "get_tier_info",
         "usage://accounts/{account_id}/{period}": "get_usage_analytics",
     }
@@ -187,6 +193,7 @@ COMMANDS = Deciding(
         "accounts statistics": "manage_accounts.statistics",
         "accounts erase": "manage_accounts.erase",
         "events tail": "list_usage_events",
+        "webhook send": "send_webhooks",
         "connect": FILES_ONLY,
         "bridge": FILES_ONLY,
         "doctor": FILES_ONLY,

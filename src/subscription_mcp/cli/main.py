@@ -29,6 +29,7 @@ COMMANDS = {
     "accounts": "subscription_mcp.cli.accounts:accounts",
     "plans": "subscription_mcp.cli.plans:plans",
     "events": "subscription_mcp.cli.events:events",
+    "webhook": "subscription_mcp.cli.webhook:webhook",
     "connect": "subscription_mcp.cli.connect:connect",
     "bridge": "subscription_mcp.cli.bridge:bridge",
     "doctor": "subscription_mcp.cli.doctor:doctor",

@@ -82,15 +82,18 @@ async def run_http(
         base_url_of,
         catalog_of,
         collecting_for,
+        courier_of,
         make_http_app,
         make_service,
         opened,
+        sending,
     )
 
     catalog = catalog_of(settings)
     service = make_service(settings, catalog)
+    courier = courier_of(settings, service)
     base_url = base_url_of(settings, host, listening.getsockname()[1])
-    async with opened(service, catalog), collecting_for(service):
+    async with opened(service, catalog), collecting_for(service), sending(courier):
 
         def ready() -> None:
             spare_what_stays()

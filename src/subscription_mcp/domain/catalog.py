@@ -3,7 +3,7 @@
 A plan is versioned: once subscribed to, a version stays what it was. `catalog_file.py` reads the TOML form.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -36,6 +36,12 @@ Attributes = Mapping[str, str | int]
 FeatureValue = bool | int | str
 LEVEL = Level()
 
+
+ALERT_THRESHOLDS = (80, 90, 100)
+"""At how many percent of a limit a plan alerts that says nothing about it."""
+THRESHOLDS_MAX = 10
+THRESHOLD_PERCENT_MAX = 1000
+"""Beyond 100: of what is recorded anyway."""
 
 DIMENSIONS = ("provider", "model", "tool", "client")
 """Attributes every event may carry and usage can be grouped by."""
@@ -221,6 +227,8 @@ class Plan:
     """The plans its holder may move to; None is all of them."""
     provider_price_ids: Mapping[str, str] = field(default_factory=dict)
     """What the payment provider calls the price: by `monthly`, `yearly`, `per_seat`."""
+    alert_thresholds: tuple[int, ...] = ALERT_THRESHOLDS
+    """At how many percent of its limits it alerts, smallest first."""
 
     def limit_for(self, meter: str, window: str, scope: Scope | None = None) -> Limit | None:
         return next(
@@ -234,6 +242,15 @@ class Plan:
 
     def with_version(self, version: int) -> "Plan":
         return replace(self, version=version)
+
+
+def thresholds_problem(thresholds: Sequence[int]) -> str | None:
+    """What is wrong with a list of thresholds, as a rule; None where nothing is."""
+    if len(thresholds) > THRESHOLDS_MAX or sorted({*thresholds}) != list(thresholds):
+        return f"must be at most {THRESHOLDS_MAX} different percents, smallest first"
+    if any(not 1 <= threshold <= THRESHOLD_PERCENT_MAX for threshold in thresholds):
+        return f"must be whole percents from 1 to {THRESHOLD_PERCENT_MAX}"
+    return None
 
 
 TOOL_NAMES = (
@@ -274,6 +291,8 @@ class Catalog:
     prices: tuple[ModelPrice, ...] = ()
     source: str = field(default="", compare=False)
     """What errors call the file."""
+    alert_thresholds: tuple[int, ...] | None = None
+    """Of the plans that have none of their own; None is `ALERT_THRESHOLDS`."""
 
     def with_plans(self, plans: Mapping[str, Plan]) -> "Catalog":
         return replace(self, plans=plans)

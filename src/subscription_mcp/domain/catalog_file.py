@@ -24,6 +24,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
 
 from subscription_mcp.domain.catalog import (
+    ALERT_THRESHOLDS,
     ALWAYS_OFFERED,
     DIMENSIONS,
     GATE_PREFIX,
@@ -47,6 +48,7 @@ from subscription_mcp.domain.catalog import (
     Scope,
     Sessions,
     ToolRule,
+    thresholds_problem,
 )
 from subscription_mcp.domain.estimation import RULES
 from subscription_mcp.domain.identifiers import NAME_RULE, is_name
@@ -173,6 +175,7 @@ def plan_from_definition(key: str, version: int, definition: Mapping[str, Any]) 
         trial_days=None if stored.trial is None else stored.trial.days,
         changes_to=None if stored.changes_to is None else tuple(stored.changes_to),
         provider_price_ids=stored.provider_price_ids,
+        alert_thresholds=ALERT_THRESHOLDS if stored.alerts is None else tuple(stored.alerts.thresholds),
     )
 
 
@@ -257,6 +260,14 @@ def _seats(value: Any) -> Maximum:
     if (seats := _maximum(value)) == 0:
         raise _Fault("must be at least 1; leave seats out where a plan has none")
     return seats
+
+
+def _thresholds(value: Any) -> list[int]:
+    if not isinstance(value, list) or any(type(each) is not int for each in value):
+        raise _Fault("must be a list of percents, like [80, 90, 100]")
+    if (problem := thresholds_problem(value)) is not None:
+        raise _Fault(problem)
+    return value
 
 
 def _days(value: Any) -> int:
@@ -444,6 +455,10 @@ class SeatsTable(Table):
     max: Annotated[Maximum, PlainValidator(_seats)]
 
 
+class AlertsTable(Table):
+    thresholds: Annotated[list[int], PlainValidator(_thresholds)]
+
+
 class TrialTable(Table):
     days: Annotated[int, PlainValidator(_days)]
 
@@ -460,6 +475,7 @@ class PlanTable(Table):
     rate_limit_multiplier: Multiplier = "1"
     timezone: Timezone | None = None
     provider_price_ids: ProviderPriceIds = {}
+    alerts: AlertsTable | None = None
 
 
 class ModelPriceTable(Table):
@@ -485,6 +501,7 @@ class CatalogTable(Table):
     plans: dict[Name, PlanTable]
     tools: dict[Title, str] = {}
     prices: list[ModelPriceTable] = []
+    alerts: AlertsTable | None = None
 
 
 # The stored form of a plan. A key added later must be optional, so that what was stored before still loads.
@@ -508,6 +525,7 @@ class PlanDefinition(Table):
     trial: TrialTable | None = None
     changes_to: list[str] | None = None
     provider_price_ids: ProviderPriceIds = {}
+    alerts: AlertsTable | None = None
 
 
 # What one table cannot know: the words another one declares.
@@ -537,6 +555,7 @@ def _catalog(table: CatalogTable, source: str) -> Catalog:
         features=table.features,
         plans={},
         source=source,
+        alert_thresholds=None if table.alerts is None else tuple(table.alerts.thresholds),
     )
     plans = {
         key: plan_from_definition(key, 0, _definition(plan, catalog, ("plans", key)))
@@ -725,6 +744,10 @@ def _definition(plan: PlanTable, catalog: Catalog, path: Path) -> dict[str, Any]
         definition["changes_to"] = plan.changes_to
     if plan.provider_price_ids:
         definition["provider_price_ids"] = plan.provider_price_ids
+    if plan.alerts is not None:
+        definition["alerts"] = {"thresholds": plan.alerts.thresholds}
+    elif catalog.alert_thresholds is not None:
+        definition["alerts"] = {"thresholds": list(catalog.alert_thresholds)}
     return definition
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from typing import Literal
+from uuid import UUID
 
 from subscription_mcp.domain.instants import Instant
 
@@ -51,3 +52,13 @@ def uuid7_instant(id_: bytes) -> Instant:
 def uuid7_after(at: Instant) -> bytes:
     """The least id of a later millisecond than an instant's: ids begin with their time."""
     return (at // 1000 + 1 << 80).to_bytes(16, "big")
+
+
+def uuid_bytes(text: str) -> bytes | None:
+    """What a caller's id is stored as; None where it cannot be one of ours. Only as we write it: another
+    spelling of the same id would be a second name for one row."""
+    try:
+        known = UUID(text)
+    except ValueError:
+        return None
+    return known.bytes if str(known) == text else None

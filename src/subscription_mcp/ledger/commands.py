@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
-from subscription_mcp.domain.catalog import Attributes, Maximum, Plan
+from subscription_mcp.domain.alerts import Severity
+from subscription_mcp.domain.catalog import Attributes, Maximum, Plan, Scope
 from subscription_mcp.domain.decisions import Decision, LimitState
 from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
@@ -363,6 +364,71 @@ class PayInvoice:
     reference: str
 
 
+@dataclass(slots=True)
+class MarkAlerts:
+    """Mark alerts as read: such of a whole tenant, of an account, or of one user of it, who reads those of the account
+    as a whole, too. `with_service` are those that concern every tenant."""
+
+    tenant: str
+    account: AccountKey | None
+    user: str | None
+    with_service: bool
+    alert_ids: Sequence[str]
+
+
+@dataclass(slots=True)
+class SetAlertThresholds:
+    """Alert an account at other thresholds than its plan's, or (None) at the plan's again."""
+
+    subject: Subject
+    actor: Actor
+    thresholds: tuple[int, ...] | None
+
+
+@dataclass(slots=True)
+class ReportOutage:
+    """Say that the ledger could not be written since an instant, once it can be again."""
+
+    since: Instant
+
+
+@dataclass(slots=True)
+class LeaseDeliveries:
+    """Take messages that are due, for so many seconds: nobody else sends them meanwhile. `lease` names who does."""
+
+    lease: str
+    seconds: int
+    size: int
+
+
+@dataclass(slots=True)
+class SettleDelivery:
+    """Note what came of sending a message that was leased; `error` is None where it was received. What another has
+    leased since is not touched."""
+
+    delivery_id: str
+    lease: str
+    error: str | None
+    dice_permille: int
+
+
+@dataclass(slots=True)
+class ResendDeliveries:
+    """Take messages to send them again, from the first attempt on: those named, or (None) all that are dead."""
+
+    lease: str
+    seconds: int
+    delivery_ids: tuple[str, ...] | None
+
+
+@dataclass(slots=True)
+class QueueTestMessage:
+    """Make and take a message that means nothing, to see that it arrives."""
+
+    lease: str
+    seconds: int
+
+
 Command = (
     Arrive
     | CheckUsage
@@ -387,6 +453,13 @@ Command = (
     | MigratePlan
     | CloseInvoices
     | PayInvoice
+    | MarkAlerts
+    | SetAlertThresholds
+    | ReportOutage
+    | LeaseDeliveries
+    | SettleDelivery
+    | ResendDeliveries
+    | QueueTestMessage
 )
 
 Keyed = RecordUsage | Reserve | OpenSession
@@ -418,6 +491,8 @@ class AccountView:
     seats_used: int | None
     sessions_active: int
     as_of: Instant
+    alert_thresholds: tuple[int, ...] = ()
+    """At how many percent of its limits the account is alerted."""
 
 
 @dataclass(slots=True)
@@ -569,6 +644,35 @@ class InvoicePaid:
     invoice: Invoice
 
 
+@dataclass(slots=True)
+class AlertsMarked:
+    """How many alerts were unread until then."""
+
+    marked: int
+
+
+@dataclass(slots=True)
+class ThresholdsSet:
+    """The thresholds an account is alerted at from now on."""
+
+    thresholds: tuple[int, ...]
+    audit: "AuditEntry"
+
+
+@dataclass(slots=True)
+class OutageReported:
+    """The alert there is now; None where one of the same hour tells of it already."""
+
+    alert: "Alert | None"
+
+
+@dataclass(slots=True)
+class Deliveries:
+    """The messages a command was about, as they are afterwards."""
+
+    deliveries: "list[Delivery]"
+
+
 Outcome = (
     AccountView
     | Decided
@@ -586,6 +690,10 @@ Outcome = (
     | PlanMigrated
     | InvoicesClosed
     | InvoicePaid
+    | AlertsMarked
+    | ThresholdsSet
+    | OutageReported
+    | Deliveries
     | Refusal
 )
 """A `Refusal` is returned, not raised: it is one command's outcome in a batch of many."""
@@ -648,6 +756,57 @@ class Revocation:
     issued_before: Instant
     at: Instant
     seq: int = 0
+
+
+@dataclass(slots=True)
+class Alert:
+    """That a threshold of a limit was reached, or (without one) that the service needs somebody. Only `read_at` ever
+    changes. Whose it is: a user's, an account's as a whole (`user` ''), a tenant's (`account` ''), or (`tenant` '')
+    everybody's."""
+
+    id: str
+    tenant: str
+    account_kind: AccountKind
+    account: str
+    user: str
+    meter: str
+    window_key: str
+    window_start: Instant
+    scope: Scope
+    threshold_percent: int | None
+    severity: Severity
+    message: str
+    recommendation: str
+    suggested_plan: str | None
+    used: int | None
+    maximum: int | None
+    created_at: Instant
+    read_at: Instant | None = None
+
+    @property
+    def window(self) -> str:
+        return self.window_key.partition("@")[0]
+
+
+DeliveryState = Literal["pending", "delivered", "dead"]
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One message to the webhook: its body as it is sent each time, and what became of it. `last_error` is a code of
+    ours; nothing of an answer is kept."""
+
+    id: str
+    tenant: str
+    event: str
+    payload: str
+    created_at: Instant
+    state: DeliveryState
+    attempts: int
+    next_attempt_at: Instant
+    lease: str | None = None
+    last_error: str | None = None
+    ended_at: Instant | None = None
 
 
 def refused(code: Code, message: str, *problems: FieldProblem) -> Refusal:

@@ -222,6 +222,37 @@ class AccountsToBill:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class AlertPage:
+    """Alerts newest first, at most `size`: of a tenant, an account, or one user of it, who reads those of the account as
+    a whole, too. `with_service` are those that concern every tenant."""
+
+    whose: Whose
+    size: int
+    unread_only: bool = False
+    with_service: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveriesDue:
+    """How many messages are due, at most `size`, and when the next one is; None where none waits."""
+
+    now: Instant
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """Messages that were not received yet, those that are dead first, then the oldest first."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryCounts:
+    """How many messages there are of each state."""
+
+
 Query = (
     UsageTotals
     | EventPage
@@ -240,4 +271,8 @@ Query = (
     | BillingOf
     | AccountsToBill
     | OverridesOf
+    | AlertPage
+    | DeliveriesDue
+    | DeliveryPage
+    | DeliveryCounts
 )

@@ -1,9 +1,11 @@
 """What the ledger need not keep for ever, and until when. Events, rollups, audit entries, revocations and plan
 versions are kept; pure."""
 
+from subscription_mcp.domain.alerts import is_due_again
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells
-from subscription_mcp.domain.windows import rolling_length
+from subscription_mcp.domain.windows import Level, Rolling, rolling_length, window_of_key
+from subscription_mcp.ledger.commands import DeliveryState
 from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, KEY_RETENTION, SESSION_RETENTION
 from subscription_mcp.ledger.recount import latest_end
 
@@ -11,6 +13,13 @@ OFFER_RETENTION = 1 * DAY
 """So that who confirms late is told why it no longer holds."""
 COUNTER_RETENTION = 400 * DAY
 """As far as a report reaches back; late events only come 35 days late."""
+
+
+ALERT_RETENTION = COUNTER_RETENTION
+DELIVERY_RETENTION = 7 * DAY
+"""How long a message that was received is remembered, and how long one waits that no server is there to send."""
+DEAD_RETENTION = KEY_RETENTION
+"""How long a message that could not be sent can be sent again."""
 
 
 def answer_is_over(at: Instant, now: Instant) -> bool:
@@ -43,3 +52,29 @@ def rolling_is_over(window_key: str, cells: Cells, now: Instant) -> bool:
     the rollups, which know it by the quarter of an hour."""
     length = rolling_length(window_key)
     return length is not None and all(at + length + QUARTER + FUTURE_TOLERANCE <= now for at, _ in cells)
+
+
+def alert_is_over(created_at: Instant, now: Instant) -> bool:
+    return now - created_at >= ALERT_RETENTION
+
+
+def mark_is_over(window_key: str, start: Instant, until: Instant, now: Instant) -> bool:
+    """Whether a threshold would alert again anyway, or never is asked for again: nothing is alerted of a period that
+    is over."""
+    window = window_of_key(window_key)
+    if isinstance(window, Level | Rolling):
+        return is_due_again(window, until, now)
+    end = latest_end(window_key, start)
+    return end is not None and end <= now
+
+
+def delivery_is_over(
+    state: DeliveryState, attempts: int, created_at: Instant, ended_at: Instant | None, now: Instant
+) -> bool:
+    match state:
+        case "delivered":
+            return now - (ended_at or created_at) >= DELIVERY_RETENTION
+        case "dead":
+            return now - (ended_at or created_at) >= DEAD_RETENTION
+        case "pending":
+            return attempts == 0 and now - created_at >= DELIVERY_RETENTION

@@ -228,6 +228,7 @@ class SqliteEngine:
                     self._last_now = turn.now
                     self._note(turn.now)
                     self.catalog = self._facts.catalog
+                    _log_alerts(saved)
                     if any(changes.erased for changes in saved):
                         self._let_go(turn.now)
                     if self._watchers:
@@ -601,6 +602,21 @@ def revocations_of_file(path: Path) -> list[Revocation]:
             return cast(list[Revocation], Store(connection).answer(RevocationsSince(0)))
     except sqlite3.Error as error:
         raise LedgerUnusable(opening_advice(error, path)) from error
+
+
+def _log_alerts(saved: Sequence[Changes]) -> None:
+    levels = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
+    for alert in (one for changes in saved for one in changes.alerts):
+        # What a user did is no fault of ours: only troubles of the service are told as such.
+        level = levels[alert.severity] if alert.threshold_percent is None else logging.INFO
+        log.log(
+            level,
+            "alert %s of tenant %r, account %r: %s",
+            alert.severity,
+            alert.tenant,
+            alert.account,
+            alert.message,
+        )
 
 
 def _versions_text(versions: Mapping[str, int]) -> str:

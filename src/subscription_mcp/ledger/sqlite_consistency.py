@@ -8,7 +8,7 @@ from uuid import UUID
 
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.windows import window_of_key
+from subscription_mcp.domain.windows import Level, window_of_key
 from subscription_mcp.ledger.sqlite_rows import KINDS
 from subscription_mcp.ledger.sqlite_store import hash_of_key
 from subscription_mcp.ledger.sqlite_transfer import TABLES
@@ -111,7 +111,7 @@ def dangling(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"{count:,} holders name a {column} that is not there."
     for (window,) in connection.execute(
         "SELECT text FROM word WHERE id IN (SELECT window FROM counter UNION SELECT window FROM rolling"
-        " UNION SELECT window FROM rate_cleared)"
+        " UNION SELECT window FROM rate_cleared UNION SELECT window FROM alert_mark)"
     ):
         try:
             window_of_key(window)
@@ -161,6 +161,39 @@ def holds(connection: sqlite3.Connection, names: Names, now: Instant) -> Iterato
         wanted = sum(1 for *_, quantity in json.loads(held) if quantity)
         if count != wanted:
             yield f"Reservation {UUID(bytes=id_)} is open and has {count} of its {wanted} holds."
+
+
+def alerts(connection: sqlite3.Connection, names: Names) -> Iterator[str]:
+    """Alerts whose threshold was not reached, by what they say themselves and by what was counted. What is in no counter
+    proves nothing: it was pruned, or it is a rolling window or a level, which have fallen since."""
+    for threshold, meter, holder, used, maximum in connection.execute(
+        "SELECT threshold, meter, holder, used, maximum FROM alert WHERE threshold IS NOT NULL"
+        " AND (used < 1 OR used * 100 < threshold * maximum) ORDER BY seq"
+    ):
+        yield (
+            f"An alert of {names.whose(holder)} says {threshold} % of {maximum:,} {names.text(meter)} are reached by "
+            f"{used:,}."
+        )
+    for threshold, meter, holder, used, counted in connection.execute(
+        "SELECT a.threshold, a.meter, a.holder, a.used, c.used FROM alert a JOIN counter c ON c.tenant = a.tenant"
+        " AND c.start = a.start AND c.window = a.window AND c.holder = a.holder AND c.meter = a.meter"
+        " JOIN word w ON w.id = a.window WHERE c.used < a.used AND w.text <> ? ORDER BY a.seq",
+        (Level.name,),
+    ).fetchall():
+        if not _was_lowered(connection, names.text(meter)):
+            yield (
+                f"An alert of {names.whose(holder)} at {threshold} % says {used:,} {names.text(meter)} were used, and only "
+                f"{counted:,} were counted."
+            )
+
+
+def _was_lowered(connection: sqlite3.Connection, meter: str) -> bool:
+    """Whether something of a meter was ever taken back."""
+    (found,) = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM event, json_each(event.gains) g WHERE g.key = ? AND g.value < 0)",
+        (meter,),
+    ).fetchone()
+    return bool(found)
 
 
 def sizes(connection: sqlite3.Connection, names: Names) -> Iterator[str]:

@@ -68,6 +68,10 @@ CATALOG_TEXTS = {
     "reservation": {"answer", "estimated"},
     "word": {"text"},  # counted by where they are used
     "revocation": {"tenant"},
+    "alert": {"scope", "severity", "message", "recommendation", "suggested_plan"},
+    "alert_mark": {"scope", "subject"},
+    "alert_setting": {"thresholds"},
+    "delivery": {"event", "state", "lease", "last_error"},
 }
 """Columns of texts that hold words of the catalog and of ours only; None is all of a table. A user may be called like
 one of them. What is not here is looked through, also a column of later."""
@@ -103,6 +107,11 @@ SPARED_KEYS = frozenset(
     }
 )
 """Under these an audit entry says words of the catalog, instants and tenants."""
+SPARED_IN_MESSAGES = SPARED_KEYS | {
+    *("type", "timestamp", "alert_id", "action", "severity", "message", "recommendation", "suggested_plan"),
+    "account_kind",
+}
+"""Under these a message to the webhook does."""
 SPARED_ATTRIBUTES = frozenset(DIMENSIONS)
 """What all usage is told apart by."""
 
@@ -139,6 +148,7 @@ class Erasure:
         self._rename_others_texts()
         for tenant in self._tenants:
             self._rename_audit(tenant)
+        self._rename_messages()
         self._hash_revocations()
         self._db.execute("UPDATE ledger_info SET value = value + 1 WHERE name = 'erasures'")
         self._store.forget()
@@ -374,6 +384,29 @@ class Erasure:
                 )
         self._count("audit_entries", renamed)
 
+    def _rename_messages(self) -> None:
+        """What waits for the webhook, or was sent and is remembered."""
+        rows = self._db.execute(
+            "SELECT seq, payload FROM delivery WHERE tenant = :tenant AND instr(payload, :user)",
+            {"tenant": self._tenant, "user": self._user},
+        ).fetchall()
+        for seq, payload in rows:
+            renamed = encode(self._others.document(json.loads(payload), self._spared_in_messages))
+            self._db.execute("UPDATE delivery SET payload = ? WHERE seq = ?", (renamed, seq))
+        self._count("messages", len(rows))
+        # A trouble of the service names what it is about as it was reported: a model, say.
+        for seq, message in self._db.execute(
+            "SELECT seq, message FROM alert WHERE tenant = :tenant AND threshold IS NULL AND instr(message, :user)",
+            {"tenant": self._tenant, "user": self._user},
+        ).fetchall():
+            self._db.execute(
+                "UPDATE alert SET message = ? WHERE seq = ?", (self._others.sentence(message), seq)
+            )
+        self._run(
+            "UPDATE OR REPLACE alert_mark SET subject = :alias WHERE tenant = :tenant AND subject = :user",
+            alias=self._erased.alias,
+        )
+
     def _renamed_entry(self, text: str | None, redaction: Redaction) -> str | None:
         if text is None or self._user not in text:
             return text
@@ -387,6 +420,10 @@ class Erasure:
     def _spared(self) -> frozenset[str]:
         """An entry that says `account_id` may mean the group of the same id."""
         return SPARED_KEYS | {"account_id"} if self._is_group else SPARED_KEYS
+
+    @property
+    def _spared_in_messages(self) -> frozenset[str]:
+        return SPARED_IN_MESSAGES | {"account_id"} if self._is_group else SPARED_IN_MESSAGES
 
     def _hash_revocations(self) -> None:
         """They go on to hold for tokens of this id, which need not stand there for that."""
@@ -473,6 +510,8 @@ class Erasure:
         match table, column:
             case "audit", "before" | "after":
                 return redaction.is_in(json.loads(text), SPARED_KEYS)
+            case "delivery", "payload":
+                return redaction.is_in(json.loads(text), SPARED_IN_MESSAGES)
             case _, "attributes":
                 return redaction.is_in(json.loads(text), SPARED_ATTRIBUTES)
             case _, "token_id":

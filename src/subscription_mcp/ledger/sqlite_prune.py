@@ -17,8 +17,11 @@ from subscription_mcp.domain.instants import MINUTE, Instant
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, SESSION_RETENTION
 from subscription_mcp.ledger.retention import (
     COUNTER_RETENTION,
+    alert_is_over,
     answer_is_over,
     counter_is_over,
+    delivery_is_over,
+    mark_is_over,
     offer_is_over,
     reservation_is_over,
     rolling_is_over,
@@ -79,11 +82,14 @@ class _Sweep:
     def steps(self) -> Iterator[int]:
         """Goes on by a few rows each time; how many were looked at, at least 1."""
         yield from self._answers()
+        yield from self._alerts()
+        yield from self._deliveries()
         for table, of_tenant in (
             ("offer", self._offers),
             ("reservation", self._reservations),
             ("session", self._sessions),
             ("counter", self._counters),
+            ("alert_mark", self._marks),
             ("rolling", partial(self._sliding, "rolling", "r.cells")),
             ("rate_cleared", partial(self._sliding, "rate_cleared", "json_array(json_array(r.at, 0))")),
         ):
@@ -111,6 +117,47 @@ class _Sweep:
             yield len(rows)
             if len(over) < len(rows):
                 return
+
+    def _alerts(self) -> Iterator[int]:
+        # The oldest come first.
+        while rows := self._db.execute(
+            "SELECT seq, created_at FROM alert ORDER BY seq LIMIT ?", (ROWS_A_BATCH,)
+        ).fetchall():
+            over = [seq for seq, created_at in rows if alert_is_over(created_at, self._now)]
+            self._db.executemany("DELETE FROM alert WHERE seq = ?", [(seq,) for seq in over])
+            yield len(rows)
+            if len(over) < len(rows):
+                return
+
+    def _deliveries(self) -> Iterator[int]:
+        place = 0
+        while rows := self._db.execute(
+            "SELECT seq, state, attempts, created_at, ended_at FROM delivery WHERE seq > ? ORDER BY seq LIMIT ?",
+            (place, ROWS_A_BATCH),
+        ).fetchall():
+            for seq, state, attempts, created_at, ended_at in rows:
+                if delivery_is_over(state, attempts, created_at, ended_at, self._now):
+                    self._db.execute("DELETE FROM delivery WHERE seq = ?", (seq,))
+            yield len(rows)
+            place = rows[-1][0]
+
+    def _marks(self, tenant: int) -> Iterator[int]:
+        for rows in self._few(
+            "SELECT m.start, m.window, m.holder, m.meter, m.scope, m.subject, m.threshold, m.until, w.text"
+            " FROM alert_mark m JOIN word w ON w.id = m.window WHERE m.tenant = ?"
+            " AND (m.start, m.window, m.holder, m.meter, m.scope, m.subject, m.threshold) > (?, ?, ?, ?, ?, ?, ?)"
+            " ORDER BY m.start, m.window, m.holder, m.meter, m.scope, m.subject, m.threshold LIMIT ?",
+            tenant,
+            (-1, 0, 0, 0, "", "", 0),
+        ):
+            for *key, until, window in rows:
+                if mark_is_over(window, key[0], until, self._now):
+                    self._db.execute(
+                        "DELETE FROM alert_mark WHERE tenant = ? AND start = ? AND window = ? AND holder = ?"
+                        " AND meter = ? AND scope = ? AND subject = ? AND threshold = ?",
+                        (tenant, *key),
+                    )
+            yield len(rows)
 
     def _offers(self, tenant: int) -> Iterator[int]:
         for rows in self._few(

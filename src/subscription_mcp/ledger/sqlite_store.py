@@ -25,7 +25,7 @@ from subscription_mcp.domain.catalog import (
 )
 from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.erasure import hashed_name
-from subscription_mcp.domain.identifiers import AccountKind, uuid7_after, uuid7_instant
+from subscription_mcp.domain.identifiers import AccountKind, uuid7_after, uuid7_instant, uuid_bytes
 from subscription_mcp.domain.instants import DAY, MILLISECOND, QUARTER, Instant
 from subscription_mcp.domain.invoices import Billing
 from subscription_mcp.domain.pricing import UnitPrice
@@ -41,7 +41,15 @@ from subscription_mcp.domain.windows import (
     rolling_length,
     window_of_key,
 )
-from subscription_mcp.ledger.commands import Actor, AnswerKey, AuditEntry, Revocation, UsageEvent
+from subscription_mcp.ledger.commands import (
+    Actor,
+    Alert,
+    AnswerKey,
+    AuditEntry,
+    Delivery,
+    Revocation,
+    UsageEvent,
+)
 from subscription_mcp.ledger.machine.confirmations import actor_digest
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
@@ -58,6 +66,7 @@ from subscription_mcp.ledger.machine.facts import (
     Holder,
     HolderKey,
     Holding,
+    MarkKey,
     Offer,
     Override,
     OverrideKey,
@@ -73,8 +82,12 @@ from subscription_mcp.ledger.queries import (
     AccountIds,
     AccountPage,
     AccountsToBill,
+    AlertPage,
     AuditTrail,
     BillingOf,
+    DeliveriesDue,
+    DeliveryCounts,
+    DeliveryPage,
     EventPage,
     FullestHolders,
     MemberPage,
@@ -99,6 +112,19 @@ from subscription_mcp.ledger.sqlite_accounts import (
     fullest_holders,
     tenant_activity,
     tenant_summary,
+)
+from subscription_mcp.ledger.sqlite_alerts import (
+    alert_page,
+    deliveries_due,
+    delivery_counts,
+    delivery_page,
+    read_alert,
+    read_dead,
+    read_delivery,
+    read_due,
+    read_marks,
+    read_setting,
+    save_alerts,
 )
 from subscription_mcp.ledger.sqlite_anchors import anchor_history
 from subscription_mcp.ledger.sqlite_billing import accounts_to_bill, billing_of, save_billing
@@ -135,9 +161,11 @@ MEMBERS = (
     "SELECT user, role, joined_at FROM member INDEXED BY member_by_account"
     " WHERE tenant = ? AND account = ? AND user > ? ORDER BY user"
 )
-_AS_OF_NOW = frozenset({"open_sessions", "pending_offers", "holdings", "to_migrate"})
+_AS_OF_NOW = frozenset({"open_sessions", "pending_offers", "holdings", "to_migrate", "deliveries_due"})
 """Facts that depend on the instant: of some only what has not expired need be loaded."""
-OF_ALL_ACCOUNTS = frozenset({"holdings", "meters_used", "to_migrate", "billing"})
+OF_ALL_ACCOUNTS = frozenset(
+    {"holdings", "meters_used", "to_migrate", "billing", "deliveries_due", "deliveries_dead"}
+)
 """Facts that must be asked of what is saved: what a batch has changed so far has to be among it."""
 _INTERVAL_NOW = (
     "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_interval, s.interval) ELSE s.interval END"
@@ -284,6 +312,9 @@ class Store:
     def billing(self, account: AccountKey) -> Billing:
         """All that was ever charged to an account."""
         return billing_of(self, account)
+
+    def run(self, statement: str, *values: object) -> None:
+        self._db.execute(statement, values)
 
     # Surrogates
 
@@ -639,7 +670,7 @@ class Store:
             "SELECT r.id, r.event, r.quantity, r.attributes, r.price, r.expires_at, r.reserved_at"
             " FROM reservation r"
             " WHERE r.tenant = ? AND r.id > ? AND r.expires_at > ? AND r.answer IS NULL"
-            f"{_among(self._holders_of(_whose(key)), 'r.holder')}",
+            f"{_among(self.holders_of(_whose(key)), 'r.holder')}",
             (self.word(key.tenant), uuid7_after(now - LONGEST_HOLD - QUARTER), now),
         ).fetchall()
         holds = {}
@@ -678,6 +709,24 @@ class Store:
             self.word(_json(key[1])),
         )
         return row is not None
+
+    def _read_alert_marks(self, key: MarkKey) -> dict[int, Instant]:
+        return read_marks(self, key)
+
+    def _read_alert_settings(self, account: AccountKey) -> tuple[int, ...] | None:
+        return read_setting(self, account)
+
+    def _read_alerts(self, key: tuple[str, str]) -> Alert | None:
+        return read_alert(self, *key)
+
+    def _read_deliveries(self, id_: str) -> Delivery | None:
+        return read_delivery(self, id_)
+
+    def _read_deliveries_due(self, size: int, now: Instant) -> list[Delivery]:
+        return read_due(self, size, now)
+
+    def _read_deliveries_dead(self, ids: tuple[str, ...] | None) -> list[Delivery]:
+        return read_dead(self, ids)
 
     # Where a counter is not kept, or only since some plan came to limit it in mid-period, what was used
     # before is in the rollups.
@@ -765,7 +814,7 @@ class Store:
         return cells
 
     def _read_events(self, key: tuple[str, str]) -> UsageEvent | None:
-        id_ = _uuid_bytes(key[1])
+        id_ = uuid_bytes(key[1])
         return None if id_ is None else self.event(key[0], id_)
 
     def event(self, tenant: str, id_: bytes) -> UsageEvent | None:
@@ -856,7 +905,7 @@ class Store:
             " JOIN holder h ON h.id = r.holder JOIN plan_version p ON p.id = r.plan"
             " WHERE r.tenant = ? AND r.id = ?",
             self.word(key[0]),
-            _uuid_bytes(key[1]),
+            uuid_bytes(key[1]),
         )
         if row is None:
             return None
@@ -906,7 +955,7 @@ class Store:
     )
 
     def _read_sessions(self, key: tuple[str, str]) -> Session | None:
-        row = self._one(f"{self._SESSION} AND s.id = ?", self.word(key[0]), _uuid_bytes(key[1]))
+        row = self._one(f"{self._SESSION} AND s.id = ?", self.word(key[0]), uuid_bytes(key[1]))
         return None if row is None else self._session_of(key[0], row)
 
     def _read_open_sessions(self, key: HolderKey, now: Instant) -> dict[str, Session]:
@@ -916,7 +965,7 @@ class Store:
 
     def _sessions_open(self, question: OpenSessions) -> list[Session]:
         tenant, order = question.whose.tenant, "" if question.size < 0 else " ORDER BY s.expires_at"
-        among = _among(self._holders_of(question.whose), "s.holder")
+        among = _among(self.holders_of(question.whose), "s.holder")
         rows = self._db.execute(
             f"{self._SESSION}{among} AND s.closed_at IS NULL AND s.expires_at > ?{order} LIMIT ?",
             (self.word(tenant), question.now, question.size),
@@ -1041,6 +1090,7 @@ class Store:
                     for one in changes.revocations
                 ],
             )
+        save_alerts(self, changes)
         return len(changes.events) + len(changes.counters) + len(changes.rollups) + 2 * len(changes.answers)
 
     def _save_plans(self, changes: Changes) -> None:
@@ -1329,6 +1379,14 @@ class Store:
                 return self._read_overrides((question.account, question.user))
             case AccountsToBill():
                 return accounts_to_bill(self, question)
+            case AlertPage():
+                return alert_page(self, question)
+            case DeliveriesDue():
+                return deliveries_due(self, question)
+            case DeliveryPage():
+                return delivery_page(self, question)
+            case DeliveryCounts():
+                return delivery_counts(self)
 
     def _member_page(self, question: MemberPage) -> tuple[list[MemberRow], bool]:
         """In the order in which their names came into the ledger: as the index has them."""
@@ -1379,7 +1437,7 @@ class Store:
         )
         return [text for (text,) in rows]
 
-    def _holders_of(self, whose: Whose) -> list[int] | None:
+    def holders_of(self, whose: Whose) -> list[int] | None:
         """The holders asked about; None is every holder of the tenant."""
         if whose.account is None or whose.account_kind is None:
             return None
@@ -1403,7 +1461,7 @@ class Store:
         picked += ["holder"] if by_holder else []
         picked += ["dimensions"] if "dimensions" in columns else []
         tenant = self.word(question.whose.tenant)
-        among = _among(self._holders_of(question.whose))
+        among = _among(self.holders_of(question.whose))
         first, edges = _whole_quarters(question)
         names = ", ".join(picked)
         if among and (cast(Instant, first.end) - first.start) // QUARTER <= SEEKS_MAX:
@@ -1457,7 +1515,7 @@ class Store:
     def _event_page(self, question: EventPage) -> tuple[list[tuple[int, UsageEvent]], bool]:
         """One page, newest first unless asked otherwise, and whether there is more. Walks block by block; an event
         is reported at most 35 days late and 5 minutes early, which bounds the blocks that can hold the period."""
-        holders = self._holders_of(question.whose)
+        holders = self.holders_of(question.whose)
         tenant = self.word(question.whose.tenant)
         event = None if question.event is None else self.word(question.event)
         if tenant is None or holders == [] or (question.event is not None and event is None):
@@ -1543,7 +1601,7 @@ class Store:
         )
 
     def _audit_trail(self, question: AuditTrail) -> list[AuditEntry]:
-        among = _among(self._holders_of(question.whose), "a.holder")
+        among = _among(self.holders_of(question.whose), "a.holder")
         rows = self._db.execute(
             "SELECT a.id, h.account_kind, h.account, h.user, a.action, a.actor, a.actor_role, a.reason,"
             " a.before, a.after, a.at FROM audit a JOIN holder h ON h.id = a.holder"
@@ -1600,16 +1658,6 @@ def _whole_quarters(question: UsageTotals) -> tuple[Period, list[Period]]:
 
 def _account_of(key: CounterKey) -> AccountKey:
     return AccountKey(key.tenant, cast(AccountKind, key.account_kind), key.account)
-
-
-def _uuid_bytes(text: str) -> bytes | None:
-    """What a caller's id is stored as; None where it cannot be one of ours. Only as we write it: another
-    spelling of the same id would be a second name for one row."""
-    try:
-        known = UUID(text)
-    except ValueError:
-        return None
-    return known.bytes if str(known) == text else None
 
 
 def _maximum(stored: int | None) -> Maximum:

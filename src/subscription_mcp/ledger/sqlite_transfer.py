@@ -196,6 +196,23 @@ TABLES = {
             "tenant:word id:uuid holder:holder plan source:word opened_at expires_at closed_at",
             "tenant id",
         ),
+        _table(
+            "alert",
+            "id:uuid tenant:word holder:holder meter:word window:word start scope threshold severity message"
+            " recommendation suggested_plan used maximum created_at read_at",
+            "seq",
+        ),
+        _table(
+            "alert_mark",
+            "tenant:word start window:word holder:holder meter:word scope subject threshold until",
+            "tenant start window holder meter scope subject threshold",
+        ),
+        _table("alert_setting", "tenant:word holder:holder thresholds:json", "tenant holder"),
+        _table(
+            "delivery",
+            "id:uuid tenant:word event payload:json created_at state attempts next_attempt_at lease last_error ended_at",
+            "seq",
+        ),
         _table("revocation", "id:uuid tenant subject token_id issued_before at", "seq"),
     )
 }

@@ -38,7 +38,15 @@ from subscription_mcp.ledger.recount import (
 from subscription_mcp.ledger.retention import counter_is_over
 from subscription_mcp.ledger.sqlite_anchors import anchor_history
 from subscription_mcp.ledger.sqlite_cells import Cells, Key, Sums, keyed, side_by_side
-from subscription_mcp.ledger.sqlite_consistency import Names, answers, dangling, holds, make_room, sizes
+from subscription_mcp.ledger.sqlite_consistency import (
+    Names,
+    alerts,
+    answers,
+    dangling,
+    holds,
+    make_room,
+    sizes,
+)
 from subscription_mcp.ledger.sqlite_schema import (
     check_identity,
     damage_of,
@@ -80,6 +88,7 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
                     recount.rollups(),
                     holds(connection, recount.names, now),
                     sizes(connection, recount.names),
+                    alerts(connection, recount.names),
                     answers(connection),
                     charges(connection, now),
                 ),

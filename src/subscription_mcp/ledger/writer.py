@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 
 from subscription_mcp.domain.errors import Refusal, internal, unavailable
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.ledger.commands import SOLITARY, AccountView, Arrive, Command, Outcome
+from subscription_mcp.ledger.commands import (
+    SOLITARY,
+    AccountView,
+    Arrive,
+    Command,
+    Outcome,
+    ReportOutage,
+)
 from subscription_mcp.ledger.port import Engine, LedgerUnavailable
 from subscription_mcp.ledger.queries import Query
 
@@ -60,6 +67,7 @@ class Ledger:
         self._wake = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._closing = False
+        self._failing_since: Instant | None = None
 
     async def open(self) -> None:
         """Open the engine and start the writer. Raises LedgerUnusable."""
@@ -196,6 +204,8 @@ class Ledger:
         except LedgerUnavailable as error:
             log.error("the ledger cannot be written: %s", error)
             outcomes = None
+            if self._failing_since is None:
+                self._failing_since = self.engine.now()
         except Exception:
             log.exception("a batch of %d could not be worked out", len(batch))
             if len(batch) > 1:  # one command must not take the others with it
@@ -204,6 +214,9 @@ class Ledger:
                 return
             _answer(batch[0], [internal() for _ in batch[0].commands])
             return
+        if outcomes is not None and self._failing_since is not None:
+            self._enqueue((ReportOutage(self._failing_since),))
+            self._failing_since = None
         position = 0
         for entry in batch:
             count = len(entry.commands)

@@ -19,6 +19,7 @@ from subscription_mcp.ledger.queries import MemberRow, PlanRecord
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access
 from subscription_mcp.operations.accounts import Accounts
+from subscription_mcp.operations.alerts import Alerts
 from subscription_mcp.operations.billing import Collection, Invoices
 from subscription_mcp.operations.exports import Exports
 from subscription_mcp.operations.limits import Limits
@@ -48,6 +49,7 @@ class Operations:
     accounts: Accounts
     invoices: Invoices
     collection: Collection
+    alerts: Alerts
     ready: Callable[[], Awaitable[bool]]
     """Whether the ledger can be read and written right now."""
     changes: Callable[[], AsyncGenerator[Touched]]
@@ -79,6 +81,7 @@ class Operations:
             Accounts(ledger, access),
             Invoices(ledger, access),
             Collection(ledger),
+            Alerts(ledger, access),
             ledger.ready,
             ledger.engine.changes,
         )

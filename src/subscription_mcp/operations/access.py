@@ -168,7 +168,8 @@ class Access:
         """The subject of a call, within the caller's reach. Raises Refusal `forbidden` beyond it."""
         principal = caller.principal
         reached = self.reach_of(operation, caller)
-        if reached is Reach.NONE:
+        # What everybody may do for themselves is nothing a service may: it stands in no account.
+        if reached is Reach.NONE or (reached is Reach.SELF and "service" in principal.roles):
             raise forbidden()
         tenant = target.tenant_id or principal.tenant
         if tenant != principal.tenant and reached < Reach.ALL:

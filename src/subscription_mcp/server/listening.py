@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,6 +47,7 @@ from pydantic import ValidationError
 from subscription_mcp.auth.identity import Identify
 from subscription_mcp.auth.principal import Principal
 from subscription_mcp.auth.revocations import Revocations
+from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.errors import HTTP_STATUS, Refusal
 from subscription_mcp.operations import AccountView
 from subscription_mcp.operations.access import ME, Caller, Target
@@ -64,7 +65,6 @@ LISTENERS_OF_ONE_USER_MAX = 100
 """So that nobody can shut out all others."""
 SEND_WITHIN_SECONDS = 10
 SECONDS_BEFORE_WATCHING_AGAIN = 1
-THRESHOLDS_PERMILLE = (800, 900, 1000)
 LISTS: dict[str, ServerEvent] = {
     "tools": ToolsListChanged(),
     "prompts": PromptsListChanged(),
@@ -74,6 +74,7 @@ _STATE = __name__
 """Where a legacy connection keeps its `Line`."""
 _MY_QUOTA = "quota://me"
 _MY_PLAN = "subscription://me"
+_MY_ALERTS = "alerts://me"
 _QUOTA_OF_ACCOUNT = "quota://accounts/"
 
 
@@ -391,6 +392,9 @@ class Listening:
             if uri.startswith(f"{_MY_QUOTA}/"):
                 view = await self._do.plans.account(caller, ME)
                 return _state(view, uri.removeprefix(f"{_MY_QUOTA}/"))
+            if uri == _MY_ALERTS:
+                answer = await self._do.alerts.listed(caller, ME)
+                return answer.thresholds, tuple((alert.id, alert.read_at) for alert in answer.alerts)
         except Refusal as refusal:
             if refusal.code == "unavailable":
                 raise
@@ -413,7 +417,13 @@ def _state(view: AccountView, meter: str | None) -> Hashable:
         else None,
         tuple(
             sorted(
-                (limit.meter, limit.window, limit.scope, str(limit.maximum), _level(limit.permille))
+                (
+                    limit.meter,
+                    limit.window,
+                    limit.scope,
+                    str(limit.maximum),
+                    _level(limit, view.alert_thresholds),
+                )
                 for limit in view.limits
                 if meter in (None, limit.meter)
             )
@@ -421,8 +431,9 @@ def _state(view: AccountView, meter: str | None) -> Hashable:
     )
 
 
-def _level(permille: int | None) -> int:
-    return sum((permille or 0) >= threshold for threshold in THRESHOLDS_PERMILLE)
+def _level(limit: LimitState, thresholds: Sequence[int]) -> int:
+    """How many of the thresholds are reached; what is held counts."""
+    return sum((limit.permille or 0) >= 10 * threshold for threshold in thresholds)
 
 
 def _account_of(uri: str) -> str | None:

@@ -69,6 +69,12 @@ MY_USAGE = Offer(
     "My usage",
     f"What you used in a period: {', '.join(PERIODS)}.",
 )
+MY_ALERTS = Offer(
+    "alerts://me",
+    "my-alerts",
+    "My alerts",
+    "Limits that came near or were reached, newest first, with what to do.",
+)
 QUOTA_OF_ACCOUNT = Offer(
     "quota://accounts/{account_id}",
     "quota-of-account",
@@ -91,6 +97,7 @@ RESOURCES = (
     MY_QUOTA,
     MY_QUOTA_OF_METER,
     MY_USAGE,
+    MY_ALERTS,
     QUOTA_OF_ACCOUNT,
     USAGE_OF_ACCOUNT,
 )
@@ -119,6 +126,7 @@ class Readings:
             MY_QUOTA: self._quota,
             MY_QUOTA_OF_METER: self._quota_of_meter,
             MY_USAGE: self._usage,
+            MY_ALERTS: self._alerts,
             QUOTA_OF_ACCOUNT: self._quota,
             USAGE_OF_ACCOUNT: self._usage,
         }
@@ -181,6 +189,9 @@ class Readings:
         answer = await self._do.reports.usage(caller, target, UsageRequest(named))
         return documents.usage_report(answer, self._do.plans.catalog)
 
+    async def _alerts(self, caller: Caller, target: Target, variables: dict[str, str]) -> Document:
+        return documents.alerts(await self._do.alerts.listed(caller, target))
+
     async def _view(self, caller: Caller, target: Target) -> AccountView:
         return await self._do.plans.account(caller, target)
 
@@ -229,6 +240,7 @@ def add_resources(server: MCPServer[Any], do: Operations, identify: Identify) ->
     fixed(PLANS)
     fixed(MY_SUBSCRIPTION)
     fixed(MY_QUOTA)
+    fixed(MY_ALERTS)
     fixed(PRICING)
     template(PLAN, plan)
     template(MY_QUOTA_OF_METER, my_quota_of_meter)

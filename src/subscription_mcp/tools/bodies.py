@@ -231,6 +231,17 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
     return Answer(texts.limits_changed(changed), document)
 
 
+async def list_alerts(do: Operations, caller: Caller, given: wire.ListAlertsArguments) -> Answer:
+    target, marked = target_of(given), None
+    if given.thresholds is not None:
+        own = tuple(given.thresholds) if isinstance(given.thresholds, list) else None
+        await do.alerts.set_thresholds(caller, target, own)
+    if given.mark_read is not None:
+        marked = await do.alerts.mark_read(caller, target, given.mark_read)
+    answer = await do.alerts.listed(caller, target, unread_only=given.unread_only, marked=marked)
+    return Answer(texts.alerts(answer), documents.alerts(answer))
+
+
 async def manage_members(do: Operations, caller: Caller, given: wire.ManageMembersArguments) -> Answer:
     group = Target(given.tenant_id, given.account_id)
     if given.action == "list":

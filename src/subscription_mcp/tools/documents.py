@@ -30,6 +30,7 @@ from subscription_mcp.operations import (
     SessionDecided,
     UsageEvent,
 )
+from subscription_mcp.operations.alerts import AlertsAnswer
 from subscription_mcp.operations.members import Member, MembersAnswer
 from subscription_mcp.operations.plan_editing import PlanManaged
 from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
@@ -376,6 +377,29 @@ def audit_entry(entry: AuditEntry) -> Document:
         "before": _plain(entry.before),
         "after": _plain(entry.after),
         "at": format_instant(entry.at),
+    }
+
+
+def alerts(answer: AlertsAnswer) -> Document:
+    return {
+        "alerts": [
+            {
+                "alert_id": alert.id,
+                "account_id": alert.account or None,
+                "user_id": alert.user or None,
+                "meter": alert.meter,
+                "window": alert.window,
+                "threshold_percent": alert.threshold_percent,
+                "severity": alert.severity,
+                "message": alert.message,
+                "recommendation": alert.recommendation,
+                "suggested_plan": alert.suggested_plan,
+                "read": alert.read_at is not None,
+                "created_at": format_instant(alert.created_at),
+            }
+            for alert in answer.alerts
+        ],
+        "thresholds": None if answer.thresholds is None else list(answer.thresholds),
     }
 
 

@@ -42,6 +42,7 @@ from subscription_mcp.operations import (
     SessionDecided,
     UsageEvent,
 )
+from subscription_mcp.operations.alerts import AlertsAnswer
 from subscription_mcp.operations.members import MemberChange, MembersAnswer
 from subscription_mcp.operations.plan_editing import PlanManaged
 from subscription_mcp.operations.plans import FeatureAnswer
@@ -79,6 +80,28 @@ def tier_info(view: AccountView) -> str:
             more = f", {counted(scheduled.seats, 'seat')}" if scheduled.seats is not None else ""
             text += f" From {when} billed {scheduled.interval}{more}."
     return text
+
+
+def alerts(answer: AlertsAnswer) -> str:
+    """Each alert with what to do, newest first."""
+    lines = [
+        f"{clock_time(alert.created_at, 'UTC')}, {alert.severity}{'' if alert.read_at is None else ', read'}: "
+        f"{alert.message} {alert.recommendation}"
+        for alert in answer.alerts[:LINES_MAX]
+    ]
+    more = len(answer.alerts) - LINES_MAX
+    if more > 0:
+        lines.append(f"And {counted(more, 'older alert')}.")
+    marked = [] if answer.marked is None else [f"{counted(answer.marked, 'alert')} marked as read."]
+    at = []
+    if answer.thresholds is not None:
+        percents = ", ".join(f"{one} %" for one in answer.thresholds)
+        at = [
+            f"This account is alerted at {percents} of a limit."
+            if percents
+            else "This account is never alerted."
+        ]
+    return "\n".join([*marked, *(lines or ["There are no alerts."]), *at])
 
 
 def session(decided: SessionDecided) -> str:

@@ -154,6 +154,16 @@ TOOLS: tuple[Tool, ...] = (
         bodies.get_billing_history,
     ),
     Tool(
+        "list_alerts",
+        "Alerts",
+        "Call this to see which limits came near or were reached, what to do about it, and which plan would have been "
+        "enough; also to mark alerts as read.",
+        wire.ListAlertsArguments,
+        wire.AlertsResult,
+        bodies.list_alerts,
+        read_only=False,
+    ),
+    Tool(
         "record_usage",
         "Record one event",
         "Call this when a user does something metered: decides and counts in one step, and says why if it may not be.",

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX
+from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX, thresholds_problem
 from subscription_mcp.domain.identifiers import ID_PATTERN
 from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text, is_visible
 from subscription_mcp.domain.windows import MINUTE_WINDOW
@@ -291,6 +291,20 @@ class ManageLimitsArguments(TargetArguments):
         must_fit_action(self, self.action, needed=needed, allowed=allowed)
         if self.action == "clear_rate" and self.window not in (None, MINUTE_WINDOW):
             raise ValueError(f"clear_rate clears the window {MINUTE_WINDOW} and no other")
+        return self
+
+
+class ListAlertsArguments(TargetArguments):
+    unread_only: bool = False
+    mark_read: Annotated[list[LeaseId], Field(min_length=1, max_length=100)] = left_out("alert_ids.")
+    thresholds: list[int] | Literal["plan"] = left_out(
+        'Alert the account at these percents from now on; "plan": at its plan\'s.'
+    )
+
+    @model_validator(mode="after")
+    def _that_can_be(self) -> "ListAlertsArguments":
+        if isinstance(self.thresholds, list) and (problem := thresholds_problem(self.thresholds)) is not None:
+            raise ValueError(f"thresholds {problem}")
         return self
 
 
@@ -773,6 +787,26 @@ class ManageLimitsResult(Result):
     limits_after: list[LimitResult] | None
     history: list[AuditEntryResult] | None
     audit_id: str | None
+
+
+class AlertResult(Result):
+    alert_id: str
+    account_id: str | None = Field(description="null: the tenant or the service.")
+    user_id: str | None = Field(description="null: the account as a whole.")
+    meter: str
+    window: str
+    threshold_percent: int | None
+    severity: Literal["info", "warning", "critical"]
+    message: str
+    recommendation: str
+    suggested_plan: str | None
+    read: bool
+    created_at: str
+
+
+class AlertsResult(Result):
+    alerts: list[AlertResult]
+    thresholds: list[int] | None
 
 
 class MemberResult(Result):

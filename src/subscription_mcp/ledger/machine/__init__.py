@@ -23,22 +23,36 @@ from subscription_mcp.ledger.commands import (
     EditPlan,
     EndSessions,
     EraseUser,
+    LeaseDeliveries,
     ManageMember,
+    MarkAlerts,
     MigratePlan,
     OpenSession,
     Outcome,
     PayInvoice,
     PublishPlans,
+    QueueTestMessage,
     RecordUsage,
     RenewSession,
+    ReportOutage,
+    ResendDeliveries,
     Reserve,
     RevokeTokens,
+    SetAlertThresholds,
     SetLimit,
     SetStatus,
     Settle,
+    SettleDelivery,
 )
 from subscription_mcp.ledger.machine.accounts import arrive
+from subscription_mcp.ledger.machine.alerts import mark_alerts, report_outage, set_alert_thresholds
 from subscription_mcp.ledger.machine.corrections import correct
+from subscription_mcp.ledger.machine.deliveries import (
+    lease_deliveries,
+    queue_test_message,
+    resend_deliveries,
+    settle_delivery,
+)
 from subscription_mcp.ledger.machine.erasure import erase_user
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 from subscription_mcp.ledger.machine.invoices import close_invoices, pay_invoice
@@ -51,8 +65,16 @@ from subscription_mcp.ledger.machine.sessions import close_session, end_sessions
 from subscription_mcp.ledger.machine.subscriptions import change_plan, change_subscription, set_status
 from subscription_mcp.ledger.machine.usage import check, record
 
-ABOUT_EVERYBODY = (PublishPlans, EditPlan, MigratePlan, CloseInvoices, PayInvoice)
-"""Commands that ask what all accounts together hold, or all that was ever charged to one."""
+ABOUT_EVERYBODY = (
+    PublishPlans,
+    EditPlan,
+    MigratePlan,
+    CloseInvoices,
+    PayInvoice,
+    LeaseDeliveries,
+    ResendDeliveries,
+)
+"""Commands that ask what all accounts together hold, all that was ever charged to one, or which messages wait."""
 
 
 def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) -> list[Outcome]:
@@ -155,5 +177,19 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return close_invoices(turn, command)
             case PayInvoice():
                 return pay_invoice(turn, command)
+            case MarkAlerts():
+                return mark_alerts(turn, command)
+            case SetAlertThresholds():
+                return set_alert_thresholds(turn, command)
+            case ReportOutage():
+                return report_outage(turn, command)
+            case LeaseDeliveries():
+                return lease_deliveries(turn, command)
+            case SettleDelivery():
+                return settle_delivery(turn, command)
+            case ResendDeliveries():
+                return resend_deliveries(turn, command)
+            case QueueTestMessage():
+                return queue_test_message(turn, command)
     except Refusal as refusal:
         return None if turn.facts.missing else refusal

@@ -34,6 +34,7 @@ from subscription_mcp.ledger.commands import (
     refused,
 )
 from subscription_mcp.ledger.machine.counting import Tally, Totals, tally_of
+from subscription_mcp.ledger.machine.deliveries import tell_webhook
 from subscription_mcp.ledger.machine.facts import (
     NO_ANCHOR,
     Facts,
@@ -67,6 +68,10 @@ class Located:
     seats_used: int | None
     standstill: Code | None = None
     """The code with which everything but reading and what gets it going again is refused."""
+    thresholds: tuple[int, ...] = ()
+    """At how many percent of its limits the account is alerted, smallest first."""
+    has_own_thresholds: bool = False
+    """Whether they are the account's and not its plan's."""
     tallies: dict[tuple[str, ...], Tally] = field(default_factory=dict)
     """The last tally of some meters: most events fall into the same windows as the one before."""
     user: str = field(init=False)
@@ -158,10 +163,14 @@ def _located(
     if facts.missing:
         return None
     plan: Plan | None = None
+    own: tuple[int, ...] | None = None
+    thresholds: tuple[int, ...] = ()
     if subscription is not None:
         plan = facts.read("plans", (subscription.plan, subscription.version))
-        if plan is None:
+        own = facts.read("alert_settings", account)
+        if plan is None or facts.missing:
             return None
+        thresholds = plan.alert_thresholds if own is None else own
         if subscription.past_due_since is not None and plan.price.is_free:
             # Down to a plan for nothing: as after a cancellation nobody owes anything for it.
             subscription = replace(subscription, past_due_since=None)
@@ -190,6 +199,8 @@ def _located(
         leaves,
         size.users if size is not None else None,
         subscription.standstill_at(turn.now) if subscription is not None else None,
+        thresholds,
+        own is not None,
     )
 
 
@@ -462,7 +473,14 @@ def view_of(turn: Turn, located: Located) -> AccountView:
     states = totals_of(turn, located, turn.now).states(located.limits, whole_account=whole)
     active = len(open_sessions_of(turn, located))
     return AccountView(
-        located.standing, located.subscription, located.plan, states, located.seats_used, active, turn.now
+        located.standing,
+        located.subscription,
+        located.plan,
+        states,
+        located.seats_used,
+        active,
+        turn.now,
+        located.thresholds,
     )
 
 
@@ -580,6 +598,18 @@ def save_subscription(
         note_history(turn, account, after, action, charge)
     if was == is_now:  # a newer token that says the same again is no news
         return None
+    if before is not None or after.origin in ("purchase", "operator"):  # else it is only first sight
+        changed = {
+            "tenant_id": account.tenant,
+            "account_id": account.account,
+            "account_kind": account.account_kind,
+        }
+        tell_webhook(
+            turn,
+            "subscription.changed",
+            account.tenant,
+            {**changed, "action": action, "before": was, "after": is_now},
+        )
     return audit(turn, account, "", action, actor, reason, was, is_now)
 
 

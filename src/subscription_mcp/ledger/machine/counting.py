@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from subscription_mcp.domain.allowances import shares_of
 from subscription_mcp.domain.catalog import (
@@ -86,6 +87,16 @@ class Totals:
         return states
 
 
+class Watched(NamedTuple):
+    """A limit that may alert, from which use on, and where it is counted in which period."""
+
+    floor: int
+    limit: Limit
+    unit: str
+    counter: Counter
+    period: Period
+
+
 @dataclass(slots=True)
 class Beyond:
     """A limit that may be passed at a price: what is used under it, and what of that was charged."""
@@ -107,6 +118,8 @@ class Tally:
     beyond: list[Beyond]
     counted_beyond: list[Counter]
     """Where what is beyond limits is counted, and what it costs."""
+    watched: list[Watched] | None = None
+    """Those of `checked` that may alert, once worked out."""
 
     def states(
         self, gains: Mapping[str, int], at: Instant, now: Instant, *, anyway: bool

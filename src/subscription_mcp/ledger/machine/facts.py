@@ -27,8 +27,10 @@ from subscription_mcp.domain.subscriptions import (
 from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.domain.windows import Anchor, Interval, Period, Window
 from subscription_mcp.ledger.commands import (
+    Alert,
     AnswerKey,
     AuditEntry,
+    Delivery,
     Revocation,
     Subject,
     UsageEvent,
@@ -56,6 +58,15 @@ class CounterKey(NamedTuple):
     account: str
     user: str
     meter: str
+
+
+class MarkKey(NamedTuple):
+    """A limit in a period of its window, as alerts go: where it is counted and in which scope; with a `subject` a trouble
+    of the service."""
+
+    place: CounterKey
+    scope: Scope
+    subject: str = ""
 
 
 Dimensions = tuple[str | None, ...]
@@ -301,6 +312,16 @@ class Facts:
     reservations: dict[tuple[str, str], Reservation | None] = field(default_factory=dict)
     sessions: dict[tuple[str, str], Session | None] = field(default_factory=dict)
     open_sessions: dict[HolderKey, dict[str, Session]] = field(default_factory=dict)
+    alert_marks: dict[MarkKey, Mapping[int, Instant]] = field(default_factory=dict)
+    """Which thresholds have alerted, and until when usage is, or was, at or above them."""
+    alert_settings: dict[AccountKey, tuple[int, ...] | None] = field(default_factory=dict)
+    """Thresholds of an account in place of its plan's."""
+    alerts: dict[tuple[str, str], Alert | None] = field(default_factory=dict)
+    """By tenant and id and for one batch, like the messages of `deliveries`."""
+    deliveries: dict[str, Delivery | None] = field(default_factory=dict)
+    deliveries_due: dict[int, list[Delivery]] = field(default_factory=dict)
+    """True for one command only, like those that are dead or named."""
+    deliveries_dead: dict[tuple[str, ...] | None, list[Delivery]] = field(default_factory=dict)
     now: Instant = 0
     """The instant of the batch: what had expired before it need not be loaded."""
     missing: dict[str, set[Any]] = field(default_factory=dict)
@@ -346,6 +367,8 @@ class Facts:
         self.events.clear()
         self.anchors.clear()
         self.named.clear()
+        self.alerts.clear()
+        self.deliveries.clear()
 
     def counter(self, key: CounterKey) -> Counter | None:
         """The running total, or None after noting that it is missing."""
@@ -369,6 +392,8 @@ class Facts:
         self.meters_used.clear()
         self.to_migrate.clear()
         self.billing.clear()
+        self.deliveries_due.clear()
+        self.deliveries_dead.clear()
 
     @property
     def size(self) -> int:
@@ -382,6 +407,8 @@ class Facts:
             self.reservations,
             self.sessions,
             self.open_sessions,
+            self.alert_marks,
+            self.alert_settings,
         )
         return sum(len(table) for table in (*tables, *others))
 
@@ -439,6 +466,11 @@ class Changes:
     current_plans: list[tuple[str, int]] | None = None
     audits: list[AuditEntry] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+    alerts_read: dict[tuple[str, str], Alert] = field(default_factory=dict)
+    alert_marks: dict[tuple[MarkKey, int], Instant] = field(default_factory=dict)
+    alert_settings: dict[AccountKey, tuple[int, ...] | None] = field(default_factory=dict)
+    deliveries: dict[str, Delivery] = field(default_factory=dict)
     erased: UserErased | None = None
 
     def touched(self) -> frozenset[tuple[str, str]] | None:
@@ -454,6 +486,9 @@ class Changes:
         for (tenant, user), membership in self.members.items():
             found |= {(tenant, membership.account), (tenant, user)} if membership else {(tenant, user)}
         found |= {(tenant, account) for tenant, _, account in self.removed}
+        for alert in (*self.alerts, *self.alerts_read.values()):
+            found |= {(alert.tenant, alert.account), (alert.tenant, alert.user)}
+        found |= {(key.tenant, key.account) for key in self.alert_settings}
         return frozenset(found)
 
     def __bool__(self) -> bool:

@@ -34,6 +34,7 @@ from subscription_mcp.ledger.machine.accounts import (
     totals_of,
     view_of,
 )
+from subscription_mcp.ledger.machine.alerts import alerts_of_limits, raise_alerts
 from subscription_mcp.ledger.machine.facts import (
     Counter,
     HolderKey,
@@ -76,14 +77,17 @@ def set_limit(turn: Turn, command: SetLimit) -> LimitsChanged | None:
     elif previous is None:
         raise refused("not_found", "There is no override to clear: the plan's own limit applies.")
     overrides = overrides_of(facts, located.account, standing.user, {holder: held})
-    after = view_of(turn, replace(located, limits_of=limits_of_overrides(overrides or {})))
+    limited = replace(located, limits_of=limits_of_overrides(overrides or {}))
+    after = view_of(turn, limited)
     must_have_room(turn, located)
+    due = alerts_of_limits(turn, limited)
     if not turn.may_write:
         return None
     facts.overrides[holder] = held
     facts.forget_located(located.account.tenant, located.account.account)
     turn.changes.overrides[(holder, key)] = override
     make_known(turn, located, command.actor)
+    raise_alerts(turn, due)
     entry = audit(
         turn,
         located.account,

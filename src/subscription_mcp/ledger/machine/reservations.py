@@ -37,6 +37,7 @@ from subscription_mcp.ledger.machine.accounts import (
     tally_for,
     totals_of,
 )
+from subscription_mcp.ledger.machine.alerts import alerts_of_settle, raise_alerts
 from subscription_mcp.ledger.machine.counting import (
     CounterPlace,
     Tally,
@@ -179,11 +180,14 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     dimensions = dimensions_counted(
         turn, reservation.account.tenant, dimensions_of(reservation.event, located.plan, attributes)
     )
+    held_in = {place_of_counter(one): one for one in holding if one is not None}
+    due = None
+    if quantity:
+        due = alerts_of_settle(turn, located, totals, _counters_of(tally, held_in, gains), gains)
     if not turn.may_write:
         return None
     if quantity:
         at = reservation.reserved_at
-        held_in = {place_of_counter(one): one for one in holding if one is not None}
         if tally.beyond:
             gains |= charged_for(tally, decision, gains, held_in)
         counters = _counters_of(tally, held_in, gains)
@@ -200,6 +204,7 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
             price_applied(facts.catalog, reservation.event, price, attributes),
         )
         count(turn, counters, gains, at)
+        raise_alerts(turn, due)
         decision.event_id = event.id
     for state in decision.limits:
         state.count_in()

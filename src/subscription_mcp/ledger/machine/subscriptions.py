@@ -43,6 +43,7 @@ from subscription_mcp.ledger.machine.accounts import (
     totals_of,
     view_of,
 )
+from subscription_mcp.ledger.machine.alerts import alerts_of_limits, raise_alerts
 from subscription_mcp.ledger.machine.confirmations import agreed, look_up, offer
 from subscription_mcp.ledger.machine.facts import Facts, Turn
 
@@ -148,6 +149,12 @@ def _offered_or_done(
     # Where no plan is the default, the first that is bought is first sight.
     begun = located if located.subscription is not None else replace(located, subscription=after)
     must_have_room(turn, begun)
+    due = None
+    if not change.is_scheduled:
+        thresholds = located.thresholds if located.has_own_thresholds else to_plan.alert_thresholds
+        due = alerts_of_limits(
+            turn, replace(located, subscription=after, plan=to_plan, thresholds=thresholds)
+        )
     if not turn.may_write:
         return None
     if command.confirmation is None:
@@ -166,6 +173,7 @@ def _offered_or_done(
         command.reason,
         charge=Charge(change.price_now.currency, () if change.is_scheduled else change.lines),
     )
+    raise_alerts(turn, due)
     return PlanChanged(change, before, limits_after, True, None, now, kind)
 
 

@@ -56,6 +56,7 @@ from subscription_mcp.ledger.machine.accounts import (
     tally_for,
     totals_of,
 )
+from subscription_mcp.ledger.machine.alerts import UNPRICED, alerts_of_use, raise_alerts, unpriced_due
 from subscription_mcp.ledger.machine.counting import CounterPlace, Tally, count, must_fit
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
@@ -142,6 +143,11 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         turn, located.account.tenant, dimensions_of(command.event, located.plan, command.attributes)
     )
     must_have_room(turn, located)
+    due = unpriced = None
+    if decision.allowed or anyway:
+        due = alerts_of_use(turn, located, tally, gains, at)
+        if UNPRICED in gains:
+            unpriced = unpriced_due(turn, located.account.tenant, dimensions[3] or "")
     if not turn.may_write:
         return None
     if not decision.allowed and command.enforce:
@@ -165,6 +171,8 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         price_applied(facts.catalog, command.event, command.price, command.attributes),
     )
     count(turn, tally.counted, gains, at)
+    raise_alerts(turn, due)
+    raise_alerts(turn, unpriced)
     count_in(decision, facts.catalog, event.id, located.limits_of)
     remember(turn, command, decision)
     return Decided(decision)

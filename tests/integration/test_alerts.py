@@ -1,0 +1,120 @@
+"""Alerts as people meet them: a tool, a resource and its updates, over both transports and in both eras."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.harness import ERAS, TODAY, Place, Server, problem_of, talking
+from tests.integration.test_live_updates import listening, record
+
+# A client of the legacy era calls what the SDK's client calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
+
+combinations = pytest.mark.parametrize(
+    ("transport", "era"), [(transport, era) for transport in ("stdio", "http") for era in ERAS]
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("alerts"), clock=TODAY)
+
+
+@pytest.fixture(scope="module")
+def server(place: Place) -> Iterator[Server]:
+    with place.serving() as server:
+        yield server
+
+
+@combinations
+async def test_who_nears_a_limit_is_told_reads_it_and_marks_it_as_read(
+    place: Place, server: Server, transport: str, era: str
+) -> None:
+    user = f"near.{transport}.{era}"
+    access_token = place.token(user)
+    async with (
+        listening(place, server, transport, era, access_token, "alerts://me") as ear,
+        talking(place, server, transport, access_token, ERAS[era]) as talk,
+    ):
+        nothing = await talk.call("list_alerts")
+        assert (nothing["alerts"], nothing["thresholds"]) == ([], [80, 90, 100])
+        assert nothing["text"] == (
+            "There are no alerts.\nThis account is alerted at 80 %, 90 %, 100 % of a limit."
+        )
+        await record(place, server, user, 39)
+        assert ear.heard.empty()
+        await record(place, server, user, 6)
+        assert await ear.next() == "alerts://me"
+        ninety, eighty = (await talk.call("list_alerts"))["alerts"]
+        assert re.fullmatch(r"[0-9a-f-]{36}", ninety.pop("alert_id"))
+        assert ninety == {
+            "account_id": user,
+            "user_id": user,
+            "meter": "messages",
+            "window": "day",
+            "threshold_percent": 90,
+            "severity": "warning",
+            "message": "Basic plan: 45 of 50 messages used today; 90 % is reached.",
+            "recommendation": (
+                "Basic was enough for the 45 messages used so far: if this one is like it, nothing has to change. "
+                "It resets 2026-11-21 00:00 UTC."
+            ),
+            "suggested_plan": None,
+            "read": False,
+            "created_at": TODAY,
+        }
+        marked = await talk.call("list_alerts", mark_read=[eighty["alert_id"]], unread_only=True)
+        assert [one["threshold_percent"] for one in marked["alerts"]] == [90]
+        assert marked["text"].startswith("1 alert marked as read.\n2026-11-20 14:03 UTC, warning: Basic plan")
+        assert await ear.next() == "alerts://me"
+        (read,) = (await talk.client.read_resource("alerts://me")).contents
+        shown = json.loads(read.text)  # type: ignore[union-attr]
+        assert [(one["threshold_percent"], one["read"]) for one in shown["alerts"]] == [
+            (90, False),
+            (80, True),
+        ]
+        assert ear.heard.empty()
+
+
+async def test_an_account_chooses_its_own_thresholds(place: Place, server: Server) -> None:
+    async with server.api(place.token("chooser")) as api:
+        answer = await api.call("list_alerts", thresholds=[50])
+        assert answer.json()["result"] == {"alerts": [], "thresholds": [50]}
+        await record(place, server, "chooser", 25)
+        (alert,) = (await api.call("list_alerts")).json()["result"]["alerts"]
+        assert (alert["threshold_percent"], alert["severity"]) == (50, "info")
+        back = await api.call("list_alerts", thresholds="plan")
+        assert back.json()["result"]["thresholds"] == [80, 90, 100]
+        for wrong in ([0], [90, 80], [80, 80], [1001], list(range(1, 12))):
+            problem_of(await api.call("list_alerts", thresholds=wrong), 422, "invalid_request")
+
+
+async def test_nobody_reads_or_marks_what_is_anothers(place: Place, server: Server) -> None:
+    await record(place, server, "owner", 40)
+    async with server.api(place.token("owner")) as owner, server.api(place.token("spy")) as spy:
+        (alert,) = (await owner.call("list_alerts")).json()["result"]["alerts"]
+        problem_of(await spy.call("list_alerts", user_id="owner"), 403, "forbidden")
+        problem_of(await spy.call("list_alerts", mark_read=[alert["alert_id"]]), 404, "not_found")
+    async with server.api(place.token("app", role="service")) as app:
+        seen = (await app.call("list_alerts", user_id="owner")).json()["result"]["alerts"]
+        assert [one["alert_id"] for one in seen] == [alert["alert_id"]]
+        denied = await app.call("list_alerts", user_id="owner", mark_read=[alert["alert_id"]])
+        problem_of(denied, 403, "forbidden")
+    async with server.api(place.token("tara", role="tenant_admin")) as tara:
+        whole = (await tara.call("list_alerts", tenant_id="acme")).json()["result"]
+        assert whole["thresholds"] is None
+        assert ("owner", 80) in {(one["account_id"], one["threshold_percent"]) for one in whole["alerts"]}
+
+
+async def test_the_log_tells_of_each_alert(tmp_path: Path) -> None:
+    place = Place(tmp_path, clock=TODAY)
+    with place.serving() as server:
+        await record(place, server, "told", 50)
+    told = [line for line in server.log.splitlines() if "alert " in line]
+    assert len(told) == 3
+    assert (
+        "alert critical of tenant 'acme', account 'told': Basic plan: 50 of 50 messages used today"
+        in told[-1]
+    )
