@@ -21,6 +21,7 @@ from tests.builders import (
     a_subject,
     buy,
     code_of,
+    decision_of,
 )
 from tests.contract.test_engine import SqliteStore, one_plan
 
@@ -32,6 +33,7 @@ from subscription_mcp.ledger.commands import (
     Actor,
     Alert,
     AlertsMarked,
+    CorrectUsage,
     MarkAlerts,
     ReportOutage,
     SetAlertThresholds,
@@ -248,6 +250,34 @@ async def test_a_level_alerts_again_after_a_day_below(store: SqliteStore) -> Non
         clock.advance(hours=24)
         await ledger.submit_one(a_record(event="storage", quantity=3))
         assert await thresholds(ledger, meter="storage_mb") == [80, 80]
+
+
+async def test_a_level_that_is_taken_back_below_a_threshold_alerts_again_a_day_later(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    limit = a_limit(10, meter="storage_mb", window="level")
+    async with store.open(catalog=one_plan(limit), clock=clock) as ledger:
+        stored = decision_of(await ledger.submit_one(a_record(event="storage", quantity=8)))
+        assert stored.event_id is not None
+        assert (
+            code_of(await ledger.submit_one(CorrectUsage("acme", stored.event_id, OPERATOR, "twice"))) == "ok"
+        )
+        clock.advance(hours=24)
+        await ledger.submit_one(a_record(event="storage", quantity=8))
+        assert await thresholds(ledger, meter="storage_mb") == [80, 80]
+
+
+async def test_use_that_was_taken_back_and_happens_again_is_no_news(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(10))) as ledger:
+        used = decision_of(await ledger.submit_one(a_record(quantity=8)))
+        assert used.event_id is not None
+        assert (
+            code_of(await ledger.submit_one(CorrectUsage("acme", used.event_id, OPERATOR, "twice"))) == "ok"
+        )
+        await ledger.submit_one(a_record(quantity=8))
+        assert await thresholds(ledger) == [80]
+        assert (await ledger.engine.verify()).differences == ()
 
 
 async def test_the_sliding_minute_and_limits_without_a_maximum_never_alert(store: SqliteStore) -> None:

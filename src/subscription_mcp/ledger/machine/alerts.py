@@ -82,11 +82,11 @@ def alerts_of_use(
     return None
 
 
-def alerts_of_settle(
+def alerts_of_counters(
     turn: Turn, located: Located, totals: Totals, counters: Sequence[Counter], gains: Mapping[str, int]
 ) -> Due | None:
-    """What a settle will alert of. It counts in the windows it was held in, which may be those of another billing
-    anchor; there its limits are the same."""
+    """What counting in just these counters will alert of. They may be those of another billing anchor, as a settle counts
+    where it was held; there the limits are the same."""
     account = located.account
     by_place = {(one.key.meter, one.key.window_key, one.key.user): one for one in counters}
     checked = []

@@ -11,7 +11,8 @@ from subscription_mcp.domain.rolling import used_at
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Anchor
 from subscription_mcp.ledger.commands import CorrectUsage, LimitsChanged, UsageEvent, refused
-from subscription_mcp.ledger.machine.accounts import Located, audit, locate_again, view_of
+from subscription_mcp.ledger.machine.accounts import Located, audit, locate_again, totals_of, view_of
+from subscription_mcp.ledger.machine.alerts import alerts_of_counters, raise_alerts
 from subscription_mcp.ledger.machine.counting import Tally, Totals, holder_of, place_of_counter, tally_of
 from subscription_mcp.ledger.machine.facts import Counter, Turn
 from subscription_mcp.ledger.machine.usage import append, dimensions_counted, dimensions_of_event
@@ -45,6 +46,9 @@ def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
     gains = _gains_back(turn, event, tally)
     if limit is not None:
         gains |= _charged_back(turn, located, tally, limit, gains)
+    # A level that falls below a threshold may alert of it again; nothing else ever does by what is taken back.
+    totals = totals_of(turn, located, event.occurred_at)
+    due = alerts_of_counters(turn, located, totals, tally.counted, gains)
     if not turn.may_write:
         return None
     correction = replace(
@@ -58,6 +62,7 @@ def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
     )
     append(turn, located.holder, correction, dimensions)
     _count(turn, tally.counted, gains, event)
+    raise_alerts(turn, due)
     facts.events[place] = replace(event, corrected_by=correction.id)
     entry = audit(
         turn,

@@ -37,7 +37,7 @@ from subscription_mcp.ledger.machine.accounts import (
     tally_for,
     totals_of,
 )
-from subscription_mcp.ledger.machine.alerts import alerts_of_settle, raise_alerts
+from subscription_mcp.ledger.machine.alerts import alerts_of_counters, raise_alerts
 from subscription_mcp.ledger.machine.counting import (
     CounterPlace,
     Tally,
@@ -183,7 +183,7 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     held_in = {place_of_counter(one): one for one in holding if one is not None}
     due = None
     if quantity:
-        due = alerts_of_settle(turn, located, totals, _counters_of(tally, held_in, gains), gains)
+        due = alerts_of_counters(turn, located, totals, _counters_of(tally, held_in, gains), gains)
     if not turn.may_write:
         return None
     if quantity:
