@@ -85,7 +85,9 @@ def test_reach_is_ordered() -> None:
 
 def test_a_tool_has_the_rows_of_its_name_and_of_its_actions() -> None:
     assert rows_of_tool("get_tier_info") == ("get_tier_info",)
-    assert set(rows_of_tool("manage_limits")) == {"manage_limits", "manage_limits.clear_rate"}
+    assert set(rows_of_tool("list_alerts")) == {
+        *("list_alerts", "list_alerts.mark_read", "list_alerts.thresholds"),
+    }
     assert len(rows_of_tool("manage_accounts")) == 9
     assert rows_of_tool("manage") == rows_of_tool("") == rows_of_tool("manage_accounts.search") == ()
 
