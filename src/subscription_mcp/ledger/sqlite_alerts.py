@@ -12,11 +12,12 @@ from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.commands import Alert, Delivery
 from subscription_mcp.ledger.machine.facts import Changes, MarkKey
 from subscription_mcp.ledger.queries import AlertPage, DeliveriesDue, DeliveryPage
+from subscription_mcp.ledger.sqlite_rows import KINDS
 
 if TYPE_CHECKING:
     from subscription_mcp.ledger.sqlite_store import Store
 
-KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
+
 _ALERT = (
     "SELECT a.id, t.text, h.account_kind, h.account, h.user, a.meter, a.window, a.start, a.scope, a.threshold,"
     " a.severity, a.message, a.recommendation, a.suggested_plan, a.used, a.maximum, a.created_at, a.read_at"
