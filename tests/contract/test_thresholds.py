@@ -24,6 +24,7 @@ from tests.builders import (
     decision_of,
 )
 from tests.contract.test_engine import SqliteStore, one_plan
+from tests.contract.test_prices import a_call, priced_catalog
 
 from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.domain.errors import Refusal
@@ -376,6 +377,25 @@ async def test_an_outage_is_told_once_an_hour_to_who_reads_the_tenant(store: Sql
     assert found[0].message == (
         "The ledger could not be written from 2026-11-20 13:03 UTC on; it is again. What was refused as unavailable was "
         "not counted."
+    )
+
+
+async def test_a_model_without_a_price_is_told_once_a_day_and_a_cost_as_money(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=priced_catalog(), clock=clock) as ledger:
+        await ledger.submit([a_call(1_000, price=None) for _ in range(3)])
+        clock.advance(days=1)
+        await ledger.submit_one(a_call(1_000, price=None))
+        await ledger.submit_one(a_call(640_000))
+        (cost,) = await alerts(ledger)
+        found = [one for one in await alerts(ledger, Whose("acme")) if one.threshold_percent is None]
+        assert (await ledger.engine.verify()).differences == ()
+    assert cost.message == "Basic plan: 0.80 of 1.00 USD used this month; 80 % is reached."
+    assert [(one.tenant, one.account, one.meter, one.severity) for one in found] == [
+        ("acme", "", "cost:unpriced", "critical")
+    ] * 2
+    assert found[0].message == (
+        "Calls of the model gemini-2.5-pro are counted as if they cost nothing: no price for them is known."
     )
 
 

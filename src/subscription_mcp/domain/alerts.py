@@ -14,7 +14,7 @@ from typing import Literal
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog, Limit, Plan
 from subscription_mcp.domain.decisions import LimitsOf, LimitState, reachable_plans
 from subscription_mcp.domain.instants import DAY, Instant
-from subscription_mcp.domain.money import format_amount
+from subscription_mcp.domain.money import currency_of, format_amount
 from subscription_mcp.domain.rolling import Cells
 from subscription_mcp.domain.windows import MINUTE_WINDOW, Level, Lifetime, Rolling, Window
 from subscription_mcp.domain.wording import clock_time, counted, per_window, use_of
@@ -207,4 +207,5 @@ def _what_it_has(plan: Plan, state: LimitState, limits_of: LimitsOf) -> str:
     limit = next((one for one in limits_of(plan) if one.key == state.limit.key), None)
     if limit is None or limit.maximum is UNLIMITED:
         return "no such limit"
-    return f"{limit.maximum:,} {per_window(limit.window)}"
+    most = counted(limit.maximum, state.unit) if currency_of(state.unit) else f"{limit.maximum:,}"
+    return f"{most} {per_window(limit.window)}"

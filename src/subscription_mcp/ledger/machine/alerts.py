@@ -50,13 +50,12 @@ from subscription_mcp.ledger.machine.accounts import (
 )
 from subscription_mcp.ledger.machine.counting import Tally, Totals, Watched, holder_of
 from subscription_mcp.ledger.machine.deliveries import tell_webhook
-from subscription_mcp.ledger.machine.facts import NO_ANCHOR, Counter, CounterKey, MarkKey, Turn
+from subscription_mcp.ledger.machine.facts import NO_ANCHOR, Counter, CounterKey, Dimensions, MarkKey, Turn
 
 SERVICE_THRESHOLD = 0
 """The threshold under which troubles of the service are marked."""
 UNAVAILABLE = "service:unavailable"
-UNPRICED = "cost:unpriced"
-"""What an event gains whose model has no price."""
+UNPRICED_MODEL = "cost:unpriced"
 
 
 @dataclass(slots=True)
@@ -318,18 +317,21 @@ def trouble_due(turn: Turn, tenant: str, trouble: ServiceTrouble) -> Due | None:
     return Due([alert], {key: {SERVICE_THRESHOLD: FOR_GOOD}})
 
 
-def unpriced_due(turn: Turn, tenant: str, model: str) -> Due | None:
-    """That a model has no price: once for each model and day."""
+def unpriced_due(turn: Turn, tenant: str, event: str, dimensions: Dimensions) -> Due | None:
+    """That a call has no price: once for each model and day."""
+    _, _, provider, model, *_ = dimensions
+    called = model or provider or event
+    what = f"the model {model}" if model else f"{provider or event} without a model"
     return trouble_due(
         turn,
         tenant,
         ServiceTrouble(
-            UNPRICED,
+            UNPRICED_MODEL,
             Day(),
             "critical",
-            f"Calls of the model {model} cost nothing here: it has no price.",
-            "Add a price for it to [[prices]] of the catalog, or correct the name of the model in the events.",
-            model,
+            f"Calls of {what} are counted as if they cost nothing: no price for them is known.",
+            "Add one to [[prices]] of the catalog, or correct the provider and model the events name.",
+            called,
         ),
     )
 

@@ -37,7 +37,7 @@ from subscription_mcp.ledger.machine.accounts import (
     tally_for,
     totals_of,
 )
-from subscription_mcp.ledger.machine.alerts import alerts_of_counters, raise_alerts
+from subscription_mcp.ledger.machine.alerts import alerts_of_counters, raise_alerts, unpriced_due
 from subscription_mcp.ledger.machine.counting import (
     CounterPlace,
     Tally,
@@ -181,9 +181,11 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
         turn, reservation.account.tenant, dimensions_of(reservation.event, located.plan, attributes)
     )
     held_in = {place_of_counter(one): one for one in holding if one is not None}
-    due = None
+    due = unpriced = None
     if quantity:
         due = alerts_of_counters(turn, located, totals, _counters_of(tally, held_in, gains), gains)
+        if decision.unpriced:
+            unpriced = unpriced_due(turn, reservation.account.tenant, reservation.event, dimensions)
     if not turn.may_write:
         return None
     if quantity:
@@ -205,6 +207,7 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
         )
         count(turn, counters, gains, at)
         raise_alerts(turn, due)
+        raise_alerts(turn, unpriced)
         decision.event_id = event.id
     for state in decision.limits:
         state.count_in()

@@ -56,7 +56,7 @@ from subscription_mcp.ledger.machine.accounts import (
     tally_for,
     totals_of,
 )
-from subscription_mcp.ledger.machine.alerts import UNPRICED, alerts_of_use, raise_alerts, unpriced_due
+from subscription_mcp.ledger.machine.alerts import alerts_of_use, raise_alerts, unpriced_due
 from subscription_mcp.ledger.machine.counting import CounterPlace, Tally, count, must_fit
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
@@ -146,8 +146,8 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     due = unpriced = None
     if decision.allowed or anyway:
         due = alerts_of_use(turn, located, tally, gains, at)
-        if UNPRICED in gains:
-            unpriced = unpriced_due(turn, located.account.tenant, dimensions[3] or "")
+        if decision.unpriced:
+            unpriced = unpriced_due(turn, located.account.tenant, command.event, dimensions)
     if not turn.may_write:
         return None
     if not decision.allowed and command.enforce:
