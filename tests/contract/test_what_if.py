@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from tests.builders import (
     decision_of,
     three_plans,
 )
+from tests.contract.test_prices import PRO, priced_catalog
 
-from subscription_mcp.domain.catalog import UNLIMITED, Catalog
+from subscription_mcp.domain.catalog import UNLIMITED, Catalog, ModelPrice, Money
 from subscription_mcp.domain.instants import format_instant, parse_instant
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Period
@@ -326,3 +328,15 @@ async def test_the_very_catalog_refuses_nobody_it_did_not(tmp_path: Path, seed: 
         for period in (whole, middle):
             tried = await try_on(ledger, catalog, period)
             assert tried.events > 10 and tried.accounts == []
+
+
+async def test_what_calls_cost_is_tried_at_the_drafts_prices_else_at_those_of_then(tmp_path: Path) -> None:
+    clock, then = Clock(), priced_catalog()
+    attributes = {"provider": "gemini", "model": "gemini-2.5-pro", "input_tokens": 100_000}
+    dear = ModelPrice("gemini", "gemini-2.5-pro", "Pro", Money(10 * DOLLAR, "USD"))
+    async with a_ledger(tmp_path, catalog=then, clock=clock) as ledger:
+        # 0.125 USD each, of 1.00 a month
+        await use(ledger, clock, 6, event="api_call", attributes=attributes, price=PRO)
+        for prices, refused in ((), 0), ((dear,), 5):
+            tried = await try_on(ledger, replace(then, prices=prices))
+            assert (tried.events, tried.refused_events) == (6, refused)

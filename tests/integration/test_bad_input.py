@@ -37,6 +37,7 @@ REQUIRED = {
     "renew_session": {"session_id": "s1"},
     "close_session": {"session_id": "s1"},
     "has_feature": {"feature": "mcp_access"},
+    "export_usage": {"format": "csv", "start": "2026-11-01T00:00:00Z", "end": "2026-12-01T00:00:00Z"},
     "manage_limits": {"action": "list"},
     "manage_accounts": {"action": "statistics"},
     "manage_members": {"action": "list"},

@@ -16,7 +16,9 @@ TIERS = {
 WITHHELD = {"get_usage_analytics", "list_usage_events", "export_usage", "manage_limits", "manage_members"}
 SESSIONS = {"open_session", "renew_session", "close_session"}
 CHANGES = {"upgrade_tier", "manage_subscription"}
-KEPT = {"get_tier_info", "check_quota", "list_plans", "has_feature"} | CHANGES | SESSIONS
+KEPT = (
+    {"get_tier_info", "check_quota", "list_plans", "has_feature", "get_billing_history"} | CHANGES | SESSIONS
+)
 
 
 @pytest.fixture(scope="module")

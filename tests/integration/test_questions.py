@@ -1,4 +1,4 @@
-"""What somebody from finance asks at the end of a month, answered by tools and nothing else: what March used by model,
+"""What somebody from finance asks at the end of a month, answered by tools and nothing else: what March cost by model,
 who used it, why an invoice is 61.20, and what the single events say to that."""
 
 import asyncio
@@ -25,22 +25,32 @@ unit = "call"
 event = "api_call"
 aggregate = "count"
 
-[meters.tokens]
-unit = "token"
+[meters.cost]
 event = "api_call"
-aggregate = "sum_of"
-attribute = ["input_tokens", "output_tokens"]
+aggregate = "cost"
 
 [plans.free]
 title = "Free"
 price = { monthly = "0" }
-limits = [{ meter = "tokens", window = "month", limit = 1_000, scope = "account" }]
+limits = [{ meter = "cost", window = "month", limit = "1.00", scope = "account" }]
 
 [plans.pro]
 title = "Pro"
 price = { monthly = "36.80", per_seat = "12.20" }
 seats = { max = 10 }
-limits = [{ meter = "tokens", window = "month", limit = 50_000_000, scope = "account" }]
+limits = [{ meter = "cost", window = "month", limit = "150.00", scope = "account" }]
+
+[[prices]]
+provider = "gemini"
+model = "gemini-2.5-pro"
+input_per_million_tokens = "1.25"
+output_per_million_tokens = "10.00"
+
+[[prices]]
+provider = "gemini"
+model = "gemini-2.5-flash"
+input_per_million_tokens = "0.125"
+output_per_million_tokens = "0.375"
 """
 BEGIN, TENTH, APRIL = "2026-03-01T00:00:00Z", "2026-03-10T12:00:00Z", "2026-04-01T09:00:00Z"
 MARCH = {"start": BEGIN, "end": "2026-04-01T00:00:00Z"}
@@ -48,7 +58,7 @@ STUDIO = {"account_id": "studio"}
 PRO, FLASH = "gemini-2.5-pro", "gemini-2.5-flash"
 CALLS = {("ann", PRO): 3, ("bob", PRO): 1, ("bob", FLASH): 4}
 """Who called which model how often, each time with a million tokens in and a million out."""
-TOKENS_A_CALL = 2_000_000
+MICROS_A_CALL = {PRO: 11_250_000, FLASH: 500_000}
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +94,16 @@ async def _live_through_march(place: Place) -> None:
         assert all(result["allowed"] for result in answer["results"]), answer
 
 
-def tokens_by(place_in_key: int) -> dict[str, int]:
-    """What was used, added up from the story."""
+def micros_by(place_in_key: int) -> dict[str, int]:
+    """What was spent, added up from the story."""
     sums: Counter[str] = Counter()
     for key, calls in CALLS.items():
-        sums[key[place_in_key]] += calls * TOKENS_A_CALL
+        sums[key[place_in_key]] += calls * MICROS_A_CALL[key[1]]
     return dict(sums)
 
 
-async def used_by(talk: Talk, key: str) -> dict[str, int]:
-    report = await talk.call("get_usage_analytics", **MARCH, **STUDIO, group_by=[key], meters=["tokens"])
+async def spent_by(talk: Talk, key: str) -> dict[str, int]:
+    report = await talk.call("get_usage_analytics", **MARCH, **STUDIO, group_by=[key], meters=["cost"])
     return {line[key]: line["quantity"] for line in report["breakdown"]}
 
 
@@ -104,10 +114,11 @@ def micros(amounts: Iterable[str]) -> int:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_what_march_used_by_model_and_who_used_it(place: Place, era: str) -> None:
+async def test_what_march_cost_by_model_and_who_used_it(place: Place, era: str) -> None:
     async with place.over_stdio(finance(place), ERAS[era]) as ann:
-        assert await used_by(ann, "model") == tokens_by(1) == {PRO: 8_000_000, FLASH: 8_000_000}
-        assert await used_by(ann, "user") == tokens_by(0) == {"ann": 6_000_000, "bob": 10_000_000}
+        assert await spent_by(ann, "model") == micros_by(1) == {PRO: 45_000_000, FLASH: 2_000_000}
+        assert await spent_by(ann, "user") == micros_by(0) == {"ann": 33_750_000, "bob": 13_250_000}
+        assert await spent_by(ann, "provider") == {"gemini": 47_000_000}
 
 
 async def test_why_the_invoice_is_61_20(place: Place) -> None:
@@ -131,8 +142,10 @@ async def test_the_single_events_add_up_to_what_the_report_says(place: Place) ->
         rows = list(csv.DictReader(StringIO(page["content"], newline="")))
         by_model: Counter[str] = Counter()
         for row in rows:
-            by_model[row["model"]] += int(row["gains.tokens"])
-        assert dict(by_model) == await used_by(ann, "model")
+            by_model[row["model"]] += int(row["gains.cost"])
+            assert micros([row["cost"]]) == int(row["gains.cost"])
+            assert (row["currency"], row["price_source"]) == ("USD", "catalog")
+        assert dict(by_model) == await spent_by(ann, "model")
         assert len(rows) == sum(CALLS.values())
 
 

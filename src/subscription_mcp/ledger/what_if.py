@@ -23,6 +23,7 @@ from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import DAY, EARLIEST, Instant
 from subscription_mcp.domain.invoices import HistoryRow
 from subscription_mcp.domain.money import prorate, round_to_minor
+from subscription_mcp.domain.pricing import PriceBook, UnitPrice, unit_price_of
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
     Membership,
@@ -303,6 +304,7 @@ class Memory:
             counted_since=since,
             bounds=BOUNDLESS,
         )
+        self._book = PriceBook(draft.prices)
         self._told = 0
 
     def tell(
@@ -325,11 +327,20 @@ class Memory:
             event.attributes,
             occurred_at=event.occurred_at,
             enforce=enforce,
+            price=self._price_of(event),
         )
         turn = Turn(facts, changes, event.recorded_at, lambda: event.id)
         (outcome,) = machine.run(turn, [command], self._supply)
         assert isinstance(outcome, Decided | Refusal)
         return outcome, sum(_overage_charge(one.gains) for _, one in turn.changes.events)
+
+    def _price_of(self, event: UsageEvent) -> UnitPrice | None:
+        """What it costs by the draft's price book, else what it was counted with."""
+        provider, model = event.attributes.get("provider"), event.attributes.get("model")
+        line = self._book.find(
+            provider if isinstance(provider, str) else None, model if isinstance(model, str) else None
+        )
+        return event.price if line is None else unit_price_of(line)
 
     def _stand(self, event: UsageEvent, plan: Plan, held: Subscription | None) -> None:
         """Let the user be in the account, and the account hold the plan."""
