@@ -100,6 +100,14 @@ STORIES = {
         "was suspended",
         "Enterprise plan: 501 jobs used this month, no limit.",
     ],
+    "alwrity": [
+        "Affordable: ",
+        "What it costs is not known",
+        "and 3.00 more would pass the limit",
+        "Gemini 2.5 Flash (gemini gemini-2.5-flash) would fit.",
+        "Done: the plan is Pro",
+        "of 150.00 USD used this month",
+    ],
     "group-tokens": [
         "There is no subscription for this account yet.",
         "Done: the plan is Starter",

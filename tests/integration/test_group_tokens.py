@@ -229,6 +229,37 @@ async def test_the_story_of_the_super_admin(place: Place, server: Server, era: s
         assert (await app.call("check_quota", **asked))["code"] == "payment_required"
 
 
+@pytest.mark.parametrize(
+    ("event", "estimate_from", "tokens_used"),
+    [
+        ("llm", {"text": "Hello, group! " * 100}, 350),
+        ("voice", {"audio_bytes": 480_000}, 30),
+        ("voice", {"audio_bytes": 900}, 1),
+        ("voice", {"spoken_text": "Hello!"}, 12),
+        ("voice", {"spoken_text": 6}, 12),
+    ],
+)
+async def test_tokens_nobody_counted_are_estimated(
+    place: Place, server: Server, event: str, estimate_from: dict[str, Any], tokens_used: int
+) -> None:
+    group = f"radio.{event}.{tokens_used}.{len(str(estimate_from))}"
+    async with (
+        server.client(place.token(f"rita.{group}", group=group, role="admin")) as admin,
+        server.client(place.token("app", role="service")) as app,
+    ):
+        await admin.call("get_tier_info")
+        await admin.buy("basic")
+        asked = {"user_id": f"rita.{group}", "event": event, "estimate_from": estimate_from}
+        held = await app.call("reserve_usage", **asked)
+        assert held["limits"][0]["held"] == tokens_used
+        settled = await app.call("settle_usage", reservation_id=held["reservation_id"])
+        assert tokens(settled, f"{event}_tokens")[0] == tokens_used
+        counted = await app.call("record_usage", **asked, quantity=5)  # what was counted is not estimated
+        assert tokens(counted, f"{event}_tokens")[0] == tokens_used + 5
+        events = (await admin.call("list_usage_events"))["events"]
+        assert [(one["quantity"], one["estimated"]) for one in events] == [(5, False), (tokens_used, True)]
+
+
 async def test_no_subscription_is_402_over_http(place: Place, server: Server) -> None:
     async with server.api(place.token("app", role="service")) as app:
         refused = await app.call("record_usage", user_id="nobody-yet", event="llm")

@@ -28,12 +28,14 @@ EVENTS: dict[str, dict[str, Any]] = {
     "notion-agent": {"event": "request", "attributes": {"tokens": 1}},
     "jobs-platform": {"event": "job"},
     "group-tokens": {"event": "llm"},
+    "alwrity": {"event": "api_call", "attributes": {"provider": "tavily"}},
 }
 """What is used where nothing else is said."""
 
 ADDED = {
     "jobs-platform": '[tools]\nlist_usage_events = "audit_log"\n',
     "group-tokens": '[features]\nusage_log = "Every event"\n[tools]\nlist_usage_events = "usage_log"\n',
+    "alwrity": '[features]\nusage_log = "Every event"\n[tools]\nlist_usage_events = "usage_log"\n',
 }
 """What these catalogs withhold from smaller plans, as shipped nothing."""
 
@@ -67,13 +69,16 @@ def taster(feature: str) -> dict[str, Any]:
     }
 
 
-LOGGED = {"action": "update", "plan": {"plan": "professional", "features": ["usage_log"]}}
+def logged(plan: str) -> dict[str, Any]:
+    return {"action": "update", "plan": {"plan": plan, "features": ["usage_log"]}}
+
 
 MADE: dict[str, list[dict[str, Any]]] = {
     "bedrock-chat": [narrow("messages"), taster("mcp_access")],
     "notion-agent": [narrow("requests")],
     "jobs-platform": [narrow("jobs"), taster("audit_log")],
-    "group-tokens": [narrow("llm_tokens"), taster("usage_log"), LOGGED],
+    "group-tokens": [narrow("llm_tokens"), taster("usage_log"), logged("professional")],
+    "alwrity": [narrow("api_calls"), taster("usage_log"), logged("enterprise")],
 }
 """What `manage_plans` makes and changes first."""
 
@@ -103,6 +108,12 @@ GIVEN: dict[str, dict[str, dict[str, Any]]] = {
         "tess": {"plan": "taster", "duration_days": 1},
         "ines": {"plan": "basic", "duration_days": 2},
     },
+    "alwrity": {
+        "rory": {"plan": "narrow"},
+        "sam": {"plan": "narrow"},
+        "tess": {"plan": "taster", "duration_days": 1},
+        "paula": {"plan": "basic"},
+    },
 }
 """Who comes ten days ago, and what an operator's `upgrade_tier` gives them then."""
 
@@ -111,13 +122,14 @@ ALL_OF_IT: dict[str, dict[str, Any]] = {
     "notion-agent": {"attributes": {"tokens": 50_000}},
     "jobs-platform": {"quantity": 10},
     "group-tokens": {"quantity": 100_000},
+    "alwrity": {"quantity": 2_000},
 }
 """What Quinn has used today, under the key `first`."""
 
 ALL_OF_A_MINUTE = {"jobs-platform": {"event": "api_call", "quantity": 60}}
 """What Rory has just used, else once."""
 
-SUSPENDED = ("bedrock-chat", "jobs-platform")
+SUSPENDED = ("bedrock-chat", "jobs-platform", "alwrity")
 """Where a plan that has ended is followed by a free one, only this makes an account inactive."""
 
 
@@ -195,6 +207,13 @@ TABLE: dict[str, Row] = {
                 "upgrade_tier standard",
                 FOUR_WEEKS_ON,
             ),
+            "alwrity": recorded(
+                "the month's 2.00 USD are used up",
+                "quinn",
+                "Basic has 50.00 USD a month.",
+                "upgrade_tier basic",
+                NEXT_MONTH,
+            ),
         },
         is_decision=True,
     ),
@@ -230,6 +249,13 @@ TABLE: dict[str, Row] = {
                 "upgrade_tier basic",
                 IN_A_MINUTE,
             ),
+            "alwrity": recorded(
+                "a plan made with one call a minute",
+                "rory",
+                "Comes back in 60 s.",
+                "upgrade_tier basic",
+                IN_A_MINUTE,
+            ),
         },
         is_decision=True,
         retryable=True,
@@ -249,8 +275,11 @@ TABLE: dict[str, Row] = {
             "jobs-platform": opened(
                 "a plan made with one session", "Pro has no limit.", "upgrade_tier pro", IN_AN_HOUR
             ),
-            "group-tokens": opened(
-                "a plan made with one session", "Basic has no limit.", "upgrade_tier basic", IN_AN_HOUR
+            **dict.fromkeys(
+                ("group-tokens", "alwrity"),
+                opened(
+                    "a plan made with one session", "Basic has no limit.", "upgrade_tier basic", IN_AN_HOUR
+                ),
             ),
         },
         is_decision=True,
@@ -270,11 +299,14 @@ TABLE: dict[str, Row] = {
                 "call upgrade_tier: Pro costs 10.00 USD",
                 "upgrade_tier pro",
             ),
-            "jobs-platform": recorded(
-                "a trial made and given for a day",
-                "tess",
-                "call upgrade_tier: Free costs 0.00 USD",
-                "upgrade_tier free",
+            **dict.fromkeys(
+                ("jobs-platform", "alwrity"),
+                recorded(
+                    "a trial made and given for a day",
+                    "tess",
+                    "call upgrade_tier: Free costs 0.00 USD",
+                    "upgrade_tier free",
+                ),
             ),
             "group-tokens": recorded(
                 "a trial made and given for a day",
@@ -289,7 +321,7 @@ TABLE: dict[str, Row] = {
         402,
         {
             **dict.fromkeys(
-                ("bedrock-chat", "notion-agent", "jobs-platform"),
+                ("bedrock-chat", "notion-agent", "jobs-platform", "alwrity"),
                 recorded("a payment is overdue for ten days", "paula", "It goes on as soon as it is paid."),
             ),
             "group-tokens": recorded(
@@ -333,6 +365,14 @@ TABLE: dict[str, Row] = {
                 "It comes with Professional; upgrade_tier changes the plan.",
                 ("upgrade_tier professional",),
             ),
+            "alwrity": Asked(
+                "a rule added, its feature given to Enterprise",
+                "quinn",
+                "list_usage_events",
+                {},
+                "It comes with Enterprise; upgrade_tier changes the plan.",
+                ("upgrade_tier enterprise",),
+            ),
         },
     ),
     "subscription_inactive": Row(
@@ -375,12 +415,15 @@ TABLE: dict[str, Row] = {
     "not_found": Row(
         404,
         {
-            "bedrock-chat": Asked(
-                "no such session",
-                "app",
-                "close_session",
-                {"session_id": "s-0"},
-                "Open one with open_session.",
+            **dict.fromkeys(
+                ("bedrock-chat", "alwrity"),
+                Asked(
+                    "no such session",
+                    "app",
+                    "close_session",
+                    {"session_id": "s-0"},
+                    "Open one with open_session.",
+                ),
             ),
             "notion-agent": Asked(
                 "no such reservation", "app", "settle_usage", {"reservation_id": "r-0"}, "Reserve again."
@@ -410,13 +453,14 @@ TABLE: dict[str, Row] = {
                 ("notion-agent", "reqest"),
                 ("jobs-platform", "jobb"),
                 ("group-tokens", "lm"),
+                ("alwrity", "api_cal"),
             )
         },
     ),
     "conflict": Row(
         409,
         {
-            **dict.fromkeys(("bedrock-chat", "jobs-platform", "group-tokens"), KEY_AGAIN),
+            **dict.fromkeys(("bedrock-chat", "jobs-platform", "group-tokens", "alwrity"), KEY_AGAIN),
             "notion-agent": Asked(
                 "a plan to which no way leads",
                 "quinn",

@@ -1,0 +1,179 @@
+"""The third system as its users meet it: calls of AI providers, money first."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness import ERAS, TODAY, Place, Server, problem_of, talking
+
+PRO_MODEL = {"provider": "gemini", "model": "gemini-2.5-pro"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("alwrity"), clock=TODAY, CATALOG="alwrity")
+
+
+@pytest.fixture(scope="module")
+def server(place: Place) -> Iterator[Server]:
+    with place.serving() as server:
+        yield server
+
+
+def used(document: dict[str, Any]) -> dict[str, int]:
+    return {limit["meter"]: limit["used"] for limit in document["limits"]}
+
+
+def tokens(tokens_in: int, tokens_out: int, **attributes: Any) -> dict[str, Any]:
+    return {**PRO_MODEL, "input_tokens": tokens_in, "output_tokens": tokens_out, **attributes}
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_the_story_of_a_writer(place: Place, server: Server, transport: str, era: str) -> None:
+    wren = f"wren.{transport}.{era}"
+    async with (
+        talking(place, server, transport, place.token(wren), ERAS[era]) as writer,
+        talking(place, server, transport, place.token("app", role="service"), ERAS[era]) as app,
+    ):
+        call = {"user_id": wren, "event": "api_call"}
+        # Free by default, the paid plans also by the year: ten months' price
+        assert (await writer.call("get_tier_info"))["plan"] == "free"
+        plans = {plan["plan"]: plan for plan in (await writer.call("list_plans"))["plans"]}
+        assert {
+            key: [(plan["price"][i] or {}).get("amount") for i in ("monthly", "yearly")]
+            for key, plan in plans.items()
+        } == {
+            "free": ["0.00", None],
+            "basic": ["29.00", "290.00"],
+            "pro": ["79.00", "790.00"],
+            "enterprise": ["199.00", "1990.00"],
+        }
+        # Before the call: what is affordable, and what binds
+        before = await app.call("check_quota", attributes=tokens(1_000, 500), **call)
+        assert before["affordable"] == {
+            "calls": 100,
+            "output_tokens": 199_875,
+            "cost": {"amount": "2.00", "currency": "USD"},
+            "binds": {"meter": "cost", "window": "month"},
+            "cheaper": None,
+        }
+        assert "Affordable: 100 calls like this" in before["text"]
+        # The cost after it: called under its alias, counted and kept under its one name
+        said = tokens(1_000, 500, provider="google", endpoint="/v1/write", response_ms=820, status="200")
+        after = await app.call("record_usage", attributes=said, **call)
+        assert used(after) == {"cost": 6_250, "gemini_calls": 1, "gemini_tokens": 1_500}
+        assert {limit["unit"] for limit in after["limits"] if limit["meter"] == "cost"} == {"micro_usd"}
+        (event,) = (await writer.call("list_usage_events"))["events"]
+        assert event["attributes"] == {**said, "provider": "gemini"}
+        assert event["price"] == {
+            "source": "catalog",
+            "cost": {"amount": "0.00625", "currency": "USD"},
+            "input_per_million_tokens": {"amount": "1.25", "currency": "USD"},
+            "output_per_million_tokens": {"amount": "10.00", "currency": "USD"},
+            "per_unit": None,
+        }
+        # Only the model is named; a price of the library; a search; a page by the piece
+        await app.call("record_usage", attributes={"model": "gpt-4o", "output_tokens": 1_000}, **call)
+        await app.call("record_usage", attributes={"provider": "metaphor"}, **call)
+        pages = await app.call("record_usage", attributes={"provider": "firecrawl"}, quantity=3, **call)
+        assert used(pages)["cost"] == 6_250 + 10_000 + 3_000 + 6_000
+        events = (await writer.call("list_usage_events"))["events"]
+        assert [one["attributes"]["provider"] for one in events] == ["firecrawl", "exa", "openai", "gemini"]
+        assert events[2]["price"]["source"].startswith("genai-prices 0.2")
+        # Only a text: estimated, and the text is nowhere
+        text = "a secret about wrens, " * 100
+        guessed = await app.call(
+            "record_usage", attributes=PRO_MODEL, estimate_from={"input_text": text}, **call
+        )
+        assert used(guessed)["gemini_tokens"] == 1_500 + 550
+        (event, *_) = (await writer.call("list_usage_events"))["events"]
+        assert (event["estimated"], event["attributes"]["input_tokens"]) == (True, 550)
+        assert event["gains"]["gemini_tokens:estimated"] == 550
+        # A model nobody knows: told, never free without a word
+        strange = {"provider": "openai", "model": "gpt-of-tomorrow", "input_tokens": 10}
+        unpriced = await app.call("record_usage", attributes=strange, **call)
+        assert (unpriced["unpriced"], unpriced["allowed"]) == (True, True)
+        assert "What it costs is not known" in unpriced["text"]
+        report = await writer.call("get_usage_analytics", group_by=["provider"])
+        totals = {total["meter"]: (total["quantity"], total["unit"]) for total in report["totals"]}
+        assert totals["cost:unpriced"] == (1, "event")
+        assert totals["api_calls"] == (6, "API call")
+        # Over the cap: refused before it costs anything, in words, with a cheaper model that would do
+        long = tokens(80_000, 290_000)
+        checked = await app.call("check_quota", attributes=long, **call)
+        assert (checked["allowed"], checked["affordable"]["calls"]) == (False, 0)
+        assert checked["affordable"]["cheaper"] == {"provider": "gemini", "model": "gemini-2.5-flash"}
+        refused = await app.call("record_usage", attributes=long, **call)
+        assert (refused["code"], refused["event_id"]) == ("quota_exceeded", None)
+        assert "of 2.00 USD used this month, and 3.00 more would pass the limit." in refused["text"]
+        assert "Basic has 50.00 USD a month." in refused["text"]
+        # Bought by the year
+        applied = await writer.buy("pro", interval="yearly")
+        assert applied["price_now"]["amount"] == "790.00"
+        limits = {limit["meter"]: limit["limit"] for limit in (await writer.call("get_tier_info"))["limits"]}
+        assert (limits["gemini_calls"], limits["cost"]) == (5_000, 150_000_000)
+        assert (await app.call("record_usage", attributes=long, **call))["allowed"]
+
+
+async def test_a_cost_cap_refuses_at_the_micro_with_429(place: Place, server: Server) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        asked = {"user_id": "cap", "event": "api_call", "attributes": {"provider": "tavily"}}
+        response = await app.call("record_usage", quantity=2_000, **asked)
+        assert response.status_code == 200
+        problem = problem_of(await app.call("record_usage", **asked), 429, "quota_exceeded")
+        assert problem["decision"]["limits"][0]["used"] == 2_000_000
+        assert problem["detail"].startswith("Free plan: 2.00 of 2.00 USD used this month.")
+
+
+async def test_a_call_limit_of_one_provider_leaves_the_others(place: Place, server: Server) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        asked = {"user_id": "many", "event": "api_call"}
+        for _ in range(5):
+            await app.call("record_usage", attributes={"provider": "stability"}, **asked)
+        refused = await app.call("record_usage", attributes={"provider": "stability"}, **asked)
+        assert refused.status_code == 429
+        assert (await app.call("record_usage", attributes={"provider": "exa"}, **asked)).status_code == 200
+
+
+async def test_an_edited_price_changes_nothing_that_happened(tmp_path: Path) -> None:
+    from subscription_mcp.catalogs import shipped_text
+
+    catalog = tmp_path / "prices.toml"
+    catalog.write_text(shipped_text("alwrity"), "utf-8")
+    place = Place(tmp_path, clock=TODAY, CATALOG=str(catalog))
+    asked = {"user_id": "ida", "event": "api_call", "attributes": tokens(1_000, 0)}
+    async with place.over_stdio(place.token("app", role="service")) as app:
+        first = await app.call("record_usage", idempotency_key="k", **asked)
+    catalog.write_text(catalog.read_text("utf-8").replace('"1.25"', '"2.50"'), "utf-8")
+    async with place.over_stdio(place.token("app", role="service")) as app:
+        again = await app.call("record_usage", idempotency_key="k", **asked)
+        assert (again["replayed"], used(again)["cost"]) == (True, used(first)["cost"])
+        assert used(await app.call("record_usage", **asked))["cost"] == 1_250 + 2_500
+        events = (await app.call("list_usage_events", user_id="ida"))["events"]
+        assert [one["price"]["cost"]["amount"] for one in events] == ["0.0025", "0.00125"]
+    assert "All agree" in place.run("verify").stdout + place.run("verify").stderr
+
+
+@pytest.mark.parametrize(
+    ("estimate_from", "said"),
+    [
+        ({"audio": 5}, "estimate_from.audio is nothing this event is estimated from"),
+        ({"input_text": -1}, "estimate_from"),
+        ({"input_text": True}, "estimate_from"),
+    ],
+)
+async def test_what_cannot_be_estimated_is_refused(
+    place: Place, server: Server, estimate_from: dict[str, Any], said: str
+) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        response = await app.call(
+            "record_usage", user_id="eve", event="api_call", estimate_from=estimate_from
+        )
+        assert said in problem_of(response, 422, "invalid_request")["detail"]
+
+
+def test_no_text_that_was_estimated_from_is_kept_anywhere(place: Place, server: Server) -> None:
+    kept = b"".join(path.read_bytes() for path in Path(place.folder).glob("ledger.db*"))
+    assert b"secret about wrens" not in kept
