@@ -399,3 +399,24 @@ async def test_a_free_plan_with_a_price_beyond_its_limit_is_looked_at_each_month
         assert await due(ledger) == [BOB]
         (invoice,) = (await close(ledger)).to_pay
         assert (invoice.total_micros, invoice.number[-2:]) == (2_000_000, "U1")
+
+
+async def test_what_went_beyond_a_limit_is_charged_however_late_somebody_closes(tmp_path: Path) -> None:
+    clock = Clock()
+    sold = a_plan(a_limit(5, window="billing_period", overage="0.50"), key="pro", monthly="29.00")
+    async with a_ledger(tmp_path, catalog=a_catalog(a_plan(a_limit(5)), sold), clock=clock) as ledger:
+        await buy(ledger, "pro")
+        await ledger.submit_one(a_record(quantity=9))
+        clock.advance(days=900)
+        for number in range(4):  # with each some rows are looked at that may be deleted
+            await ledger.submit_one(Arrive(a_subject(f"user{number}")))
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as rows:
+            (counters,) = rows.execute("SELECT count(*) FROM counter WHERE start > 0").fetchone()
+        assert counters == 2  # the units and their charge; what is limited is gone
+        await close(ledger)
+        assert [one.total_micros for one in (await statement(ledger)).invoices[:3]] == [
+            29_000_000,
+            31_000_000,
+            29_000_000,
+        ]
+        assert (await ledger.engine.verify()).differences == ()

@@ -2,15 +2,17 @@
 versions are kept; pure."""
 
 from subscription_mcp.domain.alerts import is_due_again
+from subscription_mcp.domain.catalog import OVERAGE, OVERAGE_CHARGE, derived
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells
-from subscription_mcp.domain.windows import Level, Rolling, rolling_length, window_of_key
+from subscription_mcp.domain.windows import BillingPeriod, Level, Rolling, rolling_length, window_of_key
 from subscription_mcp.ledger.commands import DeliveryState
 from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, KEY_RETENTION, SESSION_RETENTION
 from subscription_mcp.ledger.recount import latest_end
 
 OFFER_RETENTION = 1 * DAY
 """So that who confirms late is told why it no longer holds."""
+_CHARGED = (derived("", OVERAGE), derived("", OVERAGE_CHARGE))
 COUNTER_RETENTION = 400 * DAY
 """As far as a report reaches back; late events only come 35 days late."""
 
@@ -41,8 +43,10 @@ def offer_is_over(expires_at: Instant, now: Instant) -> bool:
     return now - expires_at > OFFER_RETENTION
 
 
-def counter_is_over(window_key: str, start: Instant, now: Instant) -> bool:
-    """Whether nothing can be counted in it any more and no report asks for it."""
+def counter_is_over(window_key: str, start: Instant, now: Instant, meter: str) -> bool:
+    """Whether nothing can be counted in it any more and no report asks for it, nor an invoice that nobody closed."""
+    if window_key == BillingPeriod.name and meter.endswith(_CHARGED):
+        return False
     end = latest_end(window_key, start)
     return end is not None and now - end >= COUNTER_RETENTION
 

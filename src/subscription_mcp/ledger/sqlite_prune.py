@@ -213,15 +213,15 @@ class _Sweep:
 
     def _counters(self, tenant: int) -> Iterator[int]:
         for rows in self._few(
-            "SELECT c.start, c.window, c.holder, c.meter, w.text FROM counter c JOIN word w ON w.id = c.window"
-            " WHERE c.tenant = ? AND (c.start, c.window, c.holder, c.meter) > (?, ?, ?, ?) AND c.start < ?"
+            "SELECT c.start, c.window, c.holder, c.meter, w.text, m.text FROM counter c"
+            " JOIN word w ON w.id = c.window JOIN word m ON m.id = c.meter WHERE c.tenant = ? AND (c.start, c.window, c.holder, c.meter) > (?, ?, ?, ?) AND c.start < ?"
             " ORDER BY c.start, c.window, c.holder, c.meter LIMIT ?",
             tenant,
             (1, 0, 0, 0),  # what never ends begins at 0
             self._now - COUNTER_RETENTION,
         ):
-            for *key, window in rows:
-                if counter_is_over(window, key[0], self._now):
+            for *key, window, meter in rows:
+                if counter_is_over(window, key[0], self._now, meter):
                     self._db.execute(
                         "DELETE FROM counter"
                         " WHERE tenant = ? AND start = ? AND window = ? AND holder = ? AND meter = ?",

@@ -400,8 +400,9 @@ class _Recount:
         return not any(chain.from_iterable(stored.values()))
 
     def _is_pruned(self, key: Key) -> bool:
-        _, start, window, _, _ = key
-        return window > 0 and counter_is_over(self.names.text(window), start, self._now)
+        _, start, window, _, meter = key
+        is_known = window > 0 and meter > 0
+        return is_known and counter_is_over(self.names.text(window), start, self._now, self.names.text(meter))
 
     def _counter(self, key: Key) -> str:
         _, start, window, holder, meter = key
