@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, cast
 
 from subscription_mcp.domain.catalog import DIMENSIONS
 from subscription_mcp.domain.errors import FieldProblem, Refusal
@@ -112,6 +112,41 @@ def whole_quarters(period: Period) -> Period:
     return Period(quarter_of(period.start), last if last == period.end else last + QUARTER)
 
 
+def step_starts(period: Period, granularity: Granularity, timezone: str) -> tuple[Instant, ...] | None:
+    """Where the steps of a series begin after the first; None for hours, which no day lies within."""
+    if granularity == "hour":
+        return None
+    assert period.end is not None
+    starts: list[Instant] = []
+    end = step_at(period.start, granularity, timezone).end
+    while end is not None and end < period.end:
+        starts.append(end)
+        end = step_at(end, granularity, timezone).end
+    return tuple(starts)
+
+
+def tiles_of(
+    period: Period, steps: Sequence[Instant] | None
+) -> tuple[tuple[Instant, list[Period]], tuple[Instant, list[Period]]]:
+    """A period of whole quarters of an hour as whole UTC days, none of which a step begins within, and the quarters
+    that are left: stretches of each. With `steps` None all of it is quarters."""
+    assert period.end is not None
+    if steps is None:
+        return (DAY, []), (QUARTER, [period] if period.start < period.end else [])
+    days: list[Period] = []
+    quarters: list[Period] = []
+    start = period.start
+    for end in (*(one for one in steps if period.start < one < period.end), period.end):
+        first, last = start + -start % DAY, end - end % DAY
+        left = [Period(start, end)]
+        if first < last:
+            days.append(Period(first, last))
+            left = [Period(start, first), Period(last, end)]
+        quarters += [one for one in left if one.start < cast(Instant, one.end)]
+        start = end
+    return (DAY, days), (QUARTER, quarters)
+
+
 def totals(rows: Iterable[UsageRow]) -> list[Group]:
     """One sum per meter, by name."""
     return sorted(grouped(rows, ("meter",)), key=lambda group: group.meter)
@@ -146,7 +181,7 @@ def series(
         assert row.quarter is not None
         step = steps.get(row.quarter)
         if step is None:
-            step = steps[row.quarter] = _step(row.quarter, granularity, timezone)
+            step = steps[row.quarter] = step_at(row.quarter, granularity, timezone)
         values = tuple(row.value_of(key) for key in keys)
         place = (step.start, row.meter, values)
         group = sums.get(place)
@@ -158,7 +193,8 @@ def series(
     return sorted(sums.values(), key=lambda group: (group.start or 0, group.meter, str(group.keys)))
 
 
-def _step(at: Instant, granularity: Granularity, timezone: str) -> Period:
+def step_at(at: Instant, granularity: Granularity, timezone: str) -> Period:
+    """The calendar step that holds an instant."""
     if granularity == "hour":
         start = local_hour_of(at, timezone)
         return Period(start, start + HOUR)

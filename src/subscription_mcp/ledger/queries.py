@@ -30,6 +30,9 @@ class UsageTotals:
     end: Instant
     columns: frozenset[str]
     """Of quarter, user, account, dimensions."""
+    steps: tuple[Instant, ...] | None = None
+    """Where the steps of a series begin: `quarter` is then the beginning of what lies within one. With None it is
+    the quarter of an hour."""
 
 
 @dataclass(frozen=True, slots=True)

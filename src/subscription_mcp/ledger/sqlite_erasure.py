@@ -19,6 +19,7 @@ from subscription_mcp.ledger.commands import UserErased
 from subscription_mcp.ledger.sqlite_prune import free_place
 from subscription_mcp.ledger.sqlite_store import EVENTS_PER_BLOCK_BITS, Store, hash_of_key
 from subscription_mcp.ledger.sqlite_transfer import TABLES
+from subscription_mcp.ledger.sqlite_wide import filling
 from subscription_mcp.ledger.transfer import encode
 
 CATALOG_WORDS = frozenset({"tenant", "event", "meter", "window", "dimensions"})
@@ -310,6 +311,11 @@ class Erasure:
                 **values,
             ):
                 self._run("INSERT INTO dimension (tenant, dimensions) VALUES (:tenant, :new)", **values)
+                self._run(
+                    "DELETE FROM rollup_wide WHERE tenant = :tenant AND dimensions IN (:old, :new)", **values
+                )
+                for statement in filling("tenant = :tenant AND dimensions IN (:old, :new)"):
+                    self._run(statement, **values)
             self._run(
                 "DELETE FROM dimension WHERE tenant = :tenant AND dimensions = :old AND NOT EXISTS"
                 " (SELECT 1 FROM rollup WHERE tenant = :tenant AND dimensions = :old)",

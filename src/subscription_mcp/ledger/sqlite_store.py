@@ -12,7 +12,6 @@ from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
-from subscription_mcp.domain.analytics import UsageRow
 from subscription_mcp.domain.catalog import (
     UNLIMITED,
     Catalog,
@@ -37,7 +36,6 @@ from subscription_mcp.domain.windows import (
     Anchor,
     BillingPeriod,
     Period,
-    quarter_of,
     rolling_length,
     window_of_key,
 )
@@ -77,7 +75,6 @@ from subscription_mcp.ledger.machine.facts import (
     TenantSize,
     ToMigrate,
 )
-from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.queries import (
     AccountIds,
     AccountPage,
@@ -135,6 +132,7 @@ from subscription_mcp.ledger.sqlite_rows import (
     subscription_values,
 )
 from subscription_mcp.ledger.sqlite_schema import committed_at
+from subscription_mcp.ledger.sqlite_wide import among, usage_totals, wide_cells
 
 EVENTS_PER_BLOCK_BITS = 12  # as in the index event_by_block
 EVENT_COLUMNS = "seq, id, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, corrects, price"
@@ -143,8 +141,6 @@ ID_SLACK = 2 * MILLISECOND
 """How much later than its id says an event may have been recorded: within a batch time may go on a little."""
 LONGEST_HOLD = DAY
 """For how long a reservation can be made."""
-SEEKS_MAX = 40_000
-"""Quarters of an hour: 400 days and a little."""
 WORDS_SEEN_MAX = 10_000
 """How many texts that begin like what somebody types are looked at, of which only some are accounts of the tenant."""
 ACCOUNT_IDS = (
@@ -232,6 +228,11 @@ _COUNTERS = _Insert(
 _ROLLUPS = _Insert(
     "rollup",
     "tenant, quarter, holder, meter, dimensions, events, quantity",
+    " ON CONFLICT DO UPDATE SET events = events + excluded.events, quantity = quantity + excluded.quantity",
+)
+_WIDE = _Insert(
+    "rollup_wide",
+    "tenant, span, start, holder, meter, dimensions, events, quantity",
     " ON CONFLICT DO UPDATE SET events = events + excluded.events, quantity = quantity + excluded.quantity",
 )
 _ANSWERS = _Insert("answer", "seq, tenant, source, key, digest, answer, at")
@@ -670,7 +671,7 @@ class Store:
             "SELECT r.id, r.event, r.quantity, r.attributes, r.price, r.expires_at, r.reserved_at"
             " FROM reservation r"
             " WHERE r.tenant = ? AND r.id > ? AND r.expires_at > ? AND r.answer IS NULL"
-            f"{_among(self.holders_of(_whose(key)), 'r.holder')}",
+            f"{among(self.holders_of(_whose(key)), 'r.holder')}",
             (self.word(key.tenant), uuid7_after(now - LONGEST_HOLD - QUARTER), now),
         ).fetchall()
         holds = {}
@@ -766,7 +767,7 @@ class Store:
         end = last if end is None else min(end, last)
         if end <= start:
             return 0
-        totals = self._usage_totals(UsageTotals(_whose(key), start, end, frozenset()))
+        totals = usage_totals(self, UsageTotals(_whose(key), start, end, frozenset()))
         return sum(row.quantity for row in totals if row.meter == key.meter)
 
     def _end_of(self, key: CounterKey, now: Instant) -> Instant | None:
@@ -794,7 +795,7 @@ class Store:
             _whose(key), last - length, last + FUTURE_TOLERANCE + 1, frozenset({"quarter"})
         )
         cells: Cells = []
-        for row in self._usage_totals(question):
+        for row in usage_totals(self, question):
             if row.meter == key.meter:
                 # At the end of its quarter, or of all there is: given back a little late, never early.
                 at = min(cast(Instant, row.quarter) + QUARTER, last)
@@ -805,7 +806,7 @@ class Store:
         """What was used from an instant on, from the events: a quarter of an hour has both sides of it."""
         cells: Cells = []
         page = EventPage(_whose(key), start, now + FUTURE_TOLERANCE + 1, size=-1)
-        events = [event for _, event in self._event_page(page)[0]]
+        events = [event for _, event in self.event_page(page)[0]]
         taken_back = {event.corrects for event in events}
         for event in events:
             at = used_at(event.occurred_at, event.recorded_at)
@@ -965,9 +966,9 @@ class Store:
 
     def _sessions_open(self, question: OpenSessions) -> list[Session]:
         tenant, order = question.whose.tenant, "" if question.size < 0 else " ORDER BY s.expires_at"
-        among = _among(self.holders_of(question.whose), "s.holder")
+        picked = among(self.holders_of(question.whose), "s.holder")
         rows = self._db.execute(
-            f"{self._SESSION}{among} AND s.closed_at IS NULL AND s.expires_at > ?{order} LIMIT ?",
+            f"{self._SESSION}{picked} AND s.closed_at IS NULL AND s.expires_at > ?{order} LIMIT ?",
             (self.word(tenant), question.now, question.size),
         ).fetchall()
         return [self._session_of(tenant, row) for row in rows]
@@ -1026,6 +1027,7 @@ class Store:
         if changes.rollups:
             cells = sorted([self._rollup_row(*item) for item in changes.rollups.items()])
             _ROLLUPS.all(self._db, cells)
+            _WIDE.all(self._db, wide_cells(cells))
         if changes.dimensions:
             many(
                 "INSERT OR IGNORE INTO dimension (tenant, dimensions) VALUES (?, ?)",
@@ -1336,9 +1338,9 @@ class Store:
     def answer(self, question: Query) -> Any:
         match question:
             case UsageTotals():
-                return self._usage_totals(question)
+                return usage_totals(self, question)
             case EventPage():
-                return self._event_page(question)
+                return self.event_page(question)
             case NewestEvent():
                 return self._db.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0]
             case AuditTrail():
@@ -1451,68 +1453,13 @@ class Store:
         )
         return [row[0] for row in rows]
 
-    def _usage_totals(self, question: UsageTotals) -> list[UsageRow]:
-        """The whole quarters of an hour from the rollups; where the period begins or ends within one, that part
-        of it from the events themselves."""
-        columns = question.columns
-        by_holder = bool({"user", "account"} & columns)
-        picked = ["meter"]
-        picked += ["quarter"] if "quarter" in columns else []
-        picked += ["holder"] if by_holder else []
-        picked += ["dimensions"] if "dimensions" in columns else []
-        tenant = self.word(question.whose.tenant)
-        among = _among(self.holders_of(question.whose))
-        first, edges = _whole_quarters(question)
-        names = ", ".join(picked)
-        if among and (cast(Instant, first.end) - first.start) // QUARTER <= SEEKS_MAX:
-            # A few holders among a tenant's many: one seek a quarter instead of a walk over all of them.
-            source = (
-                "WITH RECURSIVE step (at) AS (SELECT :start WHERE :start < :end"
-                f" UNION ALL SELECT at + {QUARTER} FROM step WHERE at + {QUARTER} < :end)"
-                f" SELECT {names}, sum(events), sum(quantity) FROM step CROSS JOIN rollup"
-                f" WHERE tenant = :tenant AND quarter = at{among}"
-            )
-        else:
-            source = (
-                f"SELECT {names}, sum(events), sum(quantity) FROM rollup"
-                f" WHERE tenant = :tenant AND quarter >= :start AND quarter < :end{among}"
-            )
-        rows = self._db.execute(
-            f"{source} GROUP BY {names}", {"tenant": tenant, "start": first.start, "end": first.end}
-        ).fetchall()
-        totals = []
-        for *values, events, quantity in rows:
-            row = dict(zip(picked, values, strict=True))
-            total = UsageRow(self.text(row["meter"]), events, quantity, row.get("quarter"))
-            if by_holder:
-                total.account, total.user = self._holder_names(row["holder"])
-            if "dimensions" in row:
-                total.dimensions = tuple(json.loads(self.text(row["dimensions"])))
-            totals.append(total)
-        for edge in edges:
-            page = EventPage(question.whose, edge.start, cast(Instant, edge.end), size=-1)
-            for _, event in self._event_page(page)[0]:
-                totals += [
-                    UsageRow(
-                        meter,
-                        event.number,
-                        gain,
-                        quarter_of(event.occurred_at),
-                        event.account,
-                        event.user,
-                        dimensions_of_event(event),
-                    )
-                    for meter, gain in event.gains.items()
-                ]
-        return totals
-
-    def _holder_names(self, holder: int) -> tuple[str, str]:
+    def holder_names(self, holder: int) -> tuple[str, str]:
         account, user = self._db.execute(
             "SELECT account, user FROM holder WHERE id = ?", (holder,)
         ).fetchone()
         return self.text(account), self.text(user)
 
-    def _event_page(self, question: EventPage) -> tuple[list[tuple[int, UsageEvent]], bool]:
+    def event_page(self, question: EventPage) -> tuple[list[tuple[int, UsageEvent]], bool]:
         """One page, newest first unless asked otherwise, and whether there is more. Walks block by block; an event
         is reported at most 35 days late and 5 minutes early, which bounds the blocks that can hold the period."""
         holders = self.holders_of(question.whose)
@@ -1538,7 +1485,7 @@ class Store:
         for block in blocks if question.oldest_first else reversed(blocks):
             found += self._db.execute(
                 f"SELECT {EVENT_COLUMNS}, {corrected_by} FROM event WHERE seq >> {EVENTS_PER_BLOCK_BITS} = ?"
-                f"{_among(holders)}{kind} AND tenant = ?"
+                f"{among(holders)}{kind} AND tenant = ?"
                 f" AND seq BETWEEN ? AND ? AND occurred_at >= ? AND occurred_at < ? ORDER BY seq {order} LIMIT ?",
                 (
                     block,
@@ -1601,11 +1548,11 @@ class Store:
         )
 
     def _audit_trail(self, question: AuditTrail) -> list[AuditEntry]:
-        among = _among(self.holders_of(question.whose), "a.holder")
+        picked = among(self.holders_of(question.whose), "a.holder")
         rows = self._db.execute(
             "SELECT a.id, h.account_kind, h.account, h.user, a.action, a.actor, a.actor_role, a.reason,"
             " a.before, a.after, a.at FROM audit a JOIN holder h ON h.id = a.holder"
-            f" WHERE a.tenant = ?{among} AND a.action LIKE ? || '%' ORDER BY a.seq DESC LIMIT ?",
+            f" WHERE a.tenant = ?{picked} AND a.action LIKE ? || '%' ORDER BY a.seq DESC LIMIT ?",
             (self.word(question.whose.tenant), question.action, question.size),
         ).fetchall()
         return [
@@ -1633,27 +1580,6 @@ def _whose(key: CounterKey) -> Whose:
 
 def _text_of(value: object) -> str:
     return to_json(value).decode()
-
-
-def _among(holders: list[int] | None, column: str = "holder") -> str:
-    """The condition that picks the holders; they are our own integers."""
-    return "" if holders is None else f" AND {column} IN ({','.join(map(str, holders))})"
-
-
-def _whole_quarters(question: UsageTotals) -> tuple[Period, list[Period]]:
-    """The rollup cells that lie in the period as a whole, and the parts of cells at its ends."""
-    start, end = question.start, question.end
-    first, last = quarter_of(start), quarter_of(end)
-    if first == start:
-        whole_start, edges = start, []
-    elif first == last:
-        return Period(end, end), [Period(start, end)]
-    else:
-        whole_start = first + QUARTER
-        edges = [Period(start, whole_start)]
-    if last != end:
-        edges.append(Period(last, end))
-    return Period(whole_start, last), edges
 
 
 def _account_of(key: CounterKey) -> AccountKey:

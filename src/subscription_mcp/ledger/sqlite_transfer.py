@@ -16,6 +16,7 @@ from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.port import TransferRefused
 from subscription_mcp.ledger.sqlite_rows import KINDS
 from subscription_mcp.ledger.sqlite_store import PRICE_COLUMNS, Store, hash_of_key
+from subscription_mcp.ledger.sqlite_wide import filling
 from subscription_mcp.ledger.transfer import ExportReader, ExportWriter, Row, encode
 
 ROWS_AT_ONCE = 500
@@ -216,8 +217,8 @@ TABLES = {
         _table("revocation", "id:uuid tenant subject token_id issued_before at", "seq"),
     )
 }
-STAYS = frozenset({"word", "holder", "price", "ledger_info", "key_index"})
-"""What is made anew: the surrogates, what caches go by, and the index of the answers."""
+STAYS = frozenset({"word", "holder", "price", "ledger_info", "key_index", "rollup_wide"})
+"""What is made anew: the surrogates, what caches go by, the index of the answers, and sums of the rollups."""
 
 
 def dump(connection: sqlite3.Connection, write: Callable[[bytes], object]) -> Mapping[str, int]:
@@ -256,6 +257,8 @@ def load(connection: sqlite3.Connection, store: Store, stream: BinaryIO) -> Mapp
         # A line that is JSON and yet no row of ours.
         raise reader.damaged() from None
     loader.index_answers()
+    for statement in filling():
+        connection.execute(statement)
     connection.execute("UPDATE ledger_info SET value = value + 1 WHERE name = 'plans_revision'")
     store.note_commit(store.last_entry_at())
     return reader.counts

@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from subscription_mcp.domain.catalog import places_of
-from subscription_mcp.domain.instants import Instant, format_instant
+from subscription_mcp.domain.instants import DAY, Instant, format_instant
 from subscription_mcp.domain.rolling import used_at, used_within
 from subscription_mcp.domain.windows import (
     Anchor,
@@ -59,6 +59,7 @@ from subscription_mcp.ledger.sqlite_schema import (
 from subscription_mcp.ledger.sqlite_store import Store
 from subscription_mcp.ledger.sqlite_transfer import row_counts
 from subscription_mcp.ledger.sqlite_verify_billing import charges
+from subscription_mcp.ledger.sqlite_wide import EVERYBODY, differences
 from subscription_mcp.ledger.transfer import encode
 
 DIFFERENCES_MAX = 10
@@ -86,6 +87,7 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
                     recount.counters(),
                     recount.rolling(),
                     recount.rollups(),
+                    recount.wide_rollups(),
                     holds(connection, recount.names, now),
                     sizes(connection, recount.names),
                     alerts(connection, recount.names),
@@ -382,6 +384,16 @@ class _Recount:
             if found and not self._is_folded_otherwise(found):
                 for key, sums, said in found:
                     yield f"{self._rollup(key)} says {_sums(sums)}; the events say {_sums(said)}."
+
+    def wide_rollups(self) -> Iterator[str]:
+        """How the sums of days and of whole tenants differ from the rollups."""
+        for tenant, span, start, holder, meter, *_ in differences(self._db):
+            who = f"tenant {self.names.text(tenant)}" if holder == EVERYBODY else self._who(holder)
+            kind = "day" if span == DAY else "quarter of an hour"
+            yield (
+                f"The sum of {self._what(meter)} for the {kind} from {format_instant(start)} of {who} is not that of "
+                "its rollups."
+            )
 
     def _is_folded_otherwise(self, found: list[tuple[Key, Sums | None, Sums | None]]) -> bool:
         """Whether the differences of one quarter are those of a bound that was raised since: what is told apart

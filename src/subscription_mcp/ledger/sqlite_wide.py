@@ -1,0 +1,155 @@
+"""Sums of usage for reports, from the widest cells that fit: days of a holder or a tenant, quarters of an hour, events.
+
+A rollup is one quarter of an hour of one holder. Adding up a month of many of them takes seconds; so whole UTC days of
+each holder are kept too, and days and quarters of a tenant as a whole (holder 0). They follow from the rollups: `filling`
+makes them anew, `differences` says where they are not what the rollups say.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from subscription_mcp.domain.analytics import UsageRow, tiles_of
+from subscription_mcp.domain.instants import DAY, QUARTER, Instant
+from subscription_mcp.domain.windows import Period, quarter_of
+from subscription_mcp.ledger.machine.usage import dimensions_of_event
+from subscription_mcp.ledger.queries import EventPage, UsageTotals
+
+if TYPE_CHECKING:
+    from subscription_mcp.ledger.sqlite_store import Store
+
+EVERYBODY = 0
+"""In place of a holder: the tenant as a whole."""
+Cell = tuple[int, ...]
+_COLUMNS = "tenant, span, start, holder, meter, dimensions, events, quantity"
+_KINDS = ((DAY, "holder"), (DAY, "+0"), (QUARTER, "+0"))
+
+
+def _said(where: str = "1") -> tuple[str, ...]:
+    """What the rollups say the wider cells are."""
+    return tuple(
+        f"SELECT tenant, {span} AS span, quarter - quarter % {span} AS start, {holder} AS holder, meter, dimensions,"
+        f" sum(events) AS events, sum(quantity) AS quantity FROM rollup WHERE {where} GROUP BY 1, 3, 4, 5, 6"
+        for span, holder in _KINDS
+    )
+
+
+def filling(where: str = "1") -> tuple[str, ...]:
+    """Statements that make cells from those rollups, where there are none."""
+    return tuple(f"INSERT INTO rollup_wide ({_COLUMNS}) {said}" for said in _said(where))
+
+
+def wide_cells(rollups: Sequence[Cell]) -> list[Cell]:
+    """What rows to be added to the rollups add to the wider cells, in the order of their key."""
+    sums: dict[tuple[int, ...], list[int]] = {}
+    for tenant, quarter, holder, meter, dimensions, events, quantity in rollups:
+        day = quarter - quarter % DAY
+        for key in (
+            (tenant, DAY, day, holder, meter, dimensions),
+            (tenant, DAY, day, EVERYBODY, meter, dimensions),
+            (tenant, QUARTER, quarter, EVERYBODY, meter, dimensions),
+        ):
+            cell = sums.get(key)
+            if cell is None:
+                sums[key] = [events, quantity]
+            else:
+                cell[0] += events
+                cell[1] += quantity
+    return sorted((*key, *cell) for key, cell in sums.items())
+
+
+def differences(connection: sqlite3.Connection) -> Iterator[Cell]:
+    """The cells that are not what the rollups say, as they are kept or as they should be."""
+    kept = f"SELECT {_COLUMNS} FROM rollup_wide"
+    said = f"SELECT * FROM ({' UNION ALL '.join(_said())})"
+    yield from connection.execute(f"{kept} EXCEPT {said}")
+    yield from connection.execute(f"{said} EXCEPT {kept}")
+
+
+def usage_totals(store: "Store", question: UsageTotals) -> list[UsageRow]:
+    """Whole quarters of an hour from the rollups, whole days from the wider ones where no step of a series begins
+    within; where the period begins or ends within a quarter, that part of it from the events themselves."""
+    whole, edges = _whole_quarters(question)
+    exactly = "quarter" in question.columns and question.steps is None
+    tiles = tiles_of(whole, None if exactly else question.steps or ())
+    totals = [row for span, periods in tiles for row in _sums(store, question, span, periods)]
+    for edge in edges:
+        page = EventPage(question.whose, edge.start, cast(Instant, edge.end), size=-1)
+        for _, event in store.event_page(page)[0]:
+            totals += [
+                UsageRow(
+                    meter,
+                    event.number,
+                    gain,
+                    quarter_of(event.occurred_at),
+                    event.account,
+                    event.user,
+                    dimensions_of_event(event),
+                )
+                for meter, gain in event.gains.items()
+            ]
+    return totals
+
+
+def _sums(
+    store: "Store", question: UsageTotals, span: Instant, periods: Sequence[Period]
+) -> Iterator[UsageRow]:
+    if not periods:
+        return
+    columns = question.columns
+    by_holder = bool({"user", "account"} & columns)
+    picked = ["meter"]
+    picked += ["at"] if "quarter" in columns else []
+    picked += ["holder"] if by_holder else []
+    picked += ["dimensions"] if "dimensions" in columns else []
+    holders = store.holders_of(question.whose)
+    everybody = holders is None and not by_holder
+    source, start = ("rollup", "quarter") if span == QUARTER and not everybody else ("rollup_wide", "start")
+    where = "" if source == "rollup" else f" AND span = {span}"
+    where += f" AND holder = {EVERYBODY}" if everybody else among(holders) or f" AND holder > {EVERYBODY}"
+    names = ", ".join(picked)
+    if everybody or holders is not None:
+        # A few among a tenant's many: one seek for each cell instead of a walk over all of them.
+        statement = (
+            "WITH RECURSIVE step (at, until) AS (SELECT value ->> 0, value ->> 1 FROM json_each(:periods)"
+            f" UNION ALL SELECT at + {span}, until FROM step WHERE at + {span} < until)"
+            f" SELECT {names}, sum(events), sum(quantity) FROM step CROSS JOIN {source}"
+            f" WHERE tenant = :tenant AND {start} = at{where}"
+        )
+    else:
+        statement = (
+            f"SELECT {', '.join(f'{start} AS at' if one == 'at' else one for one in picked)}, sum(events), sum(quantity)"
+            f" FROM json_each(:periods) CROSS JOIN {source}"
+            f" WHERE tenant = :tenant AND {start} >= value ->> 0 AND {start} < value ->> 1{where}"
+        )
+    values = {"tenant": store.word(question.whose.tenant), "periods": json.dumps(periods)}
+    for *found, events, quantity in store.rows(f"{statement} GROUP BY {names}", values):
+        row: dict[str, Any] = dict(zip(picked, found, strict=True))
+        total = UsageRow(store.text(row["meter"]), events, quantity, row.get("at"))
+        if by_holder:
+            total.account, total.user = store.holder_names(row["holder"])
+        if "dimensions" in row:
+            total.dimensions = tuple(json.loads(store.text(row["dimensions"])))
+        yield total
+
+
+def among(holders: list[int] | None, column: str = "holder") -> str:
+    """The condition that picks the holders; they are our own integers."""
+    return "" if holders is None else f" AND {column} IN ({','.join(map(str, holders))})"
+
+
+def _whole_quarters(question: UsageTotals) -> tuple[Period, list[Period]]:
+    """The rollup cells that lie in the period as a whole, and the parts of cells at its ends."""
+    start, end = question.start, question.end
+    first, last = quarter_of(start), quarter_of(end)
+    if first == start:
+        whole_start, edges = start, []
+    elif first == last:
+        return Period(end, end), [Period(start, end)]
+    else:
+        whole_start = first + QUARTER
+        edges = [Period(start, whole_start)]
+    if last != end:
+        edges.append(Period(last, end))
+    return Period(whole_start, last), edges
