@@ -1,5 +1,6 @@
 """Analytics: the period a report covers and how sums of usage are grouped. Pure folds over rollup rows."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +29,11 @@ GroupKey = Literal["meter", "event", "plan", "user", "account", "provider", "mod
 REPORT_DAYS_MAX = 400
 SERIES_ROWS_MAX = 1000
 BREAKDOWN_ROWS_MAX = 200
+SERIES_BYTES_MAX = 100_000
+BREAKDOWN_BYTES_MAX = 40_000
 
+_ROW_BYTES = 100
+"""What a row takes beside its texts."""
 _WINDOWS: Mapping[str, type[Day] | type[Week] | type[Month]] = {"day": Day, "week": Week, "month": Month}
 _PLACE_OF_DIMENSION = {name: place for place, name in enumerate(("event", "plan", *DIMENSIONS))}
 
@@ -191,6 +196,18 @@ def series(
         group.quantity += row.quantity
         group.events += row.events
     return sorted(sums.values(), key=lambda group: (group.start or 0, group.meter, str(group.keys)))
+
+
+def page_of(groups: Sequence[Group], skip: int, rows_max: int, bytes_max: int) -> list[Group]:
+    """As many groups after the first `skip` as an answer has room for, one at least."""
+    page: list[Group] = []
+    room = bytes_max
+    for group in groups[skip : skip + rows_max]:
+        room -= _ROW_BYTES + len(json.dumps([group.meter, group.keys]))
+        if page and room < 0:
+            break
+        page.append(group)
+    return page
 
 
 def step_at(at: Instant, granularity: Granularity, timezone: str) -> Period:

@@ -117,6 +117,19 @@ def attribute_problems(event: EventType, attributes: Attributes) -> list[FieldPr
     return problems
 
 
+SUCCEEDED = frozenset({"ok", "success", "succeeded", "completed"})
+
+
+def has_failed(status: str | int | None) -> bool:
+    """Whether the `status` of an event says that what it tells of failed: an HTTP status from 400 on, or a word that
+    is none of `SUCCEEDED`."""
+    if isinstance(status, str):
+        if not (status.isascii() and status.isdigit()):
+            return status.lower() not in SUCCEEDED
+        status = int(status)
+    return status is not None and status >= 400
+
+
 def is_plain_text(text: str) -> bool:
     """Whether a text is fit to be stored and shown: bounded, on one line, and free of control, format
     (bidirectional, tag) and surrogate characters that could hide something from a reader. The two joiners

@@ -193,6 +193,47 @@ class MemberPage:
     after: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Denials:
+    """How often what was refused in the hours of `[start, end)`: code, meter ('' is none) and count."""
+
+    whose: Whose
+    start: Instant
+    end: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Conversions:
+    """How many accounts of a tenant began to pay in `[start, end)`: after a trial, and after one of the plans that are
+    `free`."""
+
+    tenant: str
+    start: Instant
+    end: Instant
+    free: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """How long what took in the hours of `[start, end)`: event, whether it failed, cell (`histogram`) and count."""
+
+    whose: Whose
+    start: Instant
+    end: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpans:
+    """When the sessions that were open in `[start, end)` were opened and ended (None while they last): the newest, at
+    most `size`."""
+
+    whose: Whose
+    start: Instant
+    end: Instant
+    now: Instant
+    size: int
+
+
 @dataclass(slots=True)
 class MemberRow:
     place: int
@@ -263,6 +304,10 @@ Query = (
     | AuditTrail
     | TenantSummary
     | MemberPage
+    | Denials
+    | Conversions
+    | Responses
+    | SessionSpans
     | TenantActivity
     | AccountPage
     | OpenSessions

@@ -22,6 +22,8 @@ DELIVERY_RETENTION = 7 * DAY
 """How long a message that was received is remembered, and how long one waits that no server is there to send."""
 DEAD_RETENTION = KEY_RETENTION
 """How long a message that could not be sent can be sent again."""
+REPORT_RETENTION = 401 * DAY
+"""Of what is only kept for reports, by the hour."""
 
 
 def answer_is_over(at: Instant, now: Instant) -> bool:

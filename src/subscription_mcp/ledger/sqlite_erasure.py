@@ -22,7 +22,7 @@ from subscription_mcp.ledger.sqlite_transfer import TABLES
 from subscription_mcp.ledger.sqlite_wide import filling
 from subscription_mcp.ledger.transfer import encode
 
-CATALOG_WORDS = frozenset({"tenant", "event", "meter", "window", "dimensions"})
+CATALOG_WORDS = frozenset({"tenant", "event", "meter", "window", "dimensions", "code"})
 """Columns of surrogates that never name a user."""
 CATALOG_TABLES = (
     "plan_version",

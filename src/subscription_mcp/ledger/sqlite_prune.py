@@ -17,6 +17,7 @@ from subscription_mcp.domain.instants import MINUTE, Instant
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, SESSION_RETENTION
 from subscription_mcp.ledger.retention import (
     COUNTER_RETENTION,
+    REPORT_RETENTION,
     alert_is_over,
     answer_is_over,
     counter_is_over,
@@ -91,6 +92,8 @@ class _Sweep:
             ("counter", self._counters),
             ("alert_mark", self._marks),
             ("rolling", partial(self._sliding, "rolling", "r.cells")),
+            ("denial", partial(self._hours, "denial", "code, meter")),
+            ("response", partial(self._hours, "response", "event, failed, cell")),
             ("rate_cleared", partial(self._sliding, "rate_cleared", "json_array(json_array(r.at, 0))")),
         ):
             tenant = 0
@@ -227,6 +230,19 @@ class _Sweep:
                         " WHERE tenant = ? AND start = ? AND window = ? AND holder = ? AND meter = ?",
                         (tenant, *key),
                     )
+            yield len(rows)
+
+    def _hours(self, table: str, rest: str, tenant: int) -> Iterator[int]:
+        columns = f"hour, holder, {rest}"
+        places = ", ".join("?" * len(columns.split(",")))
+        while rows := self._db.execute(
+            f"SELECT {columns} FROM {table} WHERE tenant = ? AND hour < ? ORDER BY {columns} LIMIT ?",
+            (tenant, self._now - REPORT_RETENTION, ROWS_A_BATCH),
+        ).fetchall():
+            self._db.executemany(
+                f"DELETE FROM {table} WHERE tenant = ? AND ({columns}) = ({places})",
+                [(tenant, *row) for row in rows],
+            )
             yield len(rows)
 
     def _sliding(self, table: str, cells_column: str, tenant: int) -> Iterator[int]:

@@ -82,9 +82,11 @@ from subscription_mcp.ledger.queries import (
     AlertPage,
     AuditTrail,
     BillingOf,
+    Conversions,
     DeliveriesDue,
     DeliveryCounts,
     DeliveryPage,
+    Denials,
     EventPage,
     FullestHolders,
     MemberPage,
@@ -96,7 +98,9 @@ from subscription_mcp.ledger.queries import (
     PlanRecord,
     PlanRecords,
     Query,
+    Responses,
     RevocationsSince,
+    SessionSpans,
     TenantActivity,
     TenantSummary,
     UsageTotals,
@@ -125,6 +129,7 @@ from subscription_mcp.ledger.sqlite_alerts import (
 )
 from subscription_mcp.ledger.sqlite_anchors import anchor_history
 from subscription_mcp.ledger.sqlite_billing import accounts_to_bill, billing_of, save_billing
+from subscription_mcp.ledger.sqlite_reports import conversions, denials, responses, session_spans
 from subscription_mcp.ledger.sqlite_rows import (
     KINDS,
     SUBSCRIPTION_COLUMNS,
@@ -1028,6 +1033,24 @@ class Store:
             cells = sorted([self._rollup_row(*item) for item in changes.rollups.items()])
             _ROLLUPS.all(self._db, cells)
             _WIDE.all(self._db, wide_cells(cells))
+        if changes.denials:
+            many(
+                "INSERT INTO denial (tenant, hour, holder, code, meter, count) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET count = count + excluded.count",
+                [
+                    (*self._hour_of(holder, hour), self.word_made(code), self.word_made(meter), count)
+                    for (holder, hour, code, meter), count in changes.denials.items()
+                ],
+            )
+        if changes.responses:
+            many(
+                "INSERT INTO response (tenant, hour, holder, event, failed, cell, count) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET count = count + excluded.count",
+                [
+                    (*self._hour_of(holder, hour), self.word_made(event), int(failed), cell, count)
+                    for (holder, hour, event, failed, cell), count in changes.responses.items()
+                ],
+            )
         if changes.dimensions:
             many(
                 "INSERT OR IGNORE INTO dimension (tenant, dimensions) VALUES (?, ?)",
@@ -1160,6 +1183,9 @@ class Store:
             self.word_made(key.account),
             *subscription_values(value),
         )
+
+    def _hour_of(self, holder: HolderKey, hour: Instant) -> tuple[int, Instant, int]:
+        return self.word_made(holder[0].tenant), hour, self.holder_made(holder)
 
     def _holder_made(self, holder: Holder) -> int:
         holder.place = place = self.holder_made(holder.key)
@@ -1389,6 +1415,14 @@ class Store:
                 return delivery_page(self, question)
             case DeliveryCounts():
                 return delivery_counts(self)
+            case Conversions():
+                return conversions(self, question)
+            case Denials():
+                return denials(self, question)
+            case Responses():
+                return responses(self, question)
+            case SessionSpans():
+                return session_spans(self, question)
 
     def _member_page(self, question: MemberPage) -> tuple[list[MemberRow], bool]:
         """In the order in which their names came into the ledger: as the index has them."""

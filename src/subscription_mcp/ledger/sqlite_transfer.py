@@ -167,6 +167,16 @@ TABLES = {
             "tenant:word quarter holder:holder meter:word dimensions:word events quantity",
             "tenant quarter holder meter dimensions",
         ),
+        _table(
+            "denial",
+            "tenant:word hour holder:holder code:word meter:word count",
+            "tenant hour holder code meter",
+        ),
+        _table(
+            "response",
+            "tenant:word hour holder:holder event:word failed cell count",
+            "tenant hour holder event failed cell",
+        ),
         _table("dimension", "tenant:word dimensions:word", "tenant dimensions"),
         _table("tenant_size", "tenant:word users dimensions", "tenant"),
         _table("answer", "tenant:word source:word key digest:hex answer at", "seq"),

@@ -1,10 +1,16 @@
 """Reports: usage summed from the rollups, single events page by page, a tenant at a glance."""
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from datetime import timedelta
+from hashlib import blake2b
 
 from subscription_mcp.domain.analytics import (
+    BREAKDOWN_BYTES_MAX,
     BREAKDOWN_ROWS_MAX,
+    SERIES_BYTES_MAX,
     SERIES_ROWS_MAX,
     Granularity,
     Group,
@@ -14,21 +20,52 @@ from subscription_mcp.domain.analytics import (
     explicit_period,
     grouped,
     named_period,
+    page_of,
     series,
+    step_starts,
     totals,
     whole_quarters,
 )
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
+from subscription_mcp.domain.histogram import percentile
 from subscription_mcp.domain.instants import Instant
-from subscription_mcp.domain.windows import Period
+from subscription_mcp.domain.outlook import (
+    DAYS_BEHIND,
+    Comparison,
+    Projection,
+    SessionSummary,
+    TrendLine,
+    comparison,
+    projections,
+    session_summary,
+    trend,
+)
+from subscription_mcp.domain.windows import Period, local_date, midnight
 from subscription_mcp.ledger.commands import AccountView, Arrive, UsageEvent
-from subscription_mcp.ledger.queries import AccountCount, EventPage, TenantSummary, UsageTotals, Whose
+from subscription_mcp.ledger.machine.facts import NO_CELL
+from subscription_mcp.ledger.queries import (
+    AccountCount,
+    Conversions,
+    Denials,
+    EventPage,
+    Responses,
+    SessionSpans,
+    TenantSummary,
+    UsageTotals,
+    Whose,
+)
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target, whose_of
 from subscription_mcp.operations.cursors import cursor_of, position_of
 
 PAGE_SIZE = 50
+SESSIONS_MAX = 200_000
+"""How many sessions of a period are looked at, the newest first."""
+DENIALS_MAX = 100
+TOOLS_MAX = 20
+"""Of each plan, in a tenant's summary."""
+_ROWS = 2**31
 _DIMENSION_KEYS = frozenset({"event", "plan", "provider", "model", "tool", "client"})
 
 
@@ -42,6 +79,41 @@ class UsageRequest:
     granularity: Granularity = "day"
     group_by: Sequence[GroupKey] = ()
     meters: Sequence[str] | None = None
+    cursor: str | None = None
+
+
+@dataclass(slots=True)
+class EventPerformance:
+    """How one kind of event went: `timed` of them said how long they took."""
+
+    event: str
+    count: int
+    failed: int
+    timed: int
+    p50_ms: int | None
+    p95_ms: int | None
+
+
+@dataclass(slots=True)
+class Denied:
+    """How often something was refused with a code, by a limit on a meter where one did."""
+
+    code: str
+    meter: str
+    count: int
+
+
+@dataclass(slots=True)
+class Outlook:
+    """What usage means: the same for every page of a report, and on its first page only."""
+
+    compared: Comparison
+    trend: list[TrendLine]
+    projections: list[Projection] | None
+    """None for a whole tenant, which has no limits."""
+    performance: list[EventPerformance]
+    sessions: SessionSummary
+    denials: list[Denied]
 
 
 @dataclass(slots=True)
@@ -54,8 +126,14 @@ class UsageReportAnswer:
     limits: list[LimitState]
     series: list[Group]
     breakdown: list[Group]
-    truncated: bool
+    outlook: Outlook | None
+    next_cursor: str | None
+    """Where rows were left out: brings older steps and smaller groups."""
     as_of: Instant
+
+    @property
+    def truncated(self) -> bool:
+        return self.next_cursor is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +173,11 @@ class TenantAnswer:
     """Accounts whose subscription has ended: they hold no plan."""
     period: Period
     plans: list[PlanUsage]
+    trial_to_paid: int
+    free_to_paid: int
+    """How often in the period somebody who had a trial, or a plan for nothing, began to pay."""
+    truncated: bool
+    """Of some plan only the tools used most are told."""
 
 
 class Reports:
@@ -116,19 +199,32 @@ class Reports:
         period = self._period(request, view, now, timezone)
         if view is None:
             period = whole_quarters(period)
-        rows = await self._rows(whose, period, request)
+        starts = step_starts(period, request.granularity, timezone)
+        rows = await self._rows(whose, period, request, starts)
         steps = series(
             rows, request.granularity, [key for key in request.group_by if key != "meter"], timezone
         )
         lines = grouped(rows, request.group_by or ("meter",))
+        sums = totals(rows)
+        outlook = None
+        if request.cursor is None:
+            outlook = await self._outlook(whose, view, period, timezone, request, sums, now)
+        asked = (*astuple(whose), _digest(period, request))
+        skipped = divmod(position_of(request.cursor, *asked) or 0, _ROWS)
+        # The newest steps first: what is left out is long ago.
+        some_steps = page_of(steps[::-1], skipped[0], SERIES_ROWS_MAX, SERIES_BYTES_MAX)
+        some_lines = page_of(lines, skipped[1], BREAKDOWN_ROWS_MAX, BREAKDOWN_BYTES_MAX)
+        given = skipped[0] + len(some_steps), skipped[1] + len(some_lines)
+        is_cut = given[0] < len(steps) or given[1] < len(lines)
         return UsageReportAnswer(
             period,
             timezone,
-            totals(rows),
+            sums,
             view.limits if view is not None else [],
-            steps[-SERIES_ROWS_MAX:],
-            lines[:BREAKDOWN_ROWS_MAX],
-            len(steps) > SERIES_ROWS_MAX or len(lines) > BREAKDOWN_ROWS_MAX,
+            some_steps[::-1],
+            some_lines,
+            outlook,
+            cursor_of(given[0] * _ROWS + given[1], *asked) if is_cut else None,
             now,
         )
 
@@ -187,10 +283,20 @@ class Reports:
                 sum(count.accounts for count in held.get(key, [])),
                 sum(count.users for count in held.get(key, [])),
                 totals(of_plan.get(key, [])),
-                grouped([row for row in of_plan.get(key, []) if row.value_of("tool")], ("tool",)),
+                sorted(
+                    grouped([row for row in of_plan.get(key, []) if row.value_of("tool")], ("tool",)),
+                    key=lambda line: -line.events,
+                ),
             )
             for key in keys
         ]
+        free = frozenset(plan.key for plan in self._access.catalog.plans.values() if plan.price.is_free)
+        trial_to_paid, free_to_paid = await self._ledger.query(
+            Conversions(tenant, period.start, period.end, free)
+        )
+        truncated = any(len(plan.tools) > TOOLS_MAX for plan in plans)
+        for plan in plans:
+            del plan.tools[TOOLS_MAX:]
         return TenantAnswer(
             tenant,
             sum(plan.accounts for plan in plans),
@@ -198,6 +304,9 @@ class Reports:
             sum(count.accounts for count in counts if count.is_inactive),
             period,
             plans,
+            trial_to_paid,
+            free_to_paid,
+            truncated,
         )
 
     async def _view(self, granted: Granted) -> AccountView | None:
@@ -208,14 +317,72 @@ class Reports:
             return granted.caller.view
         return await self._ledger.look(Arrive(granted.subject), may_make_known=False)
 
-    async def _rows(self, whose: Whose, period: Period, request: UsageRequest) -> list[UsageRow]:
+    async def _outlook(
+        self,
+        whose: Whose,
+        view: AccountView | None,
+        period: Period,
+        timezone: str,
+        request: UsageRequest,
+        sums: list[Group],
+        now: Instant,
+    ) -> Outlook:
+        """What the totals of a period mean, and what happened beside usage."""
+        assert period.end is not None
+        start, end = period.start, period.end
+        compared = comparison(period, request.granularity, timezone, now)
+        before = whole_quarters(compared.before)
+        current, previous, *usual = [
+            await self._sums(whose, one) for one in (compared.current, before, *compared.usual)
+        ]
+        total = {line.meter: line.quantity for line in sums}
+        meters = [
+            meter
+            for meter in sorted({*total, *current, *previous, *(meter for one in usual for meter in one)})
+            if request.meters is None or meter in request.meters
+        ]
+        units = {name: meter.unit for name, meter in self._access.catalog.meters.items()}
+        spans = await self._ledger.query(SessionSpans(whose, start, end, now, SESSIONS_MAX))
+        denied = await self._ledger.query(Denials(whose, start, end))
+        return Outlook(
+            compared,
+            trend(meters, units, request.granularity, current, usual, total, previous),
+            await self._projections(view, timezone, now) if view is not None else None,
+            performance_of(await self._ledger.query(Responses(whose, start, end))),
+            session_summary(spans, period),
+            [Denied(*one) for one in denied[:DENIALS_MAX]],
+        )
+
+    async def _projections(self, view: AccountView, timezone: str, now: Instant) -> list[Projection]:
+        today = local_date(now, timezone)
+        starts = [midnight(today - timedelta(days=n), timezone) for n in range(DAYS_BEHIND, -1, -1)]
+        daily: dict[str, list[Mapping[str, int]]] = {}
+        whose = whose_of(view)
+        for scope in sorted({state.scope for state in view.limits}):
+            of_scope = replace(whose, user=None) if scope == "account" else whose
+            question = UsageTotals(of_scope, starts[0], starts[-1], frozenset({"quarter"}), tuple(starts))
+            days: list[dict[str, int]] = [{} for _ in starts[1:]]
+            for row in await self._ledger.query(question):
+                day = days[bisect_right(starts, row.quarter) - 1]
+                day[row.meter] = day.get(row.meter, 0) + row.quantity
+            daily[scope] = list(days)
+        return projections(view.limits, daily, now)
+
+    async def _sums(self, whose: Whose, period: Period) -> dict[str, int]:
+        assert period.end is not None
+        rows = await self._ledger.query(UsageTotals(whose, period.start, period.end, frozenset()))
+        return {line.meter: line.quantity for line in totals(rows)}
+
+    async def _rows(
+        self, whose: Whose, period: Period, request: UsageRequest, starts: tuple[Instant, ...] | None
+    ) -> list[UsageRow]:
         columns: set[str] = {"quarter"}
         if {"user", "account"} & set(request.group_by):
             columns |= {"user", "account"}
         if _DIMENSION_KEYS & set(request.group_by):
             columns.add("dimensions")
         assert period.end is not None
-        question = UsageTotals(whose, period.start, period.end, frozenset(columns))
+        question = UsageTotals(whose, period.start, period.end, frozenset(columns), starts)
         rows: list[UsageRow] = await self._ledger.query(question)
         return [row for row in rows if request.meters is None or row.meter in request.meters]
 
@@ -236,3 +403,26 @@ class Reports:
                 f"Unknown meter. There are: {names}.",
                 fields=[FieldProblem("meters", f"must be among {names}")],
             )
+
+
+def performance_of(rows: Iterable[tuple[str, bool, int, int]]) -> list[EventPerformance]:
+    """Counts of response times by event, in order of their names."""
+    found: dict[str, EventPerformance] = {}
+    cells: dict[str, dict[int, int]] = {}
+    for event, failed, cell, count in rows:
+        one = found.setdefault(event, EventPerformance(event, 0, 0, 0, None, None))
+        one.count += count
+        one.failed += count if failed else 0
+        if cell != NO_CELL:
+            one.timed += count
+            of_event = cells.setdefault(event, {})
+            of_event[cell] = of_event.get(cell, 0) + count
+    for event, of_event in cells.items():
+        found[event].p50_ms, found[event].p95_ms = percentile(of_event, 50), percentile(of_event, 95)
+    return [found[event] for event in sorted(found)]
+
+
+def _digest(period: Period, request: UsageRequest) -> str:
+    """What a cursor goes on with: no other report."""
+    text = json.dumps([*period, request.granularity, *request.group_by, request.meters], default=list)
+    return blake2b(text.encode(), digest_size=12).hexdigest()

@@ -161,6 +161,7 @@ async def get_usage_analytics(
         given.granularity,
         tuple(dict.fromkeys(given.group_by)),
         given.meters,
+        given.cursor,
     )
     answer = await do.reports.usage(caller, target_of(given), request)
     catalog = do.plans.catalog

@@ -19,6 +19,7 @@ from subscription_mcp.domain.catalog_file import table_of_plan
 from subscription_mcp.domain.decisions import LimitState, unit_of
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
 from subscription_mcp.domain.money import format_amount
+from subscription_mcp.domain.outlook import METHOD
 from subscription_mcp.domain.subscriptions import Scheduled, Subscription, seats_max
 from subscription_mcp.domain.windows import Period
 from subscription_mcp.operations import (
@@ -33,7 +34,7 @@ from subscription_mcp.operations import (
 from subscription_mcp.operations.alerts import AlertsAnswer
 from subscription_mcp.operations.members import Member, MembersAnswer
 from subscription_mcp.operations.plan_editing import PlanManaged
-from subscription_mcp.operations.reports import TenantAnswer, UsageReportAnswer
+from subscription_mcp.operations.reports import Outlook, TenantAnswer, UsageReportAnswer
 
 Document = dict[str, Any]
 
@@ -316,13 +317,80 @@ def usage_report(answer: UsageReportAnswer, catalog: Catalog) -> Document:
             }
             for line in answer.breakdown
         ],
-        "projection": None,
-        "trend": None,
-        "performance": None,
-        "sessions": None,
-        "denials": None,
+        **_outlook(answer.outlook),
         "truncated": answer.truncated,
+        "next_cursor": answer.next_cursor,
         "as_of": format_instant(answer.as_of),
+    }
+
+
+def _outlook(outlook: Outlook | None) -> Document:
+    """What usage means; null on the pages after the first."""
+    if outlook is None:
+        return dict.fromkeys(("projection", "trend", "performance", "sessions", "denials"))
+    compared, projected = outlook.compared, outlook.projections
+    return {
+        "projection": None
+        if projected is None
+        else {
+            "method": METHOD,
+            "limits": [
+                {
+                    "meter": one.meter,
+                    "window": one.window,
+                    "scope": one.scope,
+                    "limit": one.limit,
+                    "basis_days": one.days,
+                    "projected": one.projected,
+                    "percent": one.percent,
+                    "runs_out_at": None if one.runs_out_at is None else format_instant(one.runs_out_at),
+                    "message": one.message,
+                }
+                for one in projected
+            ],
+        },
+        "trend": {
+            "step": period(compared.current),
+            "previous_period": period(compared.before),
+            "meters": [
+                {
+                    "meter": line.meter,
+                    "current": line.current,
+                    "usual": line.usual,
+                    "change_percent": line.change_percent,
+                    "period": line.total,
+                    "previous_period": line.previous,
+                    "previous_change_percent": line.previous_change_percent,
+                    "message": line.message,
+                }
+                for line in outlook.trend
+            ],
+        },
+        "performance": {
+            "error_percent_max": 5,
+            "events": [
+                {
+                    "event": one.event,
+                    "count": one.count,
+                    "failed": one.failed,
+                    "error_rate": one.failed / one.count,  # shown, never calculated with
+                    "timed": one.timed,
+                    "p50_ms": one.p50_ms,
+                    "p95_ms": one.p95_ms,
+                }
+                for one in outlook.performance
+            ],
+        },
+        "sessions": {
+            "count": outlook.sessions.count,
+            "p50_seconds": outlook.sessions.p50_seconds,
+            "p95_seconds": outlook.sessions.p95_seconds,
+            "longest_seconds": outlook.sessions.longest_seconds,
+            "peak_concurrent": outlook.sessions.peak_concurrent,
+        },
+        "denials": [
+            {"code": one.code, "meter": one.meter or None, "count": one.count} for one in outlook.denials
+        ],
     }
 
 
@@ -445,6 +513,8 @@ def tenant_summary(answer: TenantAnswer) -> Document:
             }
             for of in answer.plans
         ],
+        "conversions": {"trial_to_paid": answer.trial_to_paid, "free_to_paid": answer.free_to_paid},
+        "truncated": answer.truncated,
     }
 
 

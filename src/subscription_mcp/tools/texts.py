@@ -46,9 +46,11 @@ from subscription_mcp.operations.alerts import AlertsAnswer
 from subscription_mcp.operations.members import MemberChange, MembersAnswer
 from subscription_mcp.operations.plan_editing import PlanManaged
 from subscription_mcp.operations.plans import FeatureAnswer
-from subscription_mcp.operations.reports import UsageReportAnswer
+from subscription_mcp.operations.reports import Outlook, UsageReportAnswer
 
 LINES_MAX = 20
+OUTLOOK_MAX = 8
+"""Lines of each kind of what a report's numbers mean."""
 DECLINED = "Declined: nothing was changed."
 MANAGE, UPGRADE = "manage_subscription", "upgrade_tier"
 
@@ -311,13 +313,43 @@ def usage_report(answer: UsageReportAnswer, unit_of: dict[str, str]) -> str:
         names = ", ".join(f"{key} {value or '-'}" for key, value in line.keys.items() if key != "meter")
         used = sum_text(line.meter, line.quantity, unit_of.get(line.meter, line.meter))
         text += f"\n{names}: {used} ({line.share_permille / 10} %)"
-    if len(grouped) > LINES_MAX or answer.truncated:
+    if len(grouped) > LINES_MAX and not answer.truncated:
+        text += "\nMore in the structured result."
+    if answer.next_cursor is not None:
         text += (
-            "\nMore in the structured result." if not answer.truncated else "\nThis list was cut; narrow it."
+            f"\nRows were left out: narrow the period or group_by, or go on with cursor {answer.next_cursor}"
         )
     if answer.limits:
         text += f"\n{lines_of(answer.limits)}"
-    return text
+    return text + (_outlook(answer.outlook) if answer.outlook is not None else "")
+
+
+def _outlook(outlook: Outlook) -> str:
+    """Whether it is as usual, whether it will last, and what went wrong."""
+    lines = [line.message for line in outlook.trend[:OUTLOOK_MAX]]
+    lines += [
+        f"{one.message} ({one.meter} per {one.window})" for one in (outlook.projections or [])[:OUTLOOK_MAX]
+    ]
+    lines += [
+        f"{one.event}: half took at most {one.p50_ms:,} ms, 95 % at most {one.p95_ms:,} ms; {one.failed:,} of "
+        f"{one.count:,} failed."
+        if one.p50_ms is not None and one.p95_ms is not None
+        else f"{one.event}: {one.failed:,} of {one.count:,} failed."
+        for one in outlook.performance[:OUTLOOK_MAX]
+    ]
+    if outlook.denials:
+        refused = ", ".join(
+            f"{one.count:,} {one.code}{f' ({one.meter})' if one.meter else ''}"
+            for one in outlook.denials[:OUTLOOK_MAX]
+        )
+        lines.append(f"Refused in this period: {refused}.")
+    sessions = outlook.sessions
+    if sessions.count:
+        longest = (
+            f", the longest {counted(sessions.longest_seconds, 'second')}" if sessions.longest_seconds else ""
+        )
+        lines.append(f"{counted(sessions.count, 'session')}, {sessions.peak_concurrent:,} at once{longest}.")
+    return "".join(f"\n{line}" for line in lines)
 
 
 def usage_events(events: list[UsageEvent], next_cursor: str | None) -> str:

@@ -229,6 +229,7 @@ class GetUsageAnalyticsArguments(TargetArguments):
     granularity: Granularity = "day"
     group_by: Annotated[list[GroupKey], Field(max_length=4)] = Field(default_factory=list)
     meters: Annotated[list[Word], Field(min_length=1, max_length=50)] = left_out()
+    cursor: Cursor = left_out("next_cursor of a report that was truncated.")
 
     @model_validator(mode="after")
     def _both_ends(self) -> "GetUsageAnalyticsArguments":
@@ -546,6 +547,8 @@ class TenantSummaryResult(Result):
     inactive: int = Field(description="Accounts whose subscription has ended: they hold no plan.")
     period: PeriodResult
     plans: list[TenantPlanResult]
+    conversions: dict[str, int] = Field(description="In the period: trial_to_paid, free_to_paid.")
+    truncated: bool = Field(description="Of some plan only the tools used most are told.")
 
 
 class SubscriptionResult(TierInfoResult):
@@ -620,6 +623,7 @@ class UsageAnalyticsResult(Result):
     sessions: dict[str, Any] | None
     denials: list[dict[str, Any]] | None
     truncated: bool
+    next_cursor: str | None
     as_of: str
 
 

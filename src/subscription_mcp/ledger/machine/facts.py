@@ -43,6 +43,8 @@ SESSION_RETENTION = 400 * DAY
 """How long after its end a session is known, which is as far as a report reaches."""
 FUTURE_TOLERANCE = 5 * MINUTE
 CONFIRMATION_LIFETIME = 10 * MINUTE
+NO_CELL = -1
+"""In place of a cell of response times, where none was told."""
 
 NO_ANCHOR = Anchor(0)
 
@@ -472,6 +474,10 @@ class Changes:
     alert_settings: dict[AccountKey, tuple[int, ...] | None] = field(default_factory=dict)
     deliveries: dict[str, Delivery] = field(default_factory=dict)
     erased: UserErased | None = None
+    denials: dict[tuple[HolderKey, Instant, str, str], int] = field(default_factory=dict)
+    """How often more something was refused: whom, in which hour, the code, and the meter or ''."""
+    responses: dict[tuple[HolderKey, Instant, str, bool, int], int] = field(default_factory=dict)
+    """How many more took so long: whose, in which hour, the event, whether it failed, the cell of its duration."""
 
     def touched(self) -> frozenset[tuple[str, str]] | None:
         """Whose plan, limits or totals may be others now: tenant and id of accounts and users; None is everybody."""

@@ -50,6 +50,7 @@ from subscription_mcp.ledger.machine.counting import (
     total_of,
 )
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, Counter, Hold, Reservation, Turn
+from subscription_mcp.ledger.machine.reporting import note_denial, read_tenant
 from subscription_mcp.ledger.machine.usage import (
     append_event,
     charged_for,
@@ -92,9 +93,11 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
         return None
     decision = decided(turn, located, tally, command.event, command.quantity, gains, now)
     must_have_room(turn, located)
+    read_tenant(turn, located, decision)
     if not turn.may_write:
         return None
     if not decision.allowed:
+        note_denial(turn, located, decision)
         return Decided(decision)
     must_fit(turn, tally.counted, gains)
     most = facts.bounds.open

@@ -42,6 +42,7 @@ from subscription_mcp.ledger.machine.accounts import (
     view_of,
 )
 from subscription_mcp.ledger.machine.facts import SESSION_RETENTION, StoredAnswer, Turn
+from subscription_mcp.ledger.machine.reporting import note_denial
 from subscription_mcp.ledger.machine.usage import remember, remembered
 
 METER = "sessions"
@@ -58,23 +59,24 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
         return None
     sessions = open_sessions_of(turn, located)
     must_have_room(turn, located)
+    facts.read("tenants", located.account.tenant)
     if not turn.may_write:
         return None
     plan = located.plan
     if plan is None:
         offers = plans_to_begin_with(facts.catalog)
         decision = Decision("payment_required", None, EVENT, 1, [], now, offers)
-        return SessionDecided(decision, None, len(sessions), 0)
+        return _refused(turn, located, decision, len(sessions), 0)
     if located.standstill is not None:
         assert located.subscription is not None
         state = _state(plan, len(sessions), plan.sessions.max_concurrent)
         still = stand_still(
             facts.catalog, plan, located.subscription, [state], EVENT, 1, now, located.seats_used or 1
         )
-        return SessionDecided(still, None, len(sessions), plan.sessions.max_concurrent)
+        return _refused(turn, located, still, len(sessions), plan.sessions.max_concurrent)
     maximum = plan.sessions.max_concurrent
     if not has_room(_most(turn, plan), len(sessions)):
-        return SessionDecided(_refusal(turn, located, plan, sessions), None, len(sessions), maximum)
+        return _refused(turn, located, _refusal(turn, located, plan, sessions), len(sessions), maximum)
     make_known(turn, located, Actor(command.source, "service"))
     session = Session(
         turn.new_id(),
@@ -91,6 +93,13 @@ def open_session(turn: Turn, command: OpenSession) -> SessionDecided | None:
     remember(turn, command, decision)
     decision.event_id = None
     return SessionDecided(decision, session, len(sessions) + 1, maximum)
+
+
+def _refused(
+    turn: Turn, located: Located, decision: Decision, active: int, maximum: Maximum
+) -> SessionDecided:
+    note_denial(turn, located, decision)
+    return SessionDecided(decision, None, active, maximum)
 
 
 def renew_session(turn: Turn, command: RenewSession) -> SessionDecided | None:

@@ -69,6 +69,7 @@ from subscription_mcp.ledger.machine.facts import (
     TenantSize,
     Turn,
 )
+from subscription_mcp.ledger.machine.reporting import note_denial, note_response, read_tenant
 
 LIMITS_DECIDED = ("ok", "quota_exceeded", "rate_limited")
 """Codes of decisions that the limits made."""
@@ -148,9 +149,12 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         due = alerts_of_use(turn, located, tally, gains, at)
         if decision.unpriced:
             unpriced = unpriced_due(turn, located.account.tenant, command.event, dimensions)
+    if command.enforce:
+        read_tenant(turn, located, decision)
     if not turn.may_write:
         return None
     if not decision.allowed and command.enforce:
+        note_denial(turn, located, decision)
         return Decided(decision)
     charged = charged_for(tally, decision, gains) if tally.beyond else None
     must_fit(turn, tally.counted, gains)
@@ -226,6 +230,7 @@ def append_event(
         price=price,
     )
     append(turn, located.holder, event, dimensions)
+    note_response(turn, event)
     return event
 
 

@@ -1,0 +1,243 @@
+"""Whether usage is as usual and whether it will last; percentiles from few integers; sessions of a period."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.builders import a_limit
+
+from subscription_mcp.domain.analytics import Group, page_of, step_starts, tiles_of
+from subscription_mcp.domain.catalog import UNLIMITED
+from subscription_mcp.domain.decisions import LimitState
+from subscription_mcp.domain.histogram import EDGES, VALUE_MAX, cell_of, percentile, value_of
+from subscription_mcp.domain.instants import DAY, HOUR, QUARTER, SECOND, format_instant, parse_instant
+from subscription_mcp.domain.outlook import Projection, comparison, projections, session_summary, trend
+from subscription_mcp.domain.usage import has_failed
+from subscription_mcp.domain.windows import Anchor, Month, Period
+
+NOW = parse_instant("2026-11-20T12:00:00Z")
+MIDNIGHT = parse_instant("2026-11-20T00:00:00Z")
+ZONES = ["UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York", "Pacific/Apia", "Asia/Kathmandu"]
+
+
+# Percentiles
+
+
+@given(st.integers(0, VALUE_MAX))
+def test_what_stands_for_a_duration_is_at_most_5_percent_off(value: int) -> None:
+    assert abs(value_of(cell_of(value)) - value) * 20 <= value
+
+
+def test_durations_have_few_cells() -> None:
+    assert len(EDGES) < 300
+    assert EDGES[:4] == (0, 1, 2, 3)
+
+
+@given(st.lists(st.integers(0, 100_000), min_size=1, max_size=200), st.sampled_from([50, 95]))
+def test_a_percentile_is_the_nearest_rank_within_5_percent(values: list[int], percent: int) -> None:
+    counts: dict[int, int] = {}
+    for value in values:
+        counts[cell_of(value)] = counts.get(cell_of(value), 0) + 1
+    exact = sorted(values)[-(-len(values) * percent // 100) - 1]
+    found = percentile(counts, percent)
+    assert found is not None and abs(found - exact) * 20 <= exact
+
+
+def test_of_nothing_there_is_no_percentile() -> None:
+    assert percentile({}, 50) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"),
+    [
+        (200, False),
+        (399, False),
+        (400, True),
+        (503, True),
+        ("200", False),
+        ("500", True),
+        ("ok", False),
+        ("Success", False),
+        ("timeout", True),
+        (None, False),
+    ],
+)
+def test_a_status_says_whether_it_failed(status: str | int | None, failed: bool) -> None:
+    assert has_failed(status) is failed
+
+
+# Tiles
+
+quarters = st.integers(MIDNIGHT // QUARTER - 400 * 96, MIDNIGHT // QUARTER).map(lambda n: n * QUARTER)
+
+
+@given(
+    quarters,
+    st.integers(0, 70 * 96),
+    st.sampled_from(["hour", "day", "week", "month"]),
+    st.sampled_from(ZONES),
+)
+def test_a_period_is_tiled_without_gap_or_overlap_and_no_day_reaches_across_a_step(
+    start: int, length: int, granularity, zone: str
+) -> None:
+    period = Period(start, start + length * QUARTER)
+    steps = step_starts(period, granularity, zone)
+    (day, days), (quarter, left) = tiles_of(period, steps)
+    assert (day, quarter) == (DAY, QUARTER)
+    tiled = sorted([*days, *left])
+    assert [one.start for one in tiled[1:]] == [one.end for one in tiled[:-1]]
+    if tiled:
+        assert (tiled[0].start, tiled[-1].end) == period
+    assert sum((one.end or 0) - one.start for one in tiled) == length * QUARTER
+    for one in days:
+        assert one.start % DAY == (one.end or 0) % DAY == 0
+        assert not any(one.start < step < (one.end or 0) for step in steps or ())
+    assert granularity != "hour" or not days
+
+
+def test_a_month_in_utc_is_all_days() -> None:
+    period = Period(parse_instant("2026-11-01T00:00:00Z"), parse_instant("2026-12-01T00:00:00Z"))
+    (_, days), (_, left) = tiles_of(period, step_starts(period, "day", "UTC"))
+    assert (len(days), left) == (30, [])
+
+
+# Pages
+
+
+def test_a_page_has_room_for_so_many_bytes_and_one_row_at_least() -> None:
+    groups = [Group({"model": "x" * 1_000}, "messages", 1, 1) for _ in range(50)]
+    assert len(page_of(groups, 0, 1000, 5_000)) == 4
+    assert len(page_of(groups, 48, 1000, 5_000)) == 2
+    assert len(page_of(groups, 0, 1000, 1)) == 1
+    assert page_of(groups, 50, 1000, 5_000) == []
+
+
+# Projections
+
+
+def state(used: int, maximum=100, window: str = "month", scope="user") -> LimitState:
+    limit = a_limit(maximum, window=window, scope=scope)
+    return LimitState(limit, "message", used, 0, limit.window.period_at(NOW, Anchor(0)))
+
+
+def projected(used: int, days: list[int], maximum=100, window: str = "month") -> Projection:
+    daily = {"user": [{"messages": day} for day in days]}
+    (found,) = projections([state(used, maximum, window)], daily, NOW)
+    return found
+
+
+def test_a_projection_goes_on_as_on_the_complete_days() -> None:
+    found = projected(60, [0, 0, 4, 2, 6])  # 4 a day; ten and a half days are left
+    assert (found.days, found.projected, found.percent, found.runs_out_at) == (3, 102, 102, NOW + 10 * DAY)
+    assert found.message == (
+        "At this pace 102 messages by 2026-12-01 00:00 UTC, 102 % of 100. It runs out 2026-11-30 12:00 UTC."
+    )
+
+
+def test_what_lasts_has_no_date_at_which_it_runs_out() -> None:
+    found = projected(10, [4, 4, 4])
+    assert (found.projected, found.percent, found.runs_out_at) == (52, 52, None)
+
+
+def test_before_three_complete_days_it_is_too_early() -> None:
+    found = projected(60, [0, 0, 9, 9])
+    assert (found.days, found.projected, found.percent, found.runs_out_at) == (2, None, None, None)
+    assert found.message == "Too early to say: it takes 3 complete days of use, and there are 2."
+
+
+def test_what_is_used_up_runs_out_now_and_what_has_no_limit_never() -> None:
+    assert projected(100, [4, 4, 4]).runs_out_at == NOW
+    unlimited = projected(100, [4, 4, 4], UNLIMITED)
+    assert (unlimited.projected, unlimited.percent, unlimited.runs_out_at) == (142, None, None)
+    nothing = projected(0, [4, 4, 4], 0)
+    assert (nothing.percent, nothing.runs_out_at) == (None, NOW)
+
+
+def test_a_limit_for_life_has_no_end_to_project_but_may_run_out() -> None:
+    found = projected(60, [4, 4, 4], 100, "lifetime")
+    assert (found.projected, found.runs_out_at) == (None, NOW + 10 * DAY)
+
+
+def test_what_was_taken_back_is_no_use_to_project() -> None:
+    assert projected(10, [5, -9, -9]).projected == 10
+
+
+def test_windows_that_slide_are_not_projected() -> None:
+    limits = [state(1, window="minute"), state(1, window="rolling:PT5H"), state(1, window="level")]
+    assert projections(limits, {"user": []}, NOW) == []
+
+
+# Trends
+
+
+def test_today_is_compared_with_the_same_part_of_days_like_it() -> None:
+    month = Month("UTC").period_at(NOW, Anchor(0))
+    compared = comparison(month, "day", "UTC", NOW)  # a Friday noon
+    assert compared.current == Period(MIDNIGHT, NOW + QUARTER)
+    assert [format_instant(one.start)[:10] for one in compared.usual] == [
+        *("2026-11-19", "2026-11-18", "2026-11-17", "2026-11-16", "2026-11-13")
+    ]
+    assert all((one.end or 0) - one.start == 12 * HOUR + QUARTER for one in compared.usual)
+    assert compared.before == Period(month.start - (NOW + QUARTER - month.start), month.start)
+
+
+def test_months_are_compared_with_months_however_short() -> None:
+    at = parse_instant("2026-03-31T00:00:00Z")
+    compared = comparison(Period(at - 30 * DAY, at + DAY), "month", "UTC", at)
+    february = compared.usual[0]
+    assert format_instant(february.start) == "2026-02-01T00:00:00Z"
+    assert format_instant(february.end or 0) == "2026-03-01T00:00:00Z"
+
+
+def test_a_trend_says_how_much_more_than_usual_it_is() -> None:
+    usual = [{"messages": 10}, {"messages": 30}, {"messages": 20}, {}]
+    (line,) = trend(
+        ["messages"],
+        {"messages": "message"},
+        "day",
+        {"messages": 25},
+        usual,
+        {"messages": 80},
+        {"messages": 100},
+    )
+    assert (line.usual, line.change_percent, line.total, line.previous, line.previous_change_percent) == (
+        20,
+        25,
+        80,
+        100,
+        -20,
+    )
+    assert line.message == (
+        "25 messages today so far, 25 % more than usual; usual by now is 20, the median of 3 days."
+    )
+
+
+def test_two_days_do_not_say_what_is_usual() -> None:
+    (line,) = trend(["messages"], {}, "day", {}, [{"messages": 10}, {"messages": 30}, {}, {}], {}, {})
+    assert (line.usual, line.change_percent, line.previous_change_percent) == (None, None, None)
+    assert "too little" in line.message
+
+
+# Sessions
+
+
+def test_sessions_are_counted_with_the_most_at_once() -> None:
+    period = Period(NOW, NOW + HOUR)
+    spans = [
+        (NOW - HOUR, NOW + 60 * SECOND),
+        (NOW + 30 * SECOND, NOW + 90 * SECOND),
+        (NOW + 60 * SECOND, None),
+        (NOW + 3599 * SECOND, NOW + 7200 * SECOND),
+    ]
+    found = session_summary(spans, period)
+    assert (found.count, found.peak_concurrent) == (4, 2)
+    assert (found.p50_seconds, found.p95_seconds, found.longest_seconds) == (3601, 3660, 3660)
+
+
+def test_no_sessions_have_no_length() -> None:
+    found = session_summary([], Period(NOW, NOW + HOUR))
+    assert (found.count, found.p50_seconds, found.longest_seconds, found.peak_concurrent) == (
+        0,
+        None,
+        None,
+        0,
+    )
