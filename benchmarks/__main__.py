@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import checking, growth, ledger, memory, serving, sharing, starting, waiting
+from benchmarks import checking, growth, ledger, memory, reports, serving, sharing, starting, waiting
 from benchmarks.load import CannotMeasure
 from benchmarks.rounds import Report, machine, markdown
 
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "rest": lambda given: serving.rest(given.rounds, given.seconds),
     "ledger": lambda given: ledger.ledger(given.rounds, given.seconds),
     "growth": lambda given: growth.growth(given.rounds, given.events),
+    "reports": lambda given: reports.reports(given.rounds, given.events),
     "check": lambda given: checking.checking(given.rounds, given.seconds),
     "processes": lambda given: sharing.sharing(given.rounds, given.seconds),
     "waiting": lambda given: waiting.waiting(given.rounds),
@@ -67,7 +68,10 @@ def arguments() -> argparse.Namespace:
         "--calls", type=int, default=100_000, help="calls that memory makes (default 100,000)"
     )
     parser.add_argument(
-        "--events", type=int, default=300_000, help="events that growth grows to (default 300,000)"
+        "--events",
+        type=int,
+        default=300_000,
+        help="events that growth grows to and reports are made of (default 300,000)",
     )
     parser.add_argument(
         "--publish", action="store_true", help=f"write {PUBLISHED.relative_to(ROOT).as_posix()} too"
