@@ -90,7 +90,7 @@ class Clock:
 EVENTS = {
     "message": EventType("message"),
     "tool_call": EventType("tool_call", {"tool": "text"}),
-    "storage": EventType("storage"),
+    "storage": EventType("storage", {"response_ms": "integer"}),
     "llm_call": EventType("llm_call", {"provider": "text", "tokens": "integer"}),
 }
 METERS = {

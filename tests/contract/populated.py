@@ -93,7 +93,7 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
             a_record("tom", "llm_call", attributes=called),
             a_record("tina", quantity=2, occurred_at=clock.now - day % 35 * DAY),
             a_record(a_subject("bob", "globex"), "tool_call", attributes={"tool": "search"}, source="other"),
-            a_record("tina", "storage", 40 if day % 3 else -50),
+            a_record("tina", "storage", 40 if day % 3 else -50, attributes={"response_ms": day}),
         )
         if day == 20:
             assert code_of(await buy(ledger, "advanced")) == "ok"
@@ -112,6 +112,7 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
         (closed,) = await do(CloseInvoices(account))
         assert isinstance(closed, InvoicesClosed) and closed.closed > 1
         await do(PayInvoice(account, closed.to_pay[0].number, "simulated", "a-reference"))
+    assert code_of(await ledger.submit_one(a_record("theo", quantity=101))) == "quota_exceeded"
     late = await do(a_reserve("bob", quantity=7, key="held"), a_reserve("tina", quantity=3, ttl_seconds=60))
     clock.advance(minutes=5)
     kept = await do(a_settle(late[0], 5), a_settle(late[1]), a_reserve("tom", quantity=9, ttl_seconds=900))
