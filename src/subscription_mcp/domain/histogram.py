@@ -25,7 +25,7 @@ def cell_of(value: int) -> int:
 def value_of(cell: int) -> int:
     """What stands for all values of a cell: no more than 5 % from any of them."""
     first, last = EDGES[cell], EDGES[cell + 1] - 1
-    return 2 * first * last // (first + last) if last > first else first
+    return (4 * first * last + first + last) // (2 * (first + last)) if last > first else first
 
 
 def percentile(counts: Mapping[int, int], percent: int) -> int | None:
