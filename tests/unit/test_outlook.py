@@ -22,11 +22,11 @@ ZONES = ["UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York", "Pacific/Ap
 # Percentiles
 
 
-@pytest.mark.parametrize("cell", range(len(EDGES) - 1))
-def test_what_stands_for_a_duration_is_at_most_5_percent_off(cell: int) -> None:
-    for value in (EDGES[cell], EDGES[cell + 1] - 1):
-        assert cell_of(value) == cell
-        assert abs(value_of(cell) - value) * 20 <= value
+def test_what_stands_for_a_duration_is_at_most_5_percent_off() -> None:
+    for cell in range(len(EDGES) - 1):
+        for value in (EDGES[cell], EDGES[cell + 1] - 1):
+            assert cell_of(value) == cell
+            assert abs(value_of(cell) - value) * 20 <= value
 
 
 def test_the_longest_duration_has_a_cell() -> None:
