@@ -28,12 +28,21 @@ from tests.builders import (
 )
 from tests.contract.test_engine import SqliteStore
 
-from subscription_mcp.domain.analytics import grouped, series, step_at, step_starts, totals, whole_quarters
+from subscription_mcp.domain.analytics import (
+    GroupKey,
+    UsageRow,
+    grouped,
+    series,
+    step_at,
+    step_starts,
+    totals,
+    whole_quarters,
+)
 from subscription_mcp.domain.catalog import EventType
 from subscription_mcp.domain.histogram import cell_of
 from subscription_mcp.domain.instants import DAY, HOUR, MINUTE
 from subscription_mcp.domain.windows import Period
-from subscription_mcp.ledger.commands import Actor, EraseUser
+from subscription_mcp.ledger.commands import Actor, CorrectUsage, EraseUser
 from subscription_mcp.ledger.queries import Denials, Responses, SessionSpans, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 
@@ -156,6 +165,7 @@ recorded = st.tuples(
     st.sampled_from([None, "opus", "haiku"]),
     st.integers(0, 34 * 24 * 60),  # how late it is reported, in minutes
     st.integers(0, 3 * 24 * 60),  # how much later by the clock
+    st.integers(0, 4).map(lambda dice: dice == 0),  # whether it is taken back
 )
 
 
@@ -174,7 +184,7 @@ async def agreement(events, zone: str) -> None:
     with TemporaryDirectory() as folder:
         async with a_ledger(Path(folder), catalog=catalog_of(a_limit(10**6)), clock=clock) as ledger:
             seen: list[tuple[str, int, int, str | None]] = []
-            for who, quantity, model, late, later in events:
+            for who, quantity, model, late, later, taken_back in events:
                 clock.advance(minutes=later)
                 group, _, user = who.rpartition(":")
                 subject = a_subject(user, group=group) if group else a_subject(user)
@@ -183,8 +193,13 @@ async def agreement(events, zone: str) -> None:
                 outcome = await ledger.submit_one(
                     a_record(subject, quantity=quantity, attributes=given, occurred_at=at)
                 )
-                assert decision_of(outcome).event_id
-                seen.append((who, quantity, at, model))
+                event_id = decision_of(outcome).event_id
+                assert event_id
+                if taken_back:
+                    reason = CorrectUsage("acme", event_id, Actor("root", "superadmin"), "a mistake")
+                    assert code_of(await ledger.submit_one(reason)) == "ok"
+                else:
+                    seen.append((who, quantity, at, model))
             for whose, theirs in (
                 (ACME, {"bob", "eve", "team:ann", "team:joe"}),
                 (BOB, {"bob"}),
@@ -204,6 +219,11 @@ async def agreement(events, zone: str) -> None:
             assert (await ledger.engine.verify()).differences == ()
 
 
+def used_by(rows: list[UsageRow], key: GroupKey) -> dict[str | None, int]:
+    """What is left of each group; of one of which all was taken back nothing."""
+    return {line.keys[key]: line.quantity for line in grouped(rows, (key,)) if line.quantity}
+
+
 async def agrees(ledger: Ledger, whose: Whose, seen, period: Period, zone: str) -> None:
     total = sum(quantity for _, quantity, _, _ in seen)
     assert period.end is not None
@@ -218,22 +238,18 @@ async def agrees(ledger: Ledger, whose: Whose, seen, period: Period, zone: str) 
             for _, quantity, at, _ in seen:
                 by_step[step_at(at, granularity, zone).start] += quantity
             steps = series(rows, granularity, (), zone)
-            assert {step.start: step.quantity for step in steps} == dict(by_step)
+            assert {step.start: step.quantity for step in steps if step.quantity} == dict(by_step)
             assert sum(step.events for step in steps) == len(seen)
             if "dimensions" in columns:
                 by_model = Counter()
                 for _, quantity, _, model in seen:
                     by_model[model] += quantity
-                assert {line.keys["model"]: line.quantity for line in grouped(rows, ("model",))} == dict(
-                    by_model
-                )
+                assert used_by(rows, "model") == dict(by_model)
             if "user" in columns:
                 by_user = Counter()
                 for who, quantity, _, _ in seen:
                     by_user[who.rpartition(":")[2]] += quantity
-                assert {line.keys["user"]: line.quantity for line in grouped(rows, ("user",))} == dict(
-                    by_user
-                )
+                assert used_by(rows, "user") == dict(by_user)
 
 
 async def test_sums_of_days_follow_an_erasure_and_a_wrong_one_is_found(tmp_path: Path) -> None:
