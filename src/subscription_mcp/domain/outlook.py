@@ -9,7 +9,7 @@ from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.windows import Level, Period, add_months, local_date, midnight
-from subscription_mcp.domain.wording import clock_time, counted
+from subscription_mcp.domain.wording import clock_time, counted, number, sum_text
 
 DAYS_BEHIND = 14
 """How many complete days a projection looks at, and among how many a usual day is looked for."""
@@ -116,22 +116,21 @@ def trend(
                 total.get(meter, 0),
                 previous.get(meter, 0),
                 _change(total.get(meter, 0), previous.get(meter, 0)),
-                _trend_sentence(now, median, most, units.get(meter, meter), granularity),
+                _trend_sentence(meter, now, median, most, units.get(meter, meter), granularity),
             )
         )
     return lines
 
 
-def _trend_sentence(now: int, median: int | None, most: int, unit: str, granularity: Granularity) -> str:
-    used = (
-        f"{counted(now, unit)} this {granularity} so far"
-        if granularity != "day"
-        else f"{counted(now, unit)} today so far"
-    )
+def _trend_sentence(
+    meter: str, now: int, median: int | None, most: int, unit: str, granularity: Granularity
+) -> str:
+    said = sum_text(meter, now, unit)
+    used = f"{said} this {granularity} so far" if granularity != "day" else f"{said} today so far"
     if median is None:
         return f"{used}; too little before it to say what is usual."
     change = _change(now, median)
-    usual = f"usual by now is {median:,}, the median of {most} {granularity}s"
+    usual = f"usual by now is {number(median, unit)}, the median of {most} {granularity}s"
     if change is None or change == 0:
         return f"{used}; {usual}."
     return f"{used}, {abs(change):,} % {'more' if change > 0 else 'less'} than usual; {usual}."
@@ -172,7 +171,7 @@ def _projection(state: LimitState, days: Sequence[int], now: Instant) -> Project
         return found
     if end is not None and maximum and found.projected is not None:
         found.percent = found.projected * 100 // maximum
-        found.message = f"{found.message[:-1]}, {found.percent:,} % of {maximum:,}."
+        found.message = f"{found.message[:-1]}, {found.percent:,} % of {number(maximum, state.unit)}."
     left = max(maximum - state.used, 0)
     if left == 0 or rate:
         at = now + (left * span // rate if left else 0)

@@ -26,7 +26,7 @@ from subscription_mcp.domain.analytics import (
     totals,
     whole_quarters,
 )
-from subscription_mcp.domain.decisions import LimitState
+from subscription_mcp.domain.decisions import LimitState, unit_of
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.domain.histogram import percentile
 from subscription_mcp.domain.instants import Instant
@@ -341,7 +341,7 @@ class Reports:
             for meter in sorted({*total, *current, *previous, *(meter for one in usual for meter in one)})
             if request.meters is None or meter in request.meters
         ]
-        units = {name: meter.unit for name, meter in self._access.catalog.meters.items()}
+        units = {meter: unit_of(self._access.catalog, meter) for meter in meters}
         spans = await self._ledger.query(SessionSpans(whose, start, end, now, SESSIONS_MAX))
         denied = await self._ledger.query(Denials(whose, start, end))
         return Outlook(
