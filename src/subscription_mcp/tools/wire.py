@@ -229,7 +229,7 @@ class GetUsageAnalyticsArguments(TargetArguments):
     granularity: Granularity = "day"
     group_by: Annotated[list[GroupKey], Field(max_length=4)] = Field(default_factory=list)
     meters: Annotated[list[Word], Field(min_length=1, max_length=50)] = left_out()
-    cursor: Cursor = left_out("next_cursor of a truncated report.")
+    cursor: Cursor = left_out()
 
     @model_validator(mode="after")
     def _both_ends(self) -> "GetUsageAnalyticsArguments":
