@@ -16,9 +16,8 @@ TIERS = {
 WITHHELD = {"get_usage_analytics", "list_usage_events", "export_usage", "manage_limits", "manage_members"}
 SESSIONS = {"open_session", "renew_session", "close_session"}
 CHANGES = {"upgrade_tier", "manage_subscription"}
-KEPT = (
-    {"get_tier_info", "check_quota", "list_plans", "has_feature", "get_billing_history"} | CHANGES | SESSIONS
-)
+READS = {"get_tier_info", "check_quota", "list_plans", "has_feature", "get_billing_history", "list_alerts"}
+KEPT = READS | CHANGES | SESSIONS
 
 
 @pytest.fixture(scope="module")

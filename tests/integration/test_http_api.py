@@ -15,7 +15,7 @@ from subscription_mcp.cli.serving import listen
 SESSIONS = ["open_session", "renew_session", "close_session"]
 INVOICES = "get_billing_history"
 PLANS = ["upgrade_tier", "manage_subscription", "list_plans", "has_feature"]
-BASIC = ["get_tier_info", "check_quota", INVOICES, *PLANS, *SESSIONS]
+BASIC = ["get_tier_info", "check_quota", INVOICES, "list_alerts", *PLANS, *SESSIONS]
 REPORTS = ["get_usage_analytics", "list_usage_events", "export_usage"]
 WITH_ACCESS = [*BASIC, *REPORTS, "manage_limits", "manage_members"]
 SERVICE = [
@@ -25,6 +25,7 @@ SERVICE = [
     "has_feature",
     *REPORTS,
     INVOICES,
+    "list_alerts",
     "record_usage",
     "record_usage_batch",
     "reserve_usage",

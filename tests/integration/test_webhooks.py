@@ -5,8 +5,10 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,28 @@ async def test_the_receiver_of_the_readme_takes_a_message_once_and_no_forged_one
         receiver.kill()
         rest, _ = receiver.communicate()
     assert rest == ""
+
+
+async def test_doctor_says_how_the_webhook_stands(tmp_path: Path) -> None:
+    receiver = Receiver(answers(200))
+    place = a_place(tmp_path, receiver)
+
+    def finding(**variables: str) -> dict[str, Any]:
+        document = json.loads(place.run("doctor", "--json", **variables).stdout)
+        (found,) = [one for one in document["findings"] if one["check"] == "webhook"]
+        return dict(found)
+
+    with place.serving(WEBHOOKS__URL=None, WEBHOOKS__SECRET=None) as server:
+        await record(place, server, "bob", 40)
+    assert finding()["seen"] == f"{receiver.url}, 1 secret, 1 message waiting, 0 dead"
+    with closing(sqlite3.connect(place.database)) as database, database:
+        database.execute("UPDATE delivery SET state = 'dead', ended_at = created_at")
+    worse = finding()
+    assert (worse["state"], worse["seen"]) == (
+        "warn",
+        f"{receiver.url}, 1 secret, 0 messages waiting, 1 dead",
+    )
+    with receiver.listening():
+        assert place.run("webhook", "send", "--dead").returncode == OK
+    assert finding()["state"] == "ok"
+    assert finding(WEBHOOKS__SECRET="", WEBHOOKS__SECRET_FILE="gone")["state"] == "FAIL"

@@ -16,8 +16,9 @@ CLIENTS = {
     "client 2.4 auto": ("v2", "auto", "modern"),
     "client 2.4 pinned": ("v2", "pin", "modern"),
 }
-OFFERED = ["get_tier_info", "check_quota", "upgrade_tier", "manage_subscription", "list_plans", "has_feature"]
-INVOICES = "get_billing_history"
+PLANS = ["get_tier_info", "check_quota", "upgrade_tier", "manage_subscription", "list_plans", "has_feature"]
+ACCOUNT = ["get_billing_history", "list_alerts"]
+OFFERED = [*PLANS, *ACCOUNT]
 SESSIONS = ["open_session", "renew_session", "close_session"]
 WITHHELD = ["get_usage_analytics", "list_usage_events", "export_usage"]
 REFUSED = "Basic plan: 50 of 50 messages used today. Resets 2026-11-21 00:00 UTC. Advanced has 200 a day."
@@ -85,8 +86,10 @@ def check(saw: dict[str, Any], answer: str) -> None:
     """The whole story, as it goes for who cannot be asked, says yes, or says no."""
     # What is there
     assert saw["lists"] == {
-        "tools": [*OFFERED, INVOICES, *SESSIONS],
-        "resources": ["subscription://plans", "subscription://me", "quota://me", "pricing://models"],
+        "tools": OFFERED + SESSIONS,
+        "resources": [
+            *("subscription://plans", "subscription://me", "quota://me", "alerts://me", "pricing://models"),
+        ],
         "prompts": ["quota", "compare_plans", "explain_denial"],
     }
     assert saw["left"] == {"plan": "basic", "remaining": 50}
@@ -130,7 +133,7 @@ def check(saw: dict[str, Any], answer: str) -> None:
         assert saw["next"] == {"allowed": True, "plan": "advanced", "used": 51}
         assert saw["heard"] == {
             "what": ["quota://me", "subscription://me", "tools"],
-            "tools": [*OFFERED, *WITHHELD, INVOICES, *SESSIONS, "manage_limits", "manage_members"],
+            "tools": [*PLANS, *WITHHELD, *ACCOUNT, *SESSIONS, "manage_limits", "manage_members"],
         }
         assert refusal_of(saw["again"])["code"] == "conflict"
 
@@ -150,7 +153,7 @@ def test_who_has_no_token_is_told_how_to_get_one(
         if transport == "http":
             assert "401" in saw["refused"]["message"]
         else:
-            assert saw["tools"] == [*OFFERED, INVOICES, *SESSIONS]
+            assert saw["tools"] == OFFERED + SESSIONS
             assert (saw["called"]["isError"], saw["called"]["data"]) == (True, None)
             assert saw["called"]["error"]["code"] == "unauthenticated"
             assert "token mint" in saw["called"]["error"]["message"]

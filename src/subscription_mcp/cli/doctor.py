@@ -24,6 +24,7 @@ from subscription_mcp.cli.common import json_option, lacks_key, print_json, sett
 from subscription_mcp.cli.main import error_text
 from subscription_mcp.domain.catalog_file import CatalogError
 from subscription_mcp.domain.instants import format_instant
+from subscription_mcp.domain.wording import counted
 from subscription_mcp.settings import Settings, SettingsError
 
 FIRST_SAFE_SQLITE = (3, 51, 3)
@@ -60,6 +61,8 @@ def doctor(ctx: click.Context, url: str | None, as_json: bool) -> None:
         configured: list[Callable[[Settings], Finding]] = [_key, _catalog, _token]
         findings += [_judged("configured", check, settings) for check in configured]
         findings.append(_judged("live", _database, settings))
+        if settings.webhooks.url is not None:
+            findings.append(_judged("live", _webhook, settings))
         findings.append(_stdio_unless_hopeless(settings, findings))
         if url is not None:
             from subscription_mcp.cli.doctor_live import ask_server
@@ -170,6 +173,17 @@ def _database(settings: Settings) -> Finding:
             )
             return Finding("live", "database", "FAIL", f"{path} counts by the catalog {counts_by}", fix)
     return Finding("live", "database", "ok", seen)
+
+
+def _webhook(settings: Settings) -> Finding:
+    from subscription_mcp.ledger.sqlite_schema import messages_of_file
+
+    secrets = settings.webhooks.secrets
+    counts = messages_of_file(settings.database_path)
+    waiting, dead = counts.get("pending", 0), counts.get("dead", 0)
+    seen = f"{settings.webhooks.url}, {counted(len(secrets), 'secret')}, {counted(waiting, 'message')} waiting, {dead:,} dead"
+    fix = "`subscription-mcp webhook send --list` says why, and `--dead` sends them again" if dead else None
+    return Finding("live", "webhook", "warn" if dead else "ok", seen, fix)
 
 
 def _token(settings: Settings) -> Finding:

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 APPLICATION_ID = 0x5355424D  # "SUBM"
 SCHEMA_WITH_REVOCATIONS = 3
+SCHEMA_WITH_MESSAGES = 9
 MAGIC = b"SQLite format 3\0"
 HEADER_BYTES = 100
 WRITE_VERSION, ROLLBACK_JOURNAL = 18, 1
@@ -189,6 +190,17 @@ def catalog_of_file(path: Path) -> str | None:
         return row and str(row[0])
 
     return _asked(path, name)
+
+
+def messages_of_file(path: Path) -> dict[str, int]:
+    """How many messages to the webhook a file has of each state; none in one of an earlier schema."""
+
+    def counts(connection: sqlite3.Connection) -> dict[str, int]:
+        if schema_version(connection) < SCHEMA_WITH_MESSAGES:
+            return {}
+        return dict(connection.execute("SELECT state, count(*) FROM delivery GROUP BY state").fetchall())
+
+    return _asked(path, counts) if path.exists() else {}
 
 
 def _asked(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
