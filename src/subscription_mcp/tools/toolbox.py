@@ -156,8 +156,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         "list_alerts",
         "Alerts",
-        "Call this to see which limits came near or were reached, what to do about it, and which plan would have been "
-        "enough; also to mark alerts as read.",
+        "Call this to see which limits are nearly or fully used, and what to do; it marks alerts as read, too.",
         wire.ListAlertsArguments,
         wire.AlertsResult,
         bodies.list_alerts,

@@ -23,6 +23,7 @@ from subscription_mcp.domain.windows import MINUTE_WINDOW
 
 PAGE_SIZE_MAX = 200
 BATCH_EVENTS_MAX = 1000
+ALERTS_MARKED_MAX = 100
 EXPORT_CURSOR_MAX = 12_288
 """It remembers the columns."""
 
@@ -295,12 +296,17 @@ class ManageLimitsArguments(TargetArguments):
         return self
 
 
+def _at_most_a_hundred(ids: list[str]) -> list[str]:
+    # A rule of its own: in the list of tools its numbers would cost more than they tell.
+    if not 1 <= len(ids) <= ALERTS_MARKED_MAX:
+        raise ValueError(f"must be 1 to {ALERTS_MARKED_MAX} alert_ids")
+    return ids
+
+
 class ListAlertsArguments(TargetArguments):
     unread_only: bool = False
-    mark_read: Annotated[list[LeaseId], Field(min_length=1, max_length=100)] = left_out("alert_ids.")
-    thresholds: list[int] | Literal["plan"] = left_out(
-        'Alert the account at these percents from now on; "plan": at its plan\'s.'
-    )
+    mark_read: Annotated[list[LeaseId], AfterValidator(_at_most_a_hundred)] = left_out()
+    thresholds: list[int] | Literal["plan"] = left_out('Percents to be alerted at; "plan": its plan\'s.')
 
     @model_validator(mode="after")
     def _that_can_be(self) -> "ListAlertsArguments":
