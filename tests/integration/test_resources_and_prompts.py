@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from tests.harness import ERAS, TODAY, Place, Server, Talk, talking
 
-FIXED = {"subscription://plans", "subscription://me", "quota://me", "pricing://models"}
+FIXED = {"subscription://plans", "subscription://me", "quota://me", "alerts://me", "pricing://models"}
 OF_BASIC = {"subscription://plans/{plan}", "quota://me/{meter}", "quota://accounts/{account_id}"}
 WITH_ANALYTICS = {"usage://me/{period}", "usage://accounts/{account_id}/{period}"}
 PROMPTS = {"quota", "compare_plans", "explain_denial"}
