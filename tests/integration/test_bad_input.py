@@ -30,7 +30,6 @@ REQUIRED = {
     "check_quota": {"event": "message"},
     "upgrade_tier": {"plan": "advanced", "dry_run": True},
     "manage_subscription": {"action": "cancel"},
-    "export_usage": {"format": "csv", "start": "2026-11-01T00:00:00Z", "end": "2026-11-20T00:00:00Z"},
     "record_usage": {"event": "message", "user_id": "bella"},
     "record_usage_batch": {"events": [{"event": "message", "user_id": "bella"}]},
     "reserve_usage": {"event": "message", "user_id": "bella"},

@@ -49,9 +49,9 @@ class Tool:
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
-        """What a list of tools says of the arguments. Which texts are fit, and that there are no others, a refusal
-        says: in a list that every model pays for, an id's pattern in each tool is the largest part."""
-        schema: dict[str, Any] = _without_huge_bounds(_without(_RULES_OF_TEXTS, schema_of(self.arguments)))
+        """What a list of tools says of the arguments. Which texts and numbers are fit, and that there are no others,
+        a refusal says: in a list that every model pays for, an id's pattern in each tool is the largest part."""
+        schema: dict[str, Any] = _without(_RULES_OF_VALUES, schema_of(self.arguments))
         return schema
 
     @cached_property
@@ -400,8 +400,9 @@ def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
 
 _CLOSED = ("additionalProperties", False)
 _WHOLE = frozenset({"required", "additionalProperties"})
-_HUGE = 10**9
-_RULES_OF_TEXTS = frozenset({"pattern", "minLength", "maxLength"})
+_RULES_OF_VALUES = frozenset(
+    {"pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "format"}
+)
 
 
 def _without(left_out: frozenset[str], node: Any) -> Any:
@@ -413,19 +414,6 @@ def _without(left_out: frozenset[str], node: Any) -> Any:
         key: _without(left_out, value)
         for key, value in node.items()
         if key not in left_out and (key, value) != _CLOSED
-    }
-
-
-def _without_huge_bounds(node: Any) -> Any:
-    """No caller comes near them by accident; they are judged by all the same."""
-    if isinstance(node, list):
-        return [_without_huge_bounds(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: _without_huge_bounds(value)
-        for key, value in node.items()
-        if not (key in ("minimum", "maximum") and isinstance(value, int) and abs(value) > _HUGE)
     }
 
 
