@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import checking, growth, ledger, memory, reports, serving, sharing, starting, waiting
+from benchmarks import checking, growth, ledger, memory, pricing, reports, serving, sharing, starting, waiting
 from benchmarks.load import CannotMeasure
 from benchmarks.rounds import Report, machine, markdown
 
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "mcp": lambda given: serving.mcp(given.rounds, given.seconds),
     "rest": lambda given: serving.rest(given.rounds, given.seconds),
     "ledger": lambda given: ledger.ledger(given.rounds, given.seconds),
+    "pricing": lambda given: pricing.pricing(given.rounds, given.seconds),
     "growth": lambda given: growth.growth(given.rounds, given.events),
     "reports": lambda given: reports.reports(given.rounds, given.events),
     "check": lambda given: checking.checking(given.rounds, given.seconds),

@@ -22,6 +22,7 @@ def of_tokens(provider: str, model: str, title: str, tokens_in: str, tokens_out:
         "output_per_million_tokens": {"amount": tokens_out, "currency": "USD"},
         "per_unit": None,
         "unit": None,
+        "source": "catalog",
     }
 
 
@@ -36,6 +37,7 @@ def of_units(
         "output_per_million_tokens": None,
         "per_unit": {"amount": amount, "currency": currency},
         "unit": unit,
+        "source": "catalog",
     }
 
 

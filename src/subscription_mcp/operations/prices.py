@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from subscription_mcp.domain.catalog import Attributes, Catalog, ModelPrice
+from subscription_mcp.domain.catalog import Attributes, Catalog
 from subscription_mcp.domain.instants import Instant, to_datetime
 from subscription_mcp.domain.pricing import PriceBook, Tier, UnitPrice, named, unit_price_of
 
@@ -74,16 +74,6 @@ class Prices:
         if model is None or self.catalog.currency != LIBRARY_CURRENCY:
             return lambda _: None
         return self._library.prices_of(provider, model)
-
-    def line_for(self, provider: str | None, model: str, at: Instant) -> ModelPrice | None:
-        """What a model costs, as a line of a price book, wherever the price is from."""
-        attributes = self.named({"model": model, **({"provider": provider} if provider else {})})
-        found = _text(attributes, "provider")
-        line = self._book.find(found, model)
-        price = None if line is not None else self.find(found, model, at)
-        if line is not None or price is None:
-            return line
-        return price.model_price(found or "", model, model)
 
     def _tell_unpriced(self, provider: str | None, model: str | None) -> None:
         """Once for each: an unpriced call is counted beside the cost each time."""

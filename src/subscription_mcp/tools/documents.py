@@ -20,6 +20,7 @@ from subscription_mcp.domain.decisions import LimitState, unit_of
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.outlook import METHOD
+from subscription_mcp.domain.pricing import CATALOG_SOURCE
 from subscription_mcp.domain.subscriptions import Scheduled, Subscription, seats_max
 from subscription_mcp.domain.windows import Period
 from subscription_mcp.operations import (
@@ -150,7 +151,7 @@ def features(value: Plan, catalog: Catalog) -> Document:
 
 def pricing(catalog: Catalog) -> Document:
     """The price book, in the order of the catalog."""
-    return {"prices": [model_price(value) for value in catalog.prices]}
+    return {"prices": [{**model_price(value), "source": CATALOG_SOURCE} for value in catalog.prices]}
 
 
 def model_price(value: ModelPrice) -> Document:

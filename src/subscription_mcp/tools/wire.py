@@ -770,6 +770,7 @@ class ModelPriceResult(Result):
     output_per_million_tokens: AmountResult | None
     per_unit: AmountResult | None
     unit: str | None = Field(description="What per_unit is the price of, like search.")
+    source: str = Field(description="catalog: these win over the price library.")
 
 
 class PricingResult(Result):
