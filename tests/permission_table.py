@@ -38,6 +38,7 @@ list_alerts.thresholds            NONE     ACCOUNT  ACCOUNT  NONE     TENANT    
 manage_limits                     NONE     ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 manage_limits.clear_rate          NONE     NONE     NONE     NONE     TENANT        ALL
 manage_limits.correct             NONE     NONE     NONE     NONE     TENANT        ALL
+manage_limits.grant               NONE     NONE     NONE     NONE     TENANT        ALL
 manage_members                    NONE     ACCOUNT  ACCOUNT  NONE     TENANT        ALL
 manage_plans                      NONE     NONE     NONE     NONE     NONE          ALL
 manage_accounts.search            NONE     NONE     NONE     NONE     TENANT        ALL
@@ -94,6 +95,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "manage_accounts.payment_received": {"action": "payment_received", "reason": "why"},
     "manage_limits.clear_rate": {"action": "clear_rate", "reason": "why"},
     "manage_limits.correct": {"action": "correct", "event_id": "none", "reason": "why"},
+    "manage_limits.grant": {
+        "action": "grant",
+        "meter": "messages",
+        "window": "day",
+        "quantity": 1,
+        "reason": "why",
+    },
 }
 """The smallest valid call of every row that is a tool or an action of one, without a target."""
 
@@ -121,6 +129,7 @@ OR_ELSE = {
     "manage_limits.clear_rate": ("invalid_request",),
     "manage_limits.correct": ("not_found",),
     "list_alerts.mark_read": ("not_found",),
+    "manage_limits.grant": ("invalid_request",),
 }
 """What may be answered as well where the role reaches: nothing is suspended or overdue, the user is in a group whose
 account has to be named, there is no such rate or alert."""
@@ -225,6 +234,7 @@ catalog check    files only         -
 catalog publish  manage_plans       --yes
 usage            get_tier_info      --tenant globex --user doug
 limits list      manage_limits      --tenant globex --user doug
+limits grant     manage_limits.grant  --tenant globex --user doug --meter messages --window month --quantity 5 --reason why
 limits set       manage_limits      --tenant globex --user doug --meter messages --window day --limit 5 --reason why
 limits clear     manage_limits      --tenant globex --user doug --meter messages --window day --reason why
 limits history   manage_limits      --tenant globex --user doug

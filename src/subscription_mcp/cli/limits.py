@@ -6,7 +6,7 @@ import click
 
 from subscription_mcp.cli.acting import call_tool, reason_option, target_options, whom
 from subscription_mcp.cli.common import json_option
-from subscription_mcp.domain.catalog import TOTAL_MAX
+from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX
 
 TOOL = "manage_limits"
 meter_option = click.option("--meter", required=True, help="A meter of the catalog, like messages.")
@@ -56,15 +56,33 @@ def set_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     _do(ctx, "set", given, as_json)
 
 
-@limits.command("clear")
+@limits.command("grant")
 @target_options
 @meter_option
 @window_option
+@click.option(
+    "--quantity", required=True, type=click.IntRange(1, QUANTITY_MAX), help="How much more, in all."
+)
+@click.option("--starts-at", help="Now unless given.")
+@click.option("--expires-at", help="When it ends, like 2026-12-31T00:00:00Z; never unless given.")
+@reason_option
+@json_option
+@click.pass_context
+def grant(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Give more of a limit, used up after the plan's own and before anything is charged."""
+    _do(ctx, "grant", given, as_json)
+
+
+@limits.command("clear")
+@target_options
+@click.option("--meter", help="A meter of the catalog, like messages.")
+@click.option("--window", help="day, month, … as the plan limits it.")
+@click.option("--grant-id", help="Instead of a meter and window: the grant to end now, as list shows it.")
 @reason_option
 @json_option
 @click.pass_context
 def clear_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
-    """Let the plan's limit apply again."""
+    """Let the plan's limit apply again, or end a grant."""
     _do(ctx, "clear", given, as_json)
 
 

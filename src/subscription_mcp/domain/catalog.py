@@ -138,6 +138,8 @@ class Limit:
     maximum: Maximum
     scope: Scope = "user"
     overage: Overage | None = None
+    granted: int = 0
+    """How much of the maximum was granted on top of the plan's own."""
 
     @cached_property
     def key(self) -> tuple[str, str, Scope]:

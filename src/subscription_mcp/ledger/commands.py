@@ -268,6 +268,31 @@ class ClearRate:
 
 
 @dataclass(slots=True)
+class GrantAllowance:
+    """Give somebody more of one limit: so much in all, in effect from `starts_at` (now unless given) until
+    `expires_at`."""
+
+    subject: Subject
+    actor: Actor
+    meter: str
+    window: str
+    quantity: int
+    reason: str
+    starts_at: Instant | None = None
+    expires_at: Instant | None = None
+
+
+@dataclass(slots=True)
+class EndGrant:
+    """Have a grant end now. What it gave stays given."""
+
+    subject: Subject
+    actor: Actor
+    grant_id: str
+    reason: str
+
+
+@dataclass(slots=True)
 class CorrectUsage:
     """Take an event back, once: an event of a tenant, or only one of a user or an account in it."""
 
@@ -446,6 +471,8 @@ Command = (
     | SetLimit
     | ClearRate
     | CorrectUsage
+    | GrantAllowance
+    | EndGrant
     | ManageMember
     | RevokeTokens
     | PublishPlans
@@ -493,6 +520,7 @@ class AccountView:
     as_of: Instant
     alert_thresholds: tuple[int, ...] = ()
     """At how many percent of its limits the account is alerted."""
+    grants: Sequence["Grant"] = ()
 
 
 @dataclass(slots=True)
@@ -699,6 +727,32 @@ Outcome = (
 """A `Refusal` is returned, not raised: it is one command's outcome in a batch of many."""
 
 
+@dataclass(slots=True, eq=False)
+class Grant:
+    """Extra allowance of one limit: `quantity` in all, in effect from `starts_at` until `ends_at`. `uses` is what it
+    gave in each period of the window, by the period's start; of a level nothing is used up."""
+
+    id: str
+    meter: str
+    window: str
+    scope: Scope
+    quantity: int
+    starts_at: Instant
+    ends_at: Instant | None
+    uses: dict[Instant, int] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        return self.quantity - sum(self.uses.values())
+
+    def is_in_effect(self, at: Instant) -> bool:
+        return self.starts_at <= at and (self.ends_at is None or at < self.ends_at)
+
+
+GrantUse = tuple[str, Instant, int]
+"""What an event took of a grant, in the period that began then; below 0 it gave it back."""
+
+
 @dataclass(slots=True)
 class UsageEvent:
     """One event as recorded; never edited. One that `corrects` another takes it back, and gains what that one lost.
@@ -721,6 +775,7 @@ class UsageEvent:
     corrects: str | None = None
     corrected_by: str | None = None
     price: UnitPrice | None = None
+    grants: Sequence[GrantUse] = ()
 
     @property
     def number(self) -> int:

@@ -61,7 +61,8 @@ CATALOG_TEXTS = {
     "member": {"role"},
     "session": {"plan"},
     "limit_override": {"scope"},
-    "event": {"gains"},
+    "event": {"gains", "grants"},
+    "allowance_grant": {"window", "scope"},
     "rolling": {"cells"},
     "audit": {"action", "actor_role"},
     "answer": {"answer", "key"},  # keys of others', which are theirs to make
@@ -91,6 +92,8 @@ SPARED_KEYS = frozenset(
         "event",
         "event_id",
         "corrects",
+        "grant_id",
+        "starts_at",
         "source",
         "limit",
         "role",

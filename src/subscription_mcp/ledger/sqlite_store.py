@@ -45,6 +45,7 @@ from subscription_mcp.ledger.commands import (
     AnswerKey,
     AuditEntry,
     Delivery,
+    Grant,
     Revocation,
     UsageEvent,
 )
@@ -221,9 +222,10 @@ _EVENTS = _Insert(
     "event",
     "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, price",
 )
-_CORRECTIONS = _Insert(
+_NAMING = _Insert(
     "event",
-    "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, price, corrects",
+    "id, tenant, holder, event, plan, quantity, attributes, gains, source, occurred_at, recorded_at, price, corrects,"
+    " grants",
 )
 _COUNTERS = _Insert(
     "counter",
@@ -603,6 +605,33 @@ class Store:
             (self.text(meter), self.text(window), scope): Override(_maximum(maximum), expires_at)
             for meter, window, scope, maximum, expires_at in rows
         }
+
+    def _read_grants(self, key: HolderKey) -> list[Grant]:
+        holder, tenant = self.holder(key), self.word(key[0].tenant)
+        if holder is None:
+            return []
+        found = []
+        for id_, meter, window, scope, quantity, starts_at, ends_at in self._db.execute(
+            "SELECT id, meter, window, scope, quantity, starts_at, ends_at FROM allowance_grant"
+            " WHERE tenant = ? AND holder = ? ORDER BY id",
+            (tenant, holder),
+        ).fetchall():
+            uses = self._db.execute(
+                "SELECT start, quantity FROM grant_use WHERE tenant = ? AND id = ?", (tenant, id_)
+            )
+            found.append(
+                Grant(
+                    str(UUID(bytes=id_)),
+                    self.text(meter),
+                    window,
+                    scope,
+                    quantity,
+                    starts_at,
+                    ends_at,
+                    dict(uses.fetchall()),
+                )
+            )
+        return found
 
     def _read_counters(self, key: CounterKey, facts: Facts) -> Counter:
         since, now = facts.kept_since(key), facts.now
@@ -1022,9 +1051,9 @@ class Store:
             self._save_members(changes)
         if changes.events:
             rows = [self._event_row(holder, event) for holder, event in changes.events]
-            if any(event.corrects for _, event in changes.events):
-                corrected = (event.corrects and UUID(event.corrects).bytes for _, event in changes.events)
-                _CORRECTIONS.all(self._db, [(*row, one) for row, one in zip(rows, corrected, strict=True)])
+            if any(event.corrects or event.grants for _, event in changes.events):
+                more = ((_bytes_of(event.corrects), _grants_of(event)) for _, event in changes.events)
+                _NAMING.all(self._db, [(*row, *two) for row, two in zip(rows, more, strict=True)])
             else:
                 _EVENTS.all(self._db, rows)
         if changes.counters:
@@ -1066,6 +1095,8 @@ class Store:
         self._free_places.clear()
         for (holder, override_key), override in changes.overrides.items():
             self._save_override(holder, override_key, override)
+        if changes.grants or changes.grant_uses:
+            self._save_grants(changes)
         if changes.rates_cleared:
             many(
                 "INSERT OR REPLACE INTO rate_cleared (tenant, window, holder, meter, at) VALUES (?, ?, ?, ?, ?)",
@@ -1344,6 +1375,30 @@ class Store:
             (*place, maximum, override.expires_at),
         )
 
+    def _save_grants(self, changes: Changes) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO allowance_grant"
+            " (tenant, holder, id, meter, window, scope, quantity, starts_at, ends_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    self.word_made(holder[0].tenant),
+                    self.holder_made(holder),
+                    UUID(id_).bytes,
+                    self.word_made(one.meter),
+                    *(one.window, one.scope, one.quantity, one.starts_at, one.ends_at),
+                )
+                for (holder, id_), one in changes.grants.items()
+            ],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO grant_use (tenant, id, start, quantity) VALUES (?, ?, ?, ?)",
+            [
+                (self.word_made(tenant), UUID(id_).bytes, start, units)
+                for (tenant, id_, start), units in changes.grant_uses.items()
+            ],
+        )
+
     def _audit_row(self, entry: AuditEntry) -> tuple[Any, ...]:
         account = AccountKey(entry.tenant, entry.account_kind, entry.account)
         return (
@@ -1605,6 +1660,14 @@ class Store:
             )
             for id_, kind, account, user, action, actor, actor_role, reason, before, after, at in rows
         ]
+
+
+def _bytes_of(id_: str | None) -> bytes | None:
+    return None if id_ is None else UUID(id_).bytes
+
+
+def _grants_of(event: UsageEvent) -> str | None:
+    return _json(event.grants) if event.grants else None
 
 
 def _whose(key: CounterKey) -> Whose:

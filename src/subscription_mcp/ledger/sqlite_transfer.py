@@ -144,7 +144,7 @@ TABLES = {
         _table(
             "event",
             "id:uuid tenant:word holder:holder event:word plan:plan quantity attributes:json gains:json"
-            " source:word occurred_at recorded_at corrects:uuid price:price",
+            " source:word occurred_at recorded_at corrects:uuid price:price grants:json",
             "seq",
         ),
         _table(
@@ -185,6 +185,12 @@ TABLES = {
             "tenant:word holder:holder meter:word window:word scope maximum expires_at",
             "tenant holder meter window scope",
         ),
+        _table(
+            "allowance_grant",
+            "tenant:word holder:holder id:uuid meter:word window scope quantity starts_at ends_at",
+            "tenant holder id",
+        ),
+        _table("grant_use", "tenant:word id:uuid start quantity", "tenant id start"),
         _table("offer", "tenant:word handle:hex actor digest:hex terms expires_at used_at", "tenant handle"),
         _table(
             "audit",

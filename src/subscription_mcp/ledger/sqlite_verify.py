@@ -6,6 +6,7 @@ then the cells and the stored rows are walked through side by side, in the order
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from contextlib import closing
 from itertools import chain, groupby, islice
@@ -84,6 +85,7 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
             islice(
                 chain(
                     recount.corrections(),
+                    recount.grants(),
                     recount.counters(),
                     recount.rolling(),
                     recount.rollups(),
@@ -183,6 +185,7 @@ class _Recount:
         }
         self._store = Store(connection)
         self._loose: list[str] = []
+        self._grant_uses: Counter[tuple[int, bytes, Instant]] = Counter()
         self._anchors: dict[int, AnchorHistory] = {}
         self._windows: dict[str, Window] = {}
         self._periods: dict[tuple[str, Anchor], Period] = {}
@@ -191,10 +194,12 @@ class _Recount:
     def add_events(self) -> int:
         """Add up every event; how many there are."""
         events = 0
-        for tenant, corrects, recorded_at, *row in self._db.execute(
-            "SELECT tenant, corrects, recorded_at, holder, event, plan, attributes, gains, occurred_at FROM event"
+        for tenant, grants, corrects, recorded_at, *row in self._db.execute(
+            "SELECT tenant, grants, corrects, recorded_at, holder, event, plan, attributes, gains, occurred_at FROM event"
             " ORDER BY seq"
         ):
+            for grant, start, units in json.loads(grants) if grants is not None else ():
+                self._grant_uses[(tenant, UUID(grant).bytes, start)] += units
             if corrects is not None:
                 # It is taken back from where it was counted, which goes by when it was recorded.
                 found = self._store.event(self.names.text(tenant), corrects)
@@ -331,6 +336,29 @@ class _Recount:
     def corrections(self) -> Iterator[str]:
         """Events that are taken back and are not there."""
         yield from self._loose
+
+    def grants(self) -> Iterator[str]:
+        """How what grants gave differs from the events, and grants that gave more than they had."""
+        stored = {
+            (tenant, id_, start): quantity
+            for tenant, id_, start, quantity in self._db.execute(
+                "SELECT tenant, id, start, quantity FROM grant_use"
+            )
+        }
+        for key in sorted(stored.keys() | self._grant_uses.keys()):
+            said = self._grant_uses[key]
+            if stored.get(key) != said:
+                start = format_instant(key[2])
+                yield (
+                    f"Grant {UUID(bytes=key[1])} says it gave {stored.get(key, 0):,} in the period from {start}; "
+                    f"the events say {said:,}."
+                )
+        for id_, quantity, given in self._db.execute(
+            "SELECT u.id, g.quantity, sum(u.quantity) AS given FROM grant_use u LEFT JOIN allowance_grant g"
+            " ON g.tenant = u.tenant AND g.id = u.id GROUP BY u.tenant, u.id, g.quantity"
+            " HAVING g.quantity IS NULL OR given > g.quantity"
+        ):
+            yield f"Grant {UUID(bytes=id_)} of {quantity or 0:,} gave {given:,}."
 
     def counters(self) -> Iterator[str]:
         """How the counters differ from the events."""

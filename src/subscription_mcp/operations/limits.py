@@ -1,4 +1,4 @@
-"""Limits set by hand, rates cleared, events taken back, and the history of it."""
+"""Limits set by hand, grants, rates cleared, events taken back, and the history of it."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ from subscription_mcp.ledger.commands import (
     AuditEntry,
     ClearRate,
     CorrectUsage,
+    EndGrant,
+    GrantAllowance,
     LimitsChanged,
     SetLimit,
 )
@@ -21,6 +23,7 @@ HISTORY_SIZE = 100
 TOOL = "manage_limits"
 CLEAR_RATE = f"{TOOL}.clear_rate"
 CORRECT = f"{TOOL}.correct"
+GRANT = f"{TOOL}.grant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,20 @@ class LimitChange:
     expires_at: Instant | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Extra allowance of one limit, in effect from `starts_at` (now unless given) until `expires_at`."""
+
+    meter: str
+    window: str
+    quantity: int
+    reason: str
+    starts_at: Instant | None = None
+    expires_at: Instant | None = None
+
+
 class Limits:
-    """Listing, setting and clearing overrides, clearing rates, and taking events back."""
+    """Listing, setting and clearing overrides, grants, clearing rates, and taking events back."""
 
     def __init__(self, ledger: Ledger, access: Access) -> None:
         self._ledger = ledger
@@ -67,6 +82,27 @@ class Limits:
         """Forget what was used in the sliding minutes, of a meter or of all; operators only. Raises Refusal."""
         granted = await self._access.grant(CLEAR_RATE, caller, target)
         command = ClearRate(granted.subject_or_refuse(), granted.actor, reason, meter)
+        return await self._ledger.do(command, LimitsChanged)
+
+    async def grant(self, caller: Caller, target: Target, extra: Extra) -> LimitsChanged:
+        """Give a user or an account more of one limit; operators only. Raises Refusal."""
+        granted = await self._access.grant(GRANT, caller, target)
+        command = GrantAllowance(
+            granted.subject_or_refuse(),
+            granted.actor,
+            extra.meter,
+            extra.window,
+            extra.quantity,
+            extra.reason,
+            extra.starts_at,
+            extra.expires_at,
+        )
+        return await self._ledger.do(command, LimitsChanged)
+
+    async def end_grant(self, caller: Caller, target: Target, grant_id: str, reason: str) -> LimitsChanged:
+        """Have a grant end now; operators only. Raises Refusal."""
+        granted = await self._access.grant(GRANT, caller, target)
+        command = EndGrant(granted.subject_or_refuse(), granted.actor, grant_id, reason)
         return await self._ledger.do(command, LimitsChanged)
 
     async def correct(self, caller: Caller, target: Target, event_id: str, reason: str) -> LimitsChanged:

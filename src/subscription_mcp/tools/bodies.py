@@ -13,7 +13,7 @@ from subscription_mcp.domain.instants import Instant, parse_instant
 from subscription_mcp.operations import Operations, PlanChanged
 from subscription_mcp.operations.access import Caller, Target
 from subscription_mcp.operations.billing import BillingRequest
-from subscription_mcp.operations.limits import LimitChange
+from subscription_mcp.operations.limits import Extra, LimitChange
 from subscription_mcp.operations.members import MemberChange
 from subscription_mcp.operations.metering import Settlement, UsageReport
 from subscription_mcp.operations.reports import EventsRequest, UsageRequest
@@ -197,11 +197,14 @@ async def list_usage_events(do: Operations, caller: Caller, given: wire.ListUsag
 async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimitsArguments) -> Answer:
     target = target_of(given)
     document: dict[str, Any] = dict.fromkeys(
-        ("limits", "limits_before", "limits_after", "history", "audit_id")
+        ("limits", "limits_before", "limits_after", "grants", "history", "audit_id")
     )
     if given.action == "list":
         view = await do.limits.listed(caller, target)
-        return Answer(texts.limits(view), document | {"limits": documents.limits(view.limits)})
+        grants = documents.grants(view)
+        return Answer(
+            texts.limits(view), document | {"limits": documents.limits(view.limits), "grants": grants}
+        )
     if given.action == "history":
         view, entries = await do.limits.history(caller, target)
         shown = [documents.audit_entry(entry) for entry in entries]
@@ -211,6 +214,18 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
         )
     if given.action == "clear_rate":
         changed = await do.limits.clear_rate(caller, target, given.meter, given.reason)
+    elif given.action == "grant":
+        extra = Extra(
+            given.meter,
+            given.window,
+            given.quantity,
+            given.reason,
+            instant_of(given.starts_at, "starts_at"),
+            instant_of(given.expires_at, "expires_at"),
+        )
+        changed = await do.limits.grant(caller, target, extra)
+    elif given.grant_id is not None:
+        changed = await do.limits.end_grant(caller, target, given.grant_id, given.reason)
     elif given.action == "correct":
         changed = await do.limits.correct(caller, target, given.event_id, given.reason)
     else:
@@ -226,6 +241,7 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
         "limits": after,
         "limits_before": documents.limits(changed.before.limits),
         "limits_after": after,
+        "grants": documents.grants(changed.after),
         "history": [documents.audit_entry(changed.audit)],
         "audit_id": changed.audit.id,
     }

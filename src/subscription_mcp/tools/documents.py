@@ -102,6 +102,24 @@ def overage(limit: Limit) -> Document:
     return {"overage": {"max": terms.units_max, **price_}}
 
 
+def grants(view: AccountView) -> list[Document]:
+    """What was granted and has not ended."""
+    return [
+        {
+            "grant_id": one.id,
+            "meter": one.meter,
+            "window": one.window,
+            "scope": one.scope,
+            "quantity": one.quantity,
+            "left": one.left,
+            "starts_at": format_instant(one.starts_at),
+            "expires_at": None if one.ends_at is None else format_instant(one.ends_at),
+        }
+        for one in view.grants
+        if one.ends_at is None or view.as_of < one.ends_at
+    ]
+
+
 def managed_plan(value: PlanRecord, catalog: Catalog) -> Document:
     """One plan as `manage_plans` shows it."""
     plan_ = value.plan

@@ -440,7 +440,17 @@ def explain_denial_prompt(said: list[str], view: AccountView) -> str:
 
 
 def limits(view: AccountView) -> str:
-    return overview_sentence(view.plan, view.limits)
+    """The limits, and what of them was granted."""
+    sentences = [overview_sentence(view.plan, view.limits)]
+    for one in view.grants:
+        if one.ends_at is None or view.as_of < one.ends_at:
+            since = f" from {clock_time(one.starts_at, 'UTC')}" if view.as_of < one.starts_at else ""
+            until = f" until {clock_time(one.ends_at, 'UTC')}" if one.ends_at is not None else ""
+            window = one.window.replace("_", " ")
+            sentences.append(
+                f"Granted {one.quantity:,} {one.meter} per {window}{since}{until}, {one.left:,} left ({one.id})."
+            )
+    return " ".join(sentences)
 
 
 def limits_changed(changed: LimitsChanged) -> str:
@@ -520,6 +530,9 @@ def _change_of_limit(before: Mapping[str, Any], after: Mapping[str, Any], units:
         return maximum_text(value, unit) if isinstance(value, int) and currency_of(unit) else str(value)
 
     window = after.get("window")
+    if "grant_id" in after:
+        until = f" until {after['expires_at']}" if "expires_at" in after else ""
+        return f"{after.get('meter')} per {window}: {after.get('quantity', 0):,} more{until}"
     if "corrects" in after:
         return f"{after['event']} x{before.get('quantity', 0):,}: {after['corrects']} taken back"
     if "used" in before:

@@ -266,13 +266,16 @@ class GetBillingHistoryArguments(TargetArguments):
 
 
 class ManageLimitsArguments(TargetArguments):
-    action: Literal["list", "set", "clear", "clear_rate", "correct", "history"]
+    action: Literal["list", "set", "grant", "clear", "clear_rate", "correct", "history"]
     meter: Word = left_out("For clear_rate: all meters unless given.")
     window: Word = left_out("day, month, … as the plan limits it; clear_rate clears minute.")
     limit: Annotated[int, Field(ge=0, le=TOTAL_MAX)] | Literal["unlimited"] = left_out(
         'For set: an integer or "unlimited".'
     )
-    expires_at: Instant = left_out("For set: when the plan's limit applies again.")
+    quantity: Quantity = left_out("For grant: how much more, in all.")
+    starts_at: Instant = left_out("For grant: now unless given.")
+    expires_at: Instant = left_out("For set and grant: when the plan's limit applies again.")
+    grant_id: Word = left_out("To clear a grant: it ends now.")
     event_id: Word = left_out("For correct: the event to take back, as in list_usage_events.")
     reason: PlainText = left_out("Required to change anything; kept in the audit trail.")
 
@@ -280,13 +283,15 @@ class ManageLimitsArguments(TargetArguments):
     def _what_the_action_needs(self) -> "ManageLimitsArguments":
         needed = {
             "set": ("meter", "window", "limit", "reason"),
-            "clear": ("meter", "window", "reason"),
+            "grant": ("meter", "window", "quantity", "reason"),
+            "clear": ("reason",) if self.grant_id is not None else ("meter", "window", "reason"),
             "clear_rate": ("reason",),
             "correct": ("event_id", "reason"),
         }
         allowed = {
             "set": ("meter", "window", "limit", "expires_at", "reason"),
-            "clear": ("meter", "window", "reason"),
+            "grant": ("meter", "window", "quantity", "starts_at", "expires_at", "reason"),
+            "clear": ("grant_id", "reason") if self.grant_id is not None else ("meter", "window", "reason"),
             "clear_rate": ("meter", "window", "reason"),
             "correct": ("event_id", "reason"),
         }
@@ -792,10 +797,22 @@ class AuditEntryResult(Result):
     at: str
 
 
+class GrantResult(Result):
+    grant_id: str
+    meter: str
+    window: str
+    scope: Literal["user", "account"]
+    quantity: int
+    left: int
+    starts_at: str
+    expires_at: str | None
+
+
 class ManageLimitsResult(Result):
     limits: list[LimitResult] | None = Field(description="As they stand now.")
     limits_before: list[LimitResult] | None
     limits_after: list[LimitResult] | None
+    grants: list[GrantResult] | None = Field(description="In effect or still to come.")
     history: list[AuditEntryResult] | None
     audit_id: str | None
 

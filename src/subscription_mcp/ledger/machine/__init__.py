@@ -21,8 +21,10 @@ from subscription_mcp.ledger.commands import (
     Command,
     CorrectUsage,
     EditPlan,
+    EndGrant,
     EndSessions,
     EraseUser,
+    GrantAllowance,
     LeaseDeliveries,
     ManageMember,
     MarkAlerts,
@@ -55,6 +57,7 @@ from subscription_mcp.ledger.machine.deliveries import (
 )
 from subscription_mcp.ledger.machine.erasure import erase_user
 from subscription_mcp.ledger.machine.facts import Facts, Turn
+from subscription_mcp.ledger.machine.grants import end_grant, grant
 from subscription_mcp.ledger.machine.invoices import close_invoices, pay_invoice
 from subscription_mcp.ledger.machine.limits import clear_rate, set_limit
 from subscription_mcp.ledger.machine.members import manage_member
@@ -163,6 +166,10 @@ def apply(turn: Turn, command: Command) -> Outcome | None:
                 return clear_rate(turn, command)
             case CorrectUsage():
                 return correct(turn, command)
+            case GrantAllowance():
+                return grant(turn, command)
+            case EndGrant():
+                return end_grant(turn, command)
             case ManageMember():
                 return manage_member(turn, command)
             case RevokeTokens():

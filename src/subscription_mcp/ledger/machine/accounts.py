@@ -1,6 +1,6 @@
 """Whose account a command is about, with the plan and limits that decide; and first sight."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from subscription_mcp.ledger.commands import (
     Actor,
     Arrive,
     AuditEntry,
+    Grant,
     Standing,
     Subject,
     refused,
@@ -72,6 +73,8 @@ class Located:
     """At how many percent of its limits the account is alerted, smallest first."""
     has_own_thresholds: bool = False
     """Whether they are the account's and not its plan's."""
+    grants: tuple[Grant, ...] = ()
+    """Extra allowance of the user and of the group they are in."""
     tallies: dict[tuple[str, ...], Tally] = field(default_factory=dict)
     """The last tally of some meters: most events fall into the same windows as the one before."""
     user: str = field(init=False)
@@ -144,6 +147,7 @@ def _may_change(located: Located, facts: Facts) -> bool:
         or stored.is_trial
         or stored.past_due_since is not None
         or any(facts.overrides.get(holder) for holder in holders)
+        or bool(located.grants)
     )
 
 
@@ -157,6 +161,7 @@ def _located(
     if account.account_kind == "group":
         size = facts.read("groups", (account.tenant, account.account))
     overrides = overrides_of(facts, account, standing.user)
+    grants = grants_of(facts, account, standing.user)
     if facts.missing or overrides is None:
         return None
     subscription = _subscription_of(facts, stored, subject, standing, turn.now)
@@ -201,6 +206,7 @@ def _located(
         subscription.standstill_at(turn.now) if subscription is not None else None,
         thresholds,
         own is not None,
+        grants,
     )
 
 
@@ -399,6 +405,20 @@ def overrides_of(
     return merged
 
 
+def grants_of(facts: Facts, account: AccountKey, user: str | None) -> tuple[Grant, ...]:
+    """What was granted the account, and the user in it."""
+    holders = [""] if account.account_kind == "group" else []
+    holders += [user] if user else []
+    return tuple(grant for holder in holders for grant in facts.read("grants", (account, holder)) or ())
+
+
+def limits_in_effect(totals: Totals, located: Located) -> Callable[[Plan], Sequence[Limit]]:
+    """The limits of any plan with overrides and grants in them, as they are in the windows of the totals."""
+    if not located.grants:
+        return located.limits_of
+    return lambda plan: totals.granted(located.limits_of(plan))
+
+
 def limits_of_overrides(overrides: Mapping[OverrideKey, Override]) -> Callable[[Plan], tuple[Limit, ...]]:
     """A plan's limits with the overrides in them, and caps of a user inside a pool the plan only limits as a
     whole. An override stays through a change of plan: somebody meant it, and nothing goes beyond it at a price."""
@@ -424,7 +444,7 @@ def limits_of_overrides(overrides: Mapping[OverrideKey, Override]) -> Callable[[
 
 def totals_of(turn: Turn, located: Located, at: Instant) -> Totals:
     """The account's totals in the windows that hold an instant."""
-    return Totals(turn.facts, located.account, located.user, located.anchor, at, turn.now)
+    return Totals(turn.facts, located.account, located.user, located.anchor, at, turn.now, located.grants)
 
 
 def tally_for(turn: Turn, located: Located, gains: Mapping[str, int], at: Instant) -> Tally | None:
@@ -433,7 +453,8 @@ def tally_for(turn: Turn, located: Located, gains: Mapping[str, int], at: Instan
     known = located.tallies.get(meters)
     if known is not None and known.period.holds(at):
         return known
-    tally = tally_of(totals_of(turn, located, at), located.limits, meters)
+    totals = totals_of(turn, located, at)
+    tally = tally_of(totals, totals.granted(located.limits), meters)
     if tally is not None and tally.period.holds(turn.now):
         located.tallies[meters] = tally
     return tally
@@ -481,6 +502,7 @@ def view_of(turn: Turn, located: Located) -> AccountView:
         active,
         turn.now,
         located.thresholds,
+        located.grants,
     )
 
 

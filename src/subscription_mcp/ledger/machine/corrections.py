@@ -13,9 +13,16 @@ from subscription_mcp.domain.windows import Anchor
 from subscription_mcp.ledger.commands import CorrectUsage, LimitsChanged, UsageEvent, refused
 from subscription_mcp.ledger.machine.accounts import Located, audit, locate_again, totals_of, view_of
 from subscription_mcp.ledger.machine.alerts import alerts_of_counters, raise_alerts
-from subscription_mcp.ledger.machine.counting import Tally, Totals, holder_of, place_of_counter, tally_of
-from subscription_mcp.ledger.machine.facts import Counter, Turn
-from subscription_mcp.ledger.machine.usage import append, dimensions_counted, dimensions_of_event
+from subscription_mcp.ledger.machine.counting import (
+    Passed,
+    Tally,
+    Totals,
+    holder_of,
+    place_of_counter,
+    tally_of,
+)
+from subscription_mcp.ledger.machine.facts import CountedPlace, Counter, Turn
+from subscription_mcp.ledger.machine.usage import append, dimensions_counted, dimensions_of_event, take
 
 
 def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
@@ -38,17 +45,20 @@ def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
     if located is None or anchors is None:
         return None
     before = view_of(turn, located)
-    limit = _limit_passed(turn, located, event)
-    tally = _tally(turn, located, event, anchors, limit)
+    passable = _limits_passed(turn, located, event)
+    found = _tally(turn, located, event, anchors, passable)
     dimensions = dimensions_counted(turn, event.tenant, dimensions_of_event(event))
-    if facts.missing or tally is None:
+    if facts.missing or found is None:
         return None
+    totals, tally = found
     gains = _gains_back(turn, event, tally)
-    if limit is not None:
-        gains |= _charged_back(turn, located, tally, limit, gains)
+    passed = Passed()
+    for limit in passable:
+        _give_back(totals, tally, limit, gains, passed)
+    gains |= passed.charged
     # A level that falls below a threshold may alert of it again; nothing else ever does by what is taken back.
-    totals = totals_of(turn, located, event.occurred_at)
-    due = alerts_of_counters(turn, located, totals, tally.counted, gains)
+    today = totals_of(turn, located, event.occurred_at)
+    due = alerts_of_counters(turn, located, today, tally.counted, gains)
     if not turn.may_write:
         return None
     correction = replace(
@@ -59,7 +69,9 @@ def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
         source=command.actor.user,
         recorded_at=turn.now,
         corrects=event.id,
+        grants=(),
     )
+    take(turn, correction, passed.taken)
     append(turn, located.holder, correction, dimensions)
     _count(turn, tally.counted, gains, event)
     raise_alerts(turn, due)
@@ -89,36 +101,36 @@ def _not_found() -> Refusal:
     )
 
 
-def _limit_passed(turn: Turn, located: Located, event: UsageEvent) -> Limit | None:
-    """The limit beyond which what the event used may have been charged: that of its plan, or of the one since. Where
-    the plan of today includes more, that counts."""
+def _limits_passed(turn: Turn, located: Located, event: UsageEvent) -> list[Limit]:
+    """The limits beyond which what the event used may have been granted or charged: those of its plan, and those since.
+    Where the plan of today includes more, that counts."""
     of_then: Plan | None = turn.facts.plans.get((event.plan, event.plan_version))
     of_now = located.limits
-    passable = [
-        limit for limit in (*(of_then.limits if of_then else ()), *of_now) if limit.overage is not None
-    ]
-    for limit in passable:
-        if limit.meter in event.gains:
+    granted = {(grant.meter, grant.window, grant.scope) for grant in located.grants if grant.uses}
+    found: dict[CountedPlace, Limit] = {}
+    for limit in (*(of_then.limits if of_then is not None else ()), *of_now):
+        if limit.meter in event.gains and (limit.overage is not None or limit.key in granted):
             alike = [one.included for one in of_now if one.place == limit.place]
-            return replace(limit, maximum=max(limit.included, *alike))
-    return None
+            found.setdefault(limit.place, replace(limit, maximum=max(limit.included, *alike, 0)))
+    return list(found.values())
 
 
 def _tally(
-    turn: Turn, located: Located, event: UsageEvent, anchors: Set[Anchor], limit: Limit | None
-) -> Tally | None:
+    turn: Turn, located: Located, event: UsageEvent, anchors: Set[Anchor], passable: Sequence[Limit]
+) -> tuple[Totals, Tally] | None:
     """Where the event was counted. Of several billing periods it may have been counted in, the one that has it, or else
     the fullest."""
     meters = {*event.gains}
-    if limit is not None:
-        meters |= {derived(limit.meter, OVERAGE), derived(limit.meter, OVERAGE_CHARGE)}
+    meters |= {derived(limit.meter, what) for limit in passable for what in (OVERAGE, OVERAGE_CHARGE)}
     found = []
     for anchor in sorted(anchors):
-        totals = Totals(turn.facts, located.account, located.user, anchor, event.occurred_at, turn.now)
+        totals = Totals(
+            turn.facts, located.account, located.user, anchor, event.occurred_at, turn.now, located.grants
+        )
         tally = tally_of(totals, (), meters)
         if tally is not None:
-            found.append(tally)
-    return max(found, key=lambda tally: _fit(tally.counted, event.gains), default=None)
+            found.append((totals, tally))
+    return max(found, key=lambda each: _fit(each[1].counted, event.gains), default=None)
 
 
 def _fit(counters: Sequence[Counter], gains: Mapping[str, int]) -> tuple[bool, int]:
@@ -144,26 +156,34 @@ def _gains_back(turn: Turn, event: UsageEvent, tally: Tally) -> dict[str, int]:
     return gains
 
 
-def _charged_back(
-    turn: Turn, located: Located, tally: Tally, limit: Limit, gains: Mapping[str, int]
-) -> dict[str, int]:
-    """What is no longer beyond the limit, and what it cost: never more than was charged in all the totals of it."""
+def _give_back(totals: Totals, tally: Tally, limit: Limit, gains: Mapping[str, int], passed: Passed) -> None:
+    """Give back what is no longer beyond a limit, and what it cost: never more than was charged in all the totals of
+    it. One unit is charged once: what one limit gave back, another does not."""
     by_place = {place_of_counter(counter): counter for counter in tally.counted}
     units, cost = derived(limit.meter, OVERAGE), derived(limit.meter, OVERAGE_CHARGE)
-    whose = holder_of(located.account, located.user, limit.scope)
+    whose = holder_of(totals.account, totals.user, limit.scope)
     used = by_place.get((limit.meter, limit.window.key, whose))
+    if used is None or limit.window.is_rolling:
+        return
     charged = by_place.get((units, limit.window.key, whose))
-    assert limit.overage is not None
-    if used is None or charged is None:
-        return {}
-    back = -shares_of(limit.included, used.used, gains[limit.meter], charged=charged.used).overage
-    back = min([back, *(one.used for one in tally.counted if one.meter == units)])
-    if back <= 0:
-        return {}
+    pots = totals.pots(limit)
+    shares = shares_of(
+        limit.included,
+        used.used,
+        gains[limit.meter],
+        pots=[pot for _, pot in pots],
+        charged=charged.used if charged is not None else 0,
+    )
+    start, grants = totals.period(limit.window).start, {grant.id: grant for grant, _ in pots}
+    passed.taken += [(grants[id_], start, back) for id_, back in shares.granted.items()]
+    if limit.overage is None or units in passed.charged:
+        return
+    back = min([-shares.overage, *(one.used for one in tally.counted if one.meter == units)])
     micros = min(
         [back * limit.overage.price_micros, *(one.used for one in tally.counted if one.meter == cost)]
     )
-    return {units: -back, cost: -micros}
+    if back > 0:
+        passed.charged |= {units: -back, cost: -micros}
 
 
 def _count(turn: Turn, counters: Sequence[Counter], gains: Mapping[str, Any], event: UsageEvent) -> None:

@@ -1,14 +1,15 @@
 """Counting: the running totals an account's events move, and the limits they are checked against."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from subscription_mcp.domain.allowances import shares_of
+from subscription_mcp.domain.allowances import Pot, shares_of
 from subscription_mcp.domain.catalog import (
     OVERAGE,
     OVERAGE_CHARGE,
     TOTAL_MAX,
+    UNLIMITED,
     Limit,
     Plan,
     Scope,
@@ -30,7 +31,7 @@ from subscription_mcp.domain.windows import (
     Window,
     window_of_key,
 )
-from subscription_mcp.ledger.commands import refused
+from subscription_mcp.ledger.commands import Grant, refused
 from subscription_mcp.ledger.machine.facts import Counter, CounterKey, Facts, Turn
 
 CounterPlace = tuple[str, str, str]
@@ -49,6 +50,31 @@ class Totals:
     anchor: Anchor
     at: Instant
     now: Instant
+    grants: Sequence[Grant] = ()
+
+    def pots(self, limit: Limit) -> list[tuple[Grant, Pot]]:
+        """What the grants of a limit gave in its period and still have to give, soonest to expire first."""
+        start = self.period(limit.window).start
+        found = [
+            (one, Pot(one.id, one.uses.get(start, 0), one.left if one.is_in_effect(self.at) else 0))
+            for one in self.grants
+            if (one.meter, one.window, one.scope) == (limit.meter, limit.window.name, limit.scope)
+        ]
+        for_good = max((one.ends_at or 0 for one, _ in found), default=0) + 1
+        return sorted(found, key=lambda each: (each[0].ends_at or for_good, each[0].starts_at, each[0].id))
+
+    def granted(self, limits: Sequence[Limit]) -> Sequence[Limit]:
+        """The limits with what was granted on top of them: what grants gave in the period and what they have left."""
+        if not self.grants:
+            return limits
+        return [self._with_grants(limit) for limit in limits]
+
+    def _with_grants(self, limit: Limit) -> Limit:
+        if limit.maximum is UNLIMITED:
+            return limit
+        extra = sum(pot.given + pot.left for _, pot in self.pots(limit))
+        extra = min(extra, TOTAL_MAX - limit.maximum)
+        return replace(limit, maximum=limit.maximum + extra, granted=extra) if extra else limit
 
     def key(self, meter: str, window: Window, scope: Scope) -> CounterKey:
         account = self.account
@@ -82,7 +108,7 @@ class Totals:
     def states(self, limits: Sequence[Limit], *, whole_account: bool) -> list[LimitState]:
         """How the limits stand. What each user of a group may use says nothing about the group as a whole."""
         shown = [limit for limit in limits if not whole_account or limit.scope == "account"]
-        states = limit_states(self.facts.catalog, shown, self.of)
+        states = limit_states(self.facts.catalog, self.granted(shown), self.of)
         sort_states(states)
         return states
 
@@ -99,11 +125,22 @@ class Watched(NamedTuple):
 
 @dataclass(slots=True)
 class Beyond:
-    """A limit that may be passed at a price: what is used under it, and what of that was charged."""
+    """A limit beyond whose plan there is something, granted or at a price: what is used under it, and what of that was
+    charged; and its grants, in the period that begins at `start`."""
 
     limit: Limit
     used: Counter
-    charged: Counter
+    charged: Counter | None
+    start: Instant
+    pots: list[tuple[Grant, Pot]]
+
+
+@dataclass(slots=True)
+class Passed:
+    """What gains add beyond the plan: what is counted of it and charged, by derived meter, and what of which grant."""
+
+    charged: dict[str, int] = field(default_factory=dict)
+    taken: list[tuple[Grant, Instant, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -139,26 +176,35 @@ class Tally:
         return states
 
     def _charged_under(self, limit: Limit) -> int:
-        return next(one.charged.used for one in self.beyond if one.limit is limit)
+        return next(
+            (one.charged.used for one in self.beyond if one.limit is limit and one.charged is not None), 0
+        )
 
-    def charged(
+    def passed(
         self, gains: Mapping[str, int], instead: Mapping[CounterPlace, Counter] | None = None
-    ) -> dict[str, int]:
-        """What gains add beyond the limits, and what that costs; `instead` are the counters of other windows that
-        they count in. Nothing where they stay within."""
-        found = {}
+    ) -> Passed:
+        """What gains add beyond the plan; `instead` are the counters of other windows that they count in. Nothing where
+        they stay within."""
+        found = Passed()
         for one in self.beyond:
-            overage = one.limit.overage
-            assert overage is not None
-            used, charged = one.used, one.charged
+            limit, used, charged = one.limit, one.used, one.charged
             if instead is not None:
-                used, charged = (instead.get(place_of_counter(each), each) for each in (used, charged))
-            units = shares_of(
-                one.limit.included, used.used, gains[used.meter], overage=overage, charged=charged.used
-            ).overage
-            if units:
-                found[charged.meter] = units
-                found[derived(used.meter, OVERAGE_CHARGE)] = units * overage.price_micros
+                used = instead.get(place_of_counter(used), used)
+                charged = charged and instead.get(place_of_counter(charged), charged)
+            shares = shares_of(
+                limit.included - limit.granted,
+                used.used,
+                gains[used.meter],
+                pots=[pot for _, pot in one.pots],
+                overage=limit.overage,
+                charged=charged.used if charged is not None else 0,
+            )
+            grants = {grant.id: grant for grant, _ in one.pots}
+            found.taken += [(grants[id_], one.start, units) for id_, units in shares.granted.items()]
+            if shares.overage and limit.overage is not None:
+                found.charged[derived(used.meter, OVERAGE)] = shares.overage
+                cost = shares.overage * limit.overage.price_micros
+                found.charged[derived(used.meter, OVERAGE_CHARGE)] = cost
         return found
 
     def level(self, meter: str) -> int:
@@ -223,13 +269,19 @@ def tally_of(totals: Totals, limits: Iterable[Limit], meters: Collection[str]) -
             start = max(start, period.start)
             if period.end is not None:
                 end = period.end if end is None else min(end, period.end)
-    if not beyond:
-        return Tally(Period(start, end), checked, list(found.values()), [], [])
     passed = [
-        Beyond(limit, found[place], found[(derived(limit.meter, OVERAGE), *place[1:])])
+        Beyond(
+            limit,
+            found[place],
+            found.get((derived(limit.meter, OVERAGE), *place[1:])),
+            totals.period(limit.window).start,
+            [] if limit.window.name == Level.name else totals.pots(limit),
+        )
         for limit, place in places
-        if limit.overage is not None
+        if limit.overage is not None or limit.granted
     ]
+    if not beyond:
+        return Tally(Period(start, end), checked, list(found.values()), passed, [])
     apart = [counter for counter in found.values() if is_derived(counter.meter)]
     counted = [counter for counter in found.values() if not is_derived(counter.meter)]
     return Tally(Period(start, end), checked, counted, passed, apart)

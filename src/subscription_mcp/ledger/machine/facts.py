@@ -31,6 +31,7 @@ from subscription_mcp.ledger.commands import (
     AnswerKey,
     AuditEntry,
     Delivery,
+    Grant,
     Revocation,
     Subject,
     UsageEvent,
@@ -299,6 +300,7 @@ class Facts:
     trials: dict[tuple[str, str], Trial | None] = field(default_factory=dict)
     """Trials had before, by tenant and `trial_of`."""
     overrides: dict[HolderKey, dict[OverrideKey, Override]] = field(default_factory=dict)
+    grants: dict[HolderKey, list[Grant]] = field(default_factory=dict)
     counters: dict[CounterKey, Counter] = field(default_factory=dict)
     answers: dict[AnswerKey, StoredAnswer | None] = field(default_factory=dict)
     events: dict[tuple[str, str], UsageEvent | None] = field(default_factory=dict)
@@ -401,6 +403,7 @@ class Facts:
     def size(self) -> int:
         """How many facts are remembered."""
         tables = (self.members, self.subscriptions, self.overrides, self.counters, self.answers, self.periods)
+        grants = (self.grants,)
         others = (
             self.located,
             self.offers,
@@ -412,7 +415,7 @@ class Facts:
             self.alert_marks,
             self.alert_settings,
         )
-        return sum(len(table) for table in (*tables, *others))
+        return sum(len(table) for table in (*tables, *grants, *others))
 
     def kept_since(self, key: CounterKey) -> Instant | None:
         """Since when a running total is kept for everybody; None where it is not."""
@@ -453,6 +456,10 @@ class Changes:
     members: dict[tuple[str, str], Membership | None] = field(default_factory=dict)
     removed: dict[tuple[str, str, str], Instant | None] = field(default_factory=dict)
     overrides: dict[tuple[HolderKey, OverrideKey], Override | None] = field(default_factory=dict)
+    grants: dict[tuple[HolderKey, str], Grant] = field(default_factory=dict)
+    """Grants that are new or end otherwise; what they gave is in `grant_uses`."""
+    grant_uses: dict[tuple[str, str, Instant], int] = field(default_factory=dict)
+    """By tenant, grant and the start of the period."""
     rates_cleared: dict[CounterKey, Instant] = field(default_factory=dict)
     """From when on use counts again in a rolling window."""
     offers: dict[tuple[str, bytes], Offer] = field(default_factory=dict)
@@ -487,7 +494,7 @@ class Changes:
         counted = (counter.key for counter in self.counters)
         for key in (*counted, *self.rates_cleared, *(key for key, _ in self.holds)):
             found |= {(key.tenant, key.account), (key.tenant, key.user)}
-        for (account, user), _ in self.overrides:
+        for (account, user), _ in (*self.overrides, *self.grants):
             found |= {(account.tenant, account.account), (account.tenant, user)}
         for (tenant, user), membership in self.members.items():
             found |= {(tenant, membership.account), (tenant, user)} if membership else {(tenant, user)}

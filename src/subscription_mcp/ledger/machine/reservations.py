@@ -52,18 +52,20 @@ from subscription_mcp.ledger.machine.counting import (
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, Counter, Hold, Reservation, Turn
 from subscription_mcp.ledger.machine.reporting import note_denial, read_tenant
 from subscription_mcp.ledger.machine.usage import (
+    NOTHING_PASSED,
     append_event,
-    charged_for,
     decided,
     dimensions_counted,
     dimensions_of,
     gains_or_refuse,
     is_unpriced,
     pack,
+    passed_by,
     price_applied,
     remember,
     remembered,
     replay,
+    take,
     unpacked,
 )
 
@@ -170,7 +172,7 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
         gains = gains_or_refuse(facts.catalog, reservation.event, quantity, attributes, price, estimated)
     granted = _granted(facts.catalog, reservation)
     totals = totals_of(turn, located, reservation.reserved_at)
-    tally = tally_of(totals, located.limits, granted.keys() | gains.keys())
+    tally = tally_of(totals, totals.granted(located.limits), granted.keys() | gains.keys())
     if tally is None:
         return None
     holding = [facts.counter(key) for key in reservation.held]
@@ -193,8 +195,8 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
         return None
     if quantity:
         at = reservation.reserved_at
-        if tally.beyond:
-            gains |= charged_for(tally, decision, gains, held_in)
+        passed = passed_by(tally, decision, gains, held_in) if tally.beyond else NOTHING_PASSED
+        gains |= passed.charged
         counters = _counters_of(tally, held_in, gains)
         must_fit(turn, counters, gains, besides=reservation.id)
         event = append_event(
@@ -208,6 +210,7 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
             dimensions,
             price_applied(facts.catalog, reservation.event, price, attributes),
         )
+        take(turn, event, passed.taken)
         count(turn, counters, gains, at)
         raise_alerts(turn, due)
         raise_alerts(turn, unpriced)
@@ -308,7 +311,7 @@ def _decision_on(
         return found
 
     def limits_of(plan: Plan) -> list[Limit]:
-        limits = located.limits_of(plan)
+        limits = totals.granted(located.limits_of(plan))
         # What was granted is granted: nothing refuses it afterwards.
         return (
             [replace(limit, maximum=UNLIMITED, overage=None) for limit in limits] if within else list(limits)
@@ -333,6 +336,7 @@ def _decision_on(
     )
     if plan is not None and within:
         meters = gains or dict.fromkeys(_granted(catalog, reservation), 0)
-        decision.limits = limit_states(catalog, located.limits, total, meters, anyway=True)
+        limits = totals.granted(located.limits)
+        decision.limits = limit_states(catalog, limits, total, meters, anyway=True)
         sort_states(decision.limits)
     return decision

@@ -1,6 +1,6 @@
 """Usage: checked, recorded, replayed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ from subscription_mcp.ledger.commands import (
     Actor,
     CheckUsage,
     Decided,
+    Grant,
     Keyed,
     RecordUsage,
     UsageEvent,
@@ -50,6 +51,7 @@ from subscription_mcp.ledger.commands import (
 )
 from subscription_mcp.ledger.machine.accounts import (
     Located,
+    limits_in_effect,
     locate,
     make_known,
     must_have_room,
@@ -57,7 +59,7 @@ from subscription_mcp.ledger.machine.accounts import (
     totals_of,
 )
 from subscription_mcp.ledger.machine.alerts import alerts_of_use, raise_alerts, unpriced_due
-from subscription_mcp.ledger.machine.counting import CounterPlace, Tally, count, must_fit
+from subscription_mcp.ledger.machine.counting import CounterPlace, Passed, Tally, count, must_fit
 from subscription_mcp.ledger.machine.facts import (
     FUTURE_TOLERANCE,
     KEY_RETENTION,
@@ -73,6 +75,7 @@ from subscription_mcp.ledger.machine.reporting import note_denial, note_response
 
 LIMITS_DECIDED = ("ok", "quota_exceeded", "rate_limited")
 """Codes of decisions that the limits made."""
+NOTHING_PASSED = Passed()
 OTHER = "other"
 """Stands for every provider, model, tool or client beyond what a tenant may tell apart."""
 
@@ -91,8 +94,8 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
         gains = gains_in(tally, gains)
     decision = decided(turn, located, tally, command.event, command.quantity, gains, turn.now)
     sort_states(decision.limits)
-    say_if_near(decision, turn.facts.catalog, located.limits_of)
-    if tally.beyond and decision.allowed and charged_for(tally, decision, gains):
+    say_if_near(decision, turn.facts.catalog, limits_in_effect(totals_of(turn, located, turn.now), located))
+    if tally.beyond and decision.allowed and passed_by(tally, decision, gains).charged:
         say_what_is_beyond(decision)
     _say_what_is_affordable(turn, located, command, decision)
     return None if turn.facts.missing else Decided(decision)
@@ -156,12 +159,12 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     if not decision.allowed and command.enforce:
         note_denial(turn, located, decision)
         return Decided(decision)
-    charged = charged_for(tally, decision, gains) if tally.beyond else None
+    passed = passed_by(tally, decision, gains) if tally.beyond else NOTHING_PASSED
     must_fit(turn, tally.counted, gains)
-    if charged:
-        must_fit(turn, tally.counted_beyond, charged)
-        count(turn, tally.counted_beyond, charged, at)
-        gains |= charged
+    if passed.charged:
+        must_fit(turn, tally.counted_beyond, passed.charged)
+        count(turn, tally.counted_beyond, passed.charged, at)
+        gains |= passed.charged
     make_known(turn, located, Actor(command.source, "service"))
     event = append_event(
         turn,
@@ -174,29 +177,42 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         dimensions,
         price_applied(facts.catalog, command.event, command.price, command.attributes),
     )
+    if passed.taken:
+        take(turn, event, passed.taken)
     count(turn, tally.counted, gains, at)
     raise_alerts(turn, due)
     raise_alerts(turn, unpriced)
-    count_in(decision, facts.catalog, event.id, located.limits_of)
+    limits_of = (
+        limits_in_effect(totals_of(turn, located, at), located) if located.grants else located.limits_of
+    )
+    count_in(decision, facts.catalog, event.id, limits_of)
     remember(turn, command, decision)
     return Decided(decision)
 
 
-def charged_for(
+def passed_by(
     tally: Tally,
     decision: Decision,
     gains: Mapping[str, int],
     instead: Mapping[CounterPlace, Counter] | None = None,
-) -> dict[str, int]:
-    """What is counted of gains beyond the plan and charged, by derived meter; the decision tells it. Where it was told
-    no because the subscription stands still, nothing was sold."""
+) -> Passed:
+    """What gains add beyond the plan; the decision tells what of it is charged. Where it was told no because the
+    subscription stands still, nothing was sold, and nothing is taken of what was granted."""
     if decision.code not in LIMITS_DECIDED:
-        return {}
-    charged = tally.charged(gains, instead)
+        return NOTHING_PASSED
+    passed = tally.passed(gains, instead)
     for state in decision.limits:
         if state.limit.overage is not None:
-            state.overage_gain = charged.get(derived(state.meter, OVERAGE), 0)
-    return charged
+            state.overage_gain = passed.charged.get(derived(state.meter, OVERAGE), 0)
+    return passed
+
+
+def take(turn: Turn, event: UsageEvent, taken: Sequence[tuple[Grant, Instant, int]]) -> None:
+    """Take what an event uses of grants, or below 0 give it back; the event says which."""
+    event.grants = [(grant.id, start, units) for grant, start, units in taken]
+    for grant, start, units in taken:
+        grant.uses[start] = grant.uses.get(start, 0) + units
+        turn.changes.grant_uses[(event.tenant, grant.id, start)] = grant.uses[start]
 
 
 def append_event(
@@ -352,7 +368,9 @@ def decided(
         catalog=catalog,
         plan=located.plan,
         states=states,
-        limits_of=located.limits_of,
+        limits_of=limits_in_effect(totals_of(turn, located, at), located)
+        if located.grants
+        else located.limits_of,
         totals=lambda limit: totals_of(turn, located, at).of(limit),
         event=event,
         quantity=quantity,
