@@ -123,3 +123,53 @@ async def test_an_event_is_taken_back_once_and_both_are_listed(
         assert second["event_id"] == listed[1]["event_id"]
         history = await operator.call("manage_limits", action="history", user_id=user)
         assert history["history"][0]["after"]["corrects"] == first["event_id"]
+
+
+@combinations
+async def test_what_is_granted_is_a_larger_maximum_until_it_is_used_or_ends(
+    place: Place, server: Server, transport: str, era: str
+) -> None:
+    user = f"gus.{transport}.{era}"
+    asked = {
+        "action": "grant",
+        "user_id": user,
+        "meter": "images",
+        "window": "month",
+        "reason": "a conference",
+    }
+    async with server.client(place.token(user)) as gus:
+        await gus.call("get_tier_info")
+        refused = await gus.refusal(
+            "manage_limits", action="grant", meter="images", window="month", quantity=5, reason="me"
+        )
+        assert refused["code"] == "forbidden"
+    olivia = place.token("olivia", role="tenant_admin")
+    async with talking(place, server, transport, olivia, ERAS[era]) as operator:
+        done = await operator.call("manage_limits", **asked, quantity=4, expires_at="2026-12-24T00:00:00Z")
+        assert [done["limits_before"][0]["limit"], done["limits_after"][0]["limit"]] == [5, 9]
+        first, second, third = await used(place, server, user, 7, 2, 1)
+        assert [first["allowed"], second["allowed"], third["allowed"]] == [True, True, False]
+        assert third["message"].startswith("Free plan: 9 of 9 images used this month.")
+        listed = await operator.call("manage_limits", action="list", user_id=user)
+        (given,) = listed["grants"]
+        assert (given["quantity"], given["left"], given["expires_at"]) == (4, 0, "2026-12-24T00:00:00Z")
+        more = await operator.call("manage_limits", **asked, quantity=3)
+        (id_,) = {one["grant_id"] for one in more["grants"]} - {given["grant_id"]}
+        ended = {"action": "clear", "user_id": user, "grant_id": id_, "reason": "over"}
+        after = await operator.call("manage_limits", **ended)
+        assert [after["limits_before"][0]["limit"], after["limits_after"][0]["limit"]] == [12, 9]
+        assert (await operator.refusal("manage_limits", **ended))["code"] == "not_found"
+        wrong = await operator.refusal("manage_limits", **{**asked, "window": "day"}, quantity=3)
+        assert wrong["code"] == "invalid_request"
+        history = (await operator.call("manage_limits", action="history", user_id=user))["history"]
+        assert [entry["action"] for entry in history] == ["limit.end_grant", "limit.grant", "limit.grant"]
+
+
+def test_the_commands_grant_correct_and_end(place: Place) -> None:
+    whom = ("--tenant", "default", "--user", "cleo")
+    unknown = place.run("limits", "correct", *whom, "--event-id", "none", "--reason", "why")
+    assert unknown.returncode == 1 and "There is no such event" in unknown.stderr
+    rate = place.run(
+        "limits", "grant", *whom, "--meter", "images", "--window", "month", "--quantity", "0", "--reason", "x"
+    )
+    assert rate.returncode == 2

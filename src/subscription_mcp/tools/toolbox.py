@@ -233,7 +233,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         "manage_limits",
         "Limits set by hand",
-        "Call this to list, set or clear a limit for a user or account in place of the plan's, to grant more, to let somebody who was too fast go on, to take an event back (correct), or to see who changed what.",
+        "Call this to list, set or clear limits of a user or account, to grant more, to let somebody who was too fast go on, to take an event back, or to see who changed what.",
         wire.ManageLimitsArguments,
         wire.ManageLimitsResult,
         bodies.manage_limits,

@@ -267,17 +267,15 @@ class GetBillingHistoryArguments(TargetArguments):
 
 class ManageLimitsArguments(TargetArguments):
     action: Literal["list", "set", "grant", "clear", "clear_rate", "correct", "history"]
-    meter: Word = left_out("For clear_rate: all meters unless given.")
-    window: Word = left_out("day, month, … as the plan limits it; clear_rate clears minute.")
-    limit: Annotated[int, Field(ge=0, le=TOTAL_MAX)] | Literal["unlimited"] = left_out(
-        'For set: an integer or "unlimited".'
-    )
-    quantity: Quantity = left_out("For grant: how much more, in all.")
-    starts_at: Instant = left_out("For grant: now unless given.")
-    expires_at: Instant = left_out("For set and grant: when the plan's limit applies again.")
-    grant_id: Word = left_out("To clear a grant: it ends now.")
-    event_id: Word = left_out("For correct: the event to take back, as in list_usage_events.")
-    reason: PlainText = left_out("Required to change anything; kept in the audit trail.")
+    meter: Word = left_out()
+    window: Word = left_out("As the plan limits it.")
+    limit: Annotated[int, Field(ge=0, le=TOTAL_MAX)] | Literal["unlimited"] = left_out("For set.")
+    quantity: Quantity = left_out("To grant.")
+    starts_at: Instant = left_out()
+    expires_at: Instant = left_out()
+    grant_id: Word = left_out("To clear.")
+    event_id: Word = left_out("To correct.")
+    reason: PlainText = left_out("Required to change anything.")
 
     @model_validator(mode="after")
     def _what_the_action_needs(self) -> "ManageLimitsArguments":
