@@ -18,6 +18,7 @@ from tests.builders import (
     an_opening,
     buy,
     code_of,
+    decision_of,
 )
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog
@@ -28,7 +29,9 @@ from subscription_mcp.ledger.commands import (
     Arrive,
     CloseInvoices,
     Command,
+    CorrectUsage,
     EditPlan,
+    GrantAllowance,
     InvoicesClosed,
     Outcome,
     PayInvoice,
@@ -72,6 +75,12 @@ def windows_catalog(*, weekly: bool = False, sliding: bool = True) -> Catalog:
     )
     trial = a_plan(a_limit(100), key="trial", trial_days=10)
     return a_catalog(basic, advanced, trial, a_plan(key="dropped"))
+
+
+def _event_of(recorded: Outcome) -> str:
+    id_ = decision_of(recorded).event_id
+    assert id_ is not None
+    return id_
 
 
 async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> None:
@@ -133,4 +142,8 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
         a_member_change("add", "uma", actor="tom"),
         a_member_change("remove", "uma", actor="tom", tokens_before=clock.now),
     )
+    tina, operator = a_subject("tina", account="team"), OPERATOR
+    await do(GrantAllowance(tina, operator, "messages", "hour", 9, "a gift"))
+    (used,) = await do(a_record("tina", quantity=73))
+    await do(a_record("tina", quantity=3), CorrectUsage("acme", _event_of(used), operator, "twice"))
     clock.advance(seconds=1)  # by a rate that is cleared the ledger's own clock goes on a little

@@ -529,6 +529,7 @@ async def test_an_export_names_no_surrogates(tmp_path: Path) -> None:
         "occurred_at": Clock().now,
         "recorded_at": Clock().now,
         "corrects": None,
+        "grants": None,
         "price": None,
     }
 

@@ -784,6 +784,10 @@ def _check_limits(limits: list[LimitTable], meters: Mapping[str, Meter], path: P
             what = f"{limit.meter} per {limit.window} and {limit.scope}"
             raise _Fault(f"limits {what} again: limits[{first}] already does", at=(*path, index))
         _check_overage(limit, (*path, index))
+        if limit.overage is not None and meters[limit.meter].is_cost:
+            raise _Fault(
+                "what calls cost is paid as it is, not per unit beyond a limit", at=(*path, index, "overage")
+            )
         if limit.overage is not None and (first := priced.setdefault(limit.meter, index)) != index:
             raise _Fault(
                 f"one unit of {limit.meter} has one price: limits[{first}] already has an overage",
