@@ -89,7 +89,7 @@ def alerts_of_counters(
     account = located.account
     by_place = {(one.key.meter, one.key.window_key, one.key.user): one for one in counters}
     checked = []
-    for limit in located.limits:
+    for limit in totals.granted(located.limits):
         user = holder_of(account, located.user, limit.scope)
         counter = by_place.get((limit.meter, limit.window.key, user))
         if counter is not None:
@@ -120,7 +120,7 @@ def alerts_of_limits(turn: Turn, located: Located) -> Due | None:
     is found with the member's next event."""
     totals = totals_of(turn, located, turn.now)
     checked = []
-    for limit in located.limits:
+    for limit in totals.granted(located.limits):
         if located.user == "" and limit.scope == "user":
             continue
         counter = turn.facts.counter(totals.key(limit.meter, limit.window, limit.scope))
