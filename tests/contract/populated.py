@@ -128,6 +128,11 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
     await do(a_settle(kept[2], 0), a_reserve("tom", quantity=4, ttl_seconds=900), a_reserve("bob"))
     sessions = await do(an_opening("bob", key="opened"), an_opening("bob"), an_opening("tina"))
     await do(a_closing(sessions[1]))
+    tina, operator = a_subject("tina", account="team"), OPERATOR
+    await do(a_limit_set(70, "tina", window="hour"))
+    await do(GrantAllowance(tina, operator, "messages", "hour", 9, "a gift"))
+    (used,) = await do(a_record("tina", quantity=73))
+    await do(a_record("tina", quantity=3), CorrectUsage("acme", _event_of(used), operator, "twice"))
     await do(
         a_limit_set(UNLIMITED, meter="messages", window="billing_period"),
         a_limit_set(70, "tina", window="hour", expires_at=clock.now + HOUR),
@@ -142,8 +147,4 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
         a_member_change("add", "uma", actor="tom"),
         a_member_change("remove", "uma", actor="tom", tokens_before=clock.now),
     )
-    tina, operator = a_subject("tina", account="team"), OPERATOR
-    await do(GrantAllowance(tina, operator, "messages", "hour", 9, "a gift"))
-    (used,) = await do(a_record("tina", quantity=73))
-    await do(a_record("tina", quantity=3), CorrectUsage("acme", _event_of(used), operator, "twice"))
     clock.advance(seconds=1)  # by a rate that is cleared the ledger's own clock goes on a little
