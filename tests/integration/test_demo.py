@@ -19,12 +19,12 @@ from tests.harness import COMMAND, ERAS, STOP_WITHIN_SECONDS, Place, Talk
 
 READY_WITHIN_SECONDS = 60
 PERSONAS = {
-    "basic": ("bella", "basic", 9),
-    "advanced": ("adam", "advanced", 13),
-    "premium": ("petra", "premium", 13),
-    "service": ("chat-backend", None, 13),
-    "tenant admin": ("tara", None, 14),
-    "super-admin": ("root", None, 15),
+    "basic": ("bella", "basic", 11),
+    "advanced": ("adam", "advanced", 16),
+    "premium": ("petra", "premium", 16),
+    "service": ("chat-backend", None, 16),
+    "tenant admin": ("tara", None, 17),
+    "super-admin": ("root", None, 18),
 }
 
 
