@@ -83,9 +83,9 @@ def _event_of(recorded: Outcome) -> str:
     return id_
 
 
-async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> None:
+async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True, correcting: bool = True) -> None:
     """A hundred days of usage by people and a group, changes of plan, reservations, sessions and revocations.
-    The clock moves; the ledger's catalog is `windows_catalog(sliding=…)`."""
+    The clock moves; the ledger's catalog is `windows_catalog(sliding=…)`. Unless `correcting`, nothing is taken back."""
 
     async def do(*commands: Command) -> list[Outcome]:
         outcomes = await ledger.submit(commands)
@@ -132,7 +132,10 @@ async def populate(ledger: Ledger, clock: Clock, *, sliding: bool = True) -> Non
     await do(a_limit_set(70, "tina", window="hour"))
     await do(GrantAllowance(tina, operator, "messages", "hour", 9, "a gift"))
     (used,) = await do(a_record("tina", quantity=73))
-    await do(a_record("tina", quantity=3), CorrectUsage("acme", _event_of(used), operator, "twice"))
+    await do(a_record("tina", quantity=3))
+    if correcting:
+        await do(CorrectUsage("acme", _event_of(used), operator, "twice"))
+    clock.advance(minutes=2)  # no rate is in use when one is cleared
     await do(
         a_limit_set(UNLIMITED, meter="messages", window="billing_period"),
         a_limit_set(70, "tina", window="hour", expires_at=clock.now + HOUR),

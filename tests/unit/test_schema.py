@@ -34,7 +34,7 @@ WITHOUT_TENANT_FIRST = {
 """The events of one holder, and a holder has one tenant; who is due, which is asked of all tenants; and messages of all
 tenants, which go to one address."""
 
-SCHEMA_THAT_SLIDES = 4
+SCHEMA_THAT_SLIDES, SCHEMA_THAT_CORRECTS = 4, 6
 SCHEMA_WITH_LIFECYCLE = 5
 
 
@@ -156,7 +156,7 @@ async def test_a_ledger_of_every_earlier_schema_is_migrated_and_keeps_its_rows(
     clock, sliding = Clock(), schema >= SCHEMA_THAT_SLIDES
     catalog = windows_catalog(sliding=sliding)
     async with a_ledger(tmp_path / "newest", catalog=catalog, clock=clock) as ledger:
-        await populate(ledger, clock, sliding=sliding)
+        await populate(ledger, clock, sliding=sliding, correcting=schema >= SCHEMA_THAT_CORRECTS)
     path = tmp_path / "ledger.db"
     before = written_by_schema(schema, path, tmp_path / "newest" / "ledger.db")
     with closing(sqlite3.connect(path)) as old:
