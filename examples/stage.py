@@ -1,8 +1,8 @@
 """What the stories of this folder share: callers with access tokens of their own, and what is said as lines of a play.
 
-A story needs a running server (its first argument is the URL, http://127.0.0.1:8765/mcp unless given) and that server's
-settings (SUBSCRIPTION_MCP_CONFIG, or SUBSCRIPTION_MCP_DATABASE_URL and the key), to make the tokens. Everybody in it is
-new each time, with nothing used yet.
+Unless it starts its own, a story needs a running server (its first argument is the URL, http://127.0.0.1:8765/mcp unless
+given) and that server's settings (SUBSCRIPTION_MCP_CONFIG, or SUBSCRIPTION_MCP_DATABASE_URL and the key), to make the
+tokens. Everybody in it is new each time, with nothing used yet.
 """
 # ruff: noqa: T201
 
@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -28,6 +29,7 @@ def new(name: str) -> str:
     return f"{name}-{RUN}"
 
 
+@cache
 def token(*arguments: str) -> str:
     """An access token as `subscription-mcp token mint` makes it."""
     command = [sys.executable, "-m", "subscription_mcp", "token", "mint", "--tenant", TENANT, *arguments]

@@ -144,3 +144,56 @@ def test_a_story_is_played_against_a_server_with_its_catalog(tmp_path: Path, cat
 
 def test_every_shipped_catalog_has_its_story() -> None:
     assert set(STORIES) == set(shipped_names())
+
+
+HALF_A_YEAR = [
+    "--- 2026-01-12",
+    "What it costs is not known",
+    "Free plan: 0.035 of 2.00 USD used this month, and 2.00 more would pass the limit.",
+    "Done: the plan is Pro since 2026-01-12",
+    "Affordable: 36 calls like this",
+    "--- 2026-02-20",
+    "USD by 2026-03-01 00:00 UTC, 28 % of 150.00.",
+    "--- 2026-03-20",
+    "Pro plan: 150.00 of 150.00 USD used this month. Resets 2026-04-01 00:00 UTC. Enterprise has 500.00 USD a month.",
+    "critical: Pro plan: 150.00 of 150.00 USD used this month; the limit is reached.",
+    "Call upgrade_tier with plan enterprise.",
+    "90 % is reached.",
+    "80 % is reached.",
+    "4 alerts marked as read.\nThere are no alerts.",
+    "limit.grant cost per month",
+    "Pro plan: 150.80 of 160.00 USD used this month",
+    "--- 2026-04-15",
+    "taken back. it was recorded twice",
+    "29.29 USD used.",
+    "--- 2026-05-12",
+    "Charged 711.00 USD, 790.00 USD at each renewal.",
+    "--- 2026-06-20",
+    "2026-01: 2.04 USD\n2026-02: 30.30 USD\n2026-03: 150.80 USD\n2026-04: 29.29 USD\n2026-05: 40.40 USD\n2026-06: 60.60 USD",
+    "by model?",
+    "model gemini-2.5-pro: 75.75 USD",
+    "by user?",
+    "user wren: 150.80 USD",
+    "711.00 USD, paid",
+    "  790.00 USD  Pro plan at 790.00 USD",
+    "  -79.00 USD  Given back: Pro plan not used",
+    *[f"2026-0{month}-12 12:00 UTC: 79.00 USD, paid" for month in (5, 4, 3, 2, 1)],
+    "Next, 2027-05-12 12:00 UTC: 790.00 USD so far",
+]
+"""What the story of half a year says at least, in this order."""
+
+
+def test_half_a_year_is_played_on_a_ledger_of_its_own(tmp_path: Path) -> None:
+    place, script = Place(tmp_path, CATALOG="bedrock-chat"), "alwrity_six_months.py"
+    done = run(place, script, "story")
+    assert done.returncode == 0, done.stderr
+    told = 0
+    for words in HALF_A_YEAR:
+        assert words in done.stdout[told:], (words, done.stdout)
+        told = done.stdout.index(words, told) + len(words)
+    # Nothing went to the ledger this person has, and January does not come again.
+    assert not place.database.exists()
+    own = {"DATABASE_URL": f"sqlite:///{tmp_path / 'story' / 'ledger.db'}", "CATALOG": "alwrity"}
+    assert place.run("verify", **own).returncode == 0
+    again = run(place, script, "story")
+    assert again.returncode == 1 and "Give a new folder" in again.stderr
