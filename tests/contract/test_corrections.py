@@ -174,6 +174,21 @@ async def test_after_an_upgrade_what_the_larger_plan_includes_is_given_back(stor
         await agrees(ledger)
 
 
+async def test_a_larger_plan_forgives_no_more_than_the_event_that_is_taken_back(store: SqliteStore) -> None:
+    small = a_plan(a_limit(10, window="month", overage="0.002"), key="small", monthly="5.00")
+    large = a_plan(a_limit(1_000, window="month", overage="0.001"), key="large", monthly="9.00")
+    clock = Clock()
+    async with store.open(catalog=a_catalog(a_plan(a_limit(1)), small, large), clock=clock) as ledger:
+        await buy(ledger, "small")
+        await ledger.submit_one(a_record(quantity=510))
+        last = await ledger.submit_one(a_record(quantity=1))
+        assert await beyond(ledger, clock) == (501, 1_002_000)
+        await buy(ledger, "large")
+        assert code_of(await ledger.submit_one(a_correction(last))) == "ok"
+        assert await beyond(ledger, clock) == (500, 1_000_000)
+        await agrees(ledger)
+
+
 async def test_a_settled_event_is_taken_back_from_where_it_was_held(store: SqliteStore) -> None:
     clock = Clock("2026-11-30T23:59:00Z")
     async with sold(store, a_month(10), clock=clock) as ledger:

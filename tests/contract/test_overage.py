@@ -130,6 +130,30 @@ async def test_what_happened_anyway_is_charged_up_to_the_most(store: SqliteStore
         assert await beyond(ledger, clock) == (5, 5 * PRICE_MICROS)
 
 
+async def test_of_two_meters_of_an_event_only_the_one_beyond_its_limit_is_charged(store: SqliteStore) -> None:
+    clock = Clock()
+    calls = a_limit(2, meter="llm_calls", window="month", overage="0.01")
+    tokens = a_limit(100, meter="llm_tokens", window="month", overage="0.001")
+
+    def a_call(tokens: int):
+        return a_record(event="llm_call", attributes={"provider": "openai", "tokens": tokens})
+
+    async with sold(store, calls, tokens, clock=clock) as ledger:
+        assert code_of(await ledger.submit_one(a_call(150))) == "ok"
+        assert (await last_event(ledger, clock)).gains == {
+            "llm_calls": 1,
+            "llm_tokens": 150,
+            "llm_tokens:overage": 50,
+            "llm_tokens:overage_charge": 50_000,
+        }
+        assert code_of(await ledger.submit_one(a_call(0))) == "ok"
+        assert code_of(await ledger.submit_one(a_call(0))) == "ok"
+        charged = (await last_event(ledger, clock)).gains
+        assert (charged["llm_calls:overage"], charged["llm_calls:overage_charge"]) == (1, 10_000)
+        assert "llm_tokens:overage" not in charged
+        assert (await ledger.engine.verify()).differences == ()
+
+
 async def test_every_other_limit_still_binds(store: SqliteStore) -> None:
     async with sold(store, a_month(10), a_limit(15)) as ledger:
         assert code_of(await ledger.submit_one(a_record(quantity=15))) == "ok"

@@ -41,7 +41,7 @@ def shares_of(
     """The shares of a gain on `used`, of which `charged` units were overage. `pots` come soonest to expire first."""
     given = sum(pot.given for pot in pots)
     if gain < 0:
-        return _given_back(max(0, used + gain - included), pots, given, charged)
+        return _given_back(-gain, max(0, used + gain - included), pots, given, charged)
     wanted = min(gain, max(0, used + gain - included - given))
     if not wanted:
         return NOTHING_BEYOND
@@ -58,14 +58,16 @@ def shares_of(
     return Shares(granted, wanted)
 
 
-def _given_back(beyond: int, pots: Sequence[Pot], given: int, charged: int) -> Shares:
+def _given_back(most: int, beyond: int, pots: Sequence[Pot], given: int, charged: int) -> Shares:
     """What goes back where only so much is `beyond` the plan's allowance any more: first what was charged, then what
-    was granted, the grant that lasts longest first."""
-    excess = given - min(given, beyond)
+    was granted, the grant that lasts longest first. At `most` what is taken back: a larger plan since then does not
+    forgive what was sold."""
+    refunded = min(most, charged - min(charged, max(0, beyond - given)))
+    excess = min(most - refunded, given - min(given, beyond))
     granted: dict[str, int] = {}
     for pot in reversed(pots):
         units = min(excess, pot.given)
         if units:
             granted[pot.grant] = -units
             excess -= units
-    return Shares(granted, min(charged, max(0, beyond - given)) - charged)
+    return Shares(granted, -refunded)

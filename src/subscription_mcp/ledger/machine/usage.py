@@ -162,8 +162,10 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     passed = passed_by(tally, decision, gains) if tally.beyond else NOTHING_PASSED
     must_fit(turn, tally.counted, gains)
     if passed.charged:
-        must_fit(turn, tally.counted_beyond, passed.charged)
-        count(turn, tally.counted_beyond, passed.charged, at)
+        # Of two limited meters, one may be beyond its limit and the other not.
+        beyond = [counter for counter in tally.counted_beyond if counter.meter in passed.charged]
+        must_fit(turn, beyond, passed.charged)
+        count(turn, beyond, passed.charged, at)
         gains |= passed.charged
     make_known(turn, located, Actor(command.source, "service"))
     event = append_event(
