@@ -4,9 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders import Clock, a_catalog, a_ledger, a_plan, a_status, a_subject, buy, view_of
+from tests.builders import (
+    Clock,
+    a_catalog,
+    a_ledger,
+    a_limit,
+    a_plan,
+    a_record,
+    a_status,
+    a_subject,
+    buy,
+    manage,
+    view_of,
+)
 
-from subscription_mcp.billing.collecting import Collector
+from subscription_mcp.billing.collecting import ASK_AGAIN_AFTER_SECONDS, Collector
 from subscription_mcp.billing.port import Declined, EventRefused, Paid, Provider
 from subscription_mcp.billing.simulated import SimulatedProvider
 from subscription_mcp.domain.invoices import Invoice, statement_of
@@ -37,6 +49,17 @@ class EmptyCard(SimulatedProvider):
 class Broken(SimulatedProvider):
     async def pay(self, customer: str, invoice: Invoice) -> Paid | Declined:
         raise TimeoutError("no answer")
+
+
+class BrokenForOne(SimulatedProvider):
+    def __init__(self, customer: str) -> None:
+        self.customer_it_breaks_on, self.broke = customer, 0
+
+    async def pay(self, customer: str, invoice: Invoice) -> Paid | Declined:
+        if customer == self.customer_it_breaks_on:
+            self.broke += 1
+            raise ConnectionError("no such customer")
+        return await super().pay(customer, invoice)
 
 
 def collector(ledger: Ledger, provider: Provider | None = None) -> Collector:
@@ -88,14 +111,51 @@ async def test_a_declined_payment_makes_the_account_past_due_and_is_asked_for_ag
         assert (await ledger.engine.verify()).differences == ()
 
 
-async def test_a_provider_that_breaks_leaves_everything_to_the_next_turn(tmp_path: Path) -> None:
+async def test_a_provider_that_breaks_leaves_everything_to_a_later_turn(tmp_path: Path) -> None:
     async with a_ledger(tmp_path, catalog=SHOP) as ledger:
         await buy(ledger, "pro")
-        with pytest.raises(TimeoutError):
-            await collector(ledger, Broken()).turn()
+        await collector(ledger, Broken()).turn()
         assert [one.status for one in await invoices(ledger)] == ["closed"]
         await collector(ledger).turn()
         assert [one.status for one in await invoices(ledger)] == ["paid"]
+
+
+async def test_an_account_the_provider_breaks_on_does_not_keep_the_others_from_paying(tmp_path: Path) -> None:
+    ann = AccountKey("acme", "personal", "ann")
+    seconds = [0.0]
+    async with a_ledger(tmp_path, catalog=SHOP) as ledger:
+        for user in ("ann", "bob"):
+            await buy(ledger, "pro", user, actor=user)
+        provider = BrokenForOne(await SimulatedProvider().customer(ann))
+        loop = Collector(Collection(ledger), provider, lambda: seconds[0])
+        for _ in range(3):
+            await loop.turn()
+        assert [one.status for one in await invoices(ledger)] == ["paid"]
+        assert await Collection(ledger).due(10) == [ann]
+        assert provider.broke == 1  # not every two seconds
+        seconds[0] = ASK_AGAIN_AFTER_SECONDS
+        await loop.turn()
+        assert provider.broke == 2
+
+
+async def test_who_has_ended_and_cannot_pay_is_not_asked_with_every_turn(tmp_path: Path) -> None:
+    clock, card, seconds = Clock(), EmptyCard(), [0.0]
+    shop = a_catalog(
+        a_plan(a_limit(1, window="month", overage="0.01"), key="pro", monthly="29.00"), default_plan=None
+    )
+    async with a_ledger(tmp_path, catalog=shop, clock=clock) as ledger:
+        await buy(ledger, "pro")
+        await ledger.submit_one(a_record(quantity=100))
+        await collector(ledger).turn()
+        await manage(ledger, "cancel")
+        clock.advance(days=40)
+        loop = Collector(Collection(ledger), card, lambda: seconds[0])
+        for _ in range(3):
+            await loop.turn()
+        assert len(card.asked) == 1
+        seconds[0], card.has_money = ASK_AGAIN_AFTER_SECONDS, True
+        await loop.turn()
+        assert [one.status for one in await invoices(ledger)] == ["paid", "paid"]
 
 
 async def test_the_simulated_provider_does_the_same_however_often_it_is_asked() -> None:

@@ -121,8 +121,8 @@ class Collection:
         if isinstance(outcome, Refusal):
             raise outcome
 
-    async def failed(self, account: AccountKey, invoice: Invoice, provider: str, reason: str) -> None:
-        """Have an account be past due, because a payment failed. Raises Refusal."""
+    async def failed(self, account: AccountKey, invoice: Invoice, provider: str, reason: str) -> bool:
+        """Have an account be past due, because a payment failed; whether it is by this. Raises Refusal."""
         subject = Subject(account.tenant, None, account.account, account.account_kind)
         why = f"invoice {invoice.number}: {reason}"
         outcome = await self._ledger.submit_one(
@@ -131,6 +131,7 @@ class Collection:
         # Somebody else may have said so, or the subscription may have ended.
         if isinstance(outcome, Refusal) and outcome.code != "conflict":
             raise outcome
+        return not isinstance(outcome, Refusal)
 
 
 def _is_in(invoice: Invoice, period: str | None) -> bool:
