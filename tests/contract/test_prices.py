@@ -36,7 +36,7 @@ title = "Test"
 currency = "USD"
 default_plan = "basic"
 [events.api_call]
-attributes = { input_tokens = "integer", output_tokens = "integer" }
+attributes = { provider = "text", input_tokens = "integer", output_tokens = "integer" }
 [events.message]
 [meters.calls]
 unit = "call"
@@ -50,6 +50,11 @@ attribute = ["input_tokens", "output_tokens"]
 [meters.cost]
 event = "api_call"
 aggregate = "cost"
+[meters.gemini_calls]
+unit = "Gemini call"
+event = "api_call"
+aggregate = "count"
+where = { provider = "gemini" }
 [meters.messages]
 unit = "message"
 event = "message"
@@ -176,6 +181,27 @@ async def test_a_settle_prices_what_really_happened(tmp_path: Path) -> None:
         assert [event.price for event in events] == [PRO, flash, PRO, None]
         assert [event.gains.get("tokens:estimated", 0) for event in events] == [0, 0, 1_000, 1_000]
         assert [event.gains.get("cost:estimated", 0) for event in events] == [0, 0, 1_250, 0]
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_settle_that_does_not_say_who_was_called_means_who_was_reserved(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+
+        async def settled(**said: str | int) -> UsageEvent:
+            attributes = {**CALL, "input_tokens": 1_000}
+            reserved = await ledger.submit_one(a_reserve("bob", "api_call", attributes=attributes, price=PRO))
+            decision_of(await ledger.submit_one(a_settle(reserved, attributes=said)))
+            return (await events_of(ledger))[0]
+
+        same = await settled(output_tokens=100)
+        assert same.attributes == {**CALL, "output_tokens": 100}
+        assert (same.gains["gemini_calls"], same.price) == (1, PRO)
+        # One name that is said speaks for both: the model of one provider is none of another's
+        other = await settled(provider="tavily", output_tokens=100)
+        assert other.attributes == {"provider": "tavily", "output_tokens": 100}
+        assert (other.gains.get("gemini_calls", 0), other.price) == (0, None)
+        rows = await ledger.query(UsageTotals(Whose("acme"), 0, ledger.now() + 10**12, frozenset()))
+        assert {row.meter: row.quantity for row in rows}["gemini_calls"] == 1
         assert (await ledger.engine.verify()).differences == ()
 
 

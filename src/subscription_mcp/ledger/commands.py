@@ -119,11 +119,15 @@ class Reserve(_WithKey):
     estimated: tuple[str, ...] = ()
 
 
+CALLED = ("provider", "model")
+"""The attributes that say who was called."""
+
+
 @dataclass(slots=True)
 class Settle:
     """Replace a reservation by what really happened: less, more, or (quantity 0) nothing at all. `user`
     narrows it to that user's own reservations. `price` is that of the attributes; where these name neither provider nor
-    model, it costs what was reserved (`keeps_price`)."""
+    model, what was reserved was called, and it costs what was reserved (`keeps_price`)."""
 
     tenant: str
     reservation_id: str
@@ -136,7 +140,13 @@ class Settle:
 
     @property
     def keeps_price(self) -> bool:
-        return self.attributes is None or not {"provider", "model"} & self.attributes.keys()
+        return self.attributes is None or not any(name in self.attributes for name in CALLED)
+
+    def attributes_of(self, reserved: Attributes) -> Attributes:
+        """What is recorded of what was reserved: all that is said, and who was called unless that is said."""
+        if self.attributes is None or not self.keeps_price:
+            return reserved if self.attributes is None else self.attributes
+        return {**{name: reserved[name] for name in CALLED if name in reserved}, **self.attributes}
 
 
 @dataclass(slots=True)

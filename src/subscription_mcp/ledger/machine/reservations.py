@@ -164,7 +164,7 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     located = locate_again(turn, reservation.account, reservation.user)
     if located is None:
         return None
-    attributes = reservation.attributes if command.attributes is None else command.attributes
+    attributes = command.attributes_of(reservation.attributes)
     price = reservation.price if command.keeps_price else command.price
     gains = {}
     if quantity:
