@@ -8,6 +8,7 @@ from subscription_mcp.domain.analytics import Granularity, step_at
 from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
+from subscription_mcp.domain.money import currency_of, round_to_minor
 from subscription_mcp.domain.windows import Level, Period, add_months, local_date, midnight
 from subscription_mcp.domain.wording import clock_time, counted, number, sum_text
 
@@ -165,7 +166,8 @@ def _projection(state: LimitState, days: Sequence[int], now: Instant) -> Project
     if end is not None:
         found.projected = state.used + rate * max(end - now, 0) // span
         found.message = (
-            f"At this pace {counted(found.projected, state.unit)} by {clock_time(end, state.timezone)}."
+            f"At this pace {counted(_rounded(found.projected, state.unit), state.unit)} "
+            f"by {clock_time(end, state.timezone)}."
         )
     if maximum is None:
         return found
@@ -179,6 +181,12 @@ def _projection(state: LimitState, days: Sequence[int], now: Instant) -> Project
             found.runs_out_at = at
             found.message += f" It runs out {clock_time(at, state.timezone)}." if left else " It is used up."
     return found
+
+
+def _rounded(quantity: int, unit: str) -> int:
+    """Money to its smallest coin: a guess has no millionths."""
+    currency = currency_of(unit)
+    return quantity if currency is None else round_to_minor(quantity, currency)
 
 
 def _are(days: int) -> str:

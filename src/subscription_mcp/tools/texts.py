@@ -412,7 +412,8 @@ def checked(decision: Decision) -> str:
     if left.binding is None or not said:
         return decision.message
     binding = f"{left.binding.meter.replace('_', ' ')} {per_window(left.binding.window)}"
-    return f"{decision.message} Affordable: {', or '.join(said)}; what binds is {binding}."
+    binds = "binds" if left.output_tokens is None else "binds this one"
+    return f"{decision.message} Affordable: {', or '.join(said)}; what {binds} is {binding}."
 
 
 def quota_prompt(view: AccountView) -> str:
@@ -532,7 +533,8 @@ def _change_of_limit(before: Mapping[str, Any], after: Mapping[str, Any], units:
     window = after.get("window")
     if "grant_id" in after:
         until = f" until {after['expires_at']}" if "expires_at" in after else ""
-        return f"{after.get('meter')} per {window}: {after.get('quantity', 0):,} more{until}"
+        given = maximum_text(after.get("quantity", 0), units.get(after.get("meter", ""), ""))
+        return f"{after.get('meter')} per {window}: {given} more{until}"
     if "corrects" in after:
         return f"{after['event']} x{before.get('quantity', 0):,}: {after['corrects']} taken back"
     if "used" in before:
