@@ -11,15 +11,16 @@ from tests.builders import (
     a_record,
     a_reserve,
     a_settle,
+    a_subject,
     code_of,
     decision_of,
 )
 from tests.contract.test_engine import SqliteStore
 
-from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.catalog import Catalog, ModelPrice, Money
 from subscription_mcp.domain.catalog_file import parse_catalog
 from subscription_mcp.domain.pricing import Tier, UnitPrice
-from subscription_mcp.ledger.commands import UsageEvent
+from subscription_mcp.ledger.commands import Actor, CheckUsage, GrantAllowance, UsageEvent
 from subscription_mcp.ledger.queries import EventPage, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 
@@ -217,6 +218,28 @@ async def test_a_reservation_keeps_its_price_through_a_restart(tmp_path: Path) -
         assert settled.limits[0].used == 1_250
         (event,) = await events_of(ledger)
         assert (event.price, event.gains["cost:estimated"]) == (PRO, 1_250)
+
+
+async def test_a_cheaper_model_is_named_where_what_was_granted_has_room_for_it(tmp_path: Path) -> None:
+    def line(model: str, output_micros: int) -> ModelPrice:
+        return ModelPrice("gemini", model, model, None, Money(output_micros, "USD"))
+
+    catalog = replace(priced_catalog(), prices=(line("gemini-2.5-pro", 10_000_000), line("flash", 375_000)))
+    async with a_ledger(tmp_path, catalog=catalog) as ledger:
+        await ledger.submit_one(
+            a_record("bob", "api_call", attributes={**CALL, "output_tokens": 100_000}, price=PRO)
+        )
+        check = CheckUsage(a_subject(), "api_call", 1, {**CALL, "output_tokens": 200_000}, PRO)
+        spent = decision_of(await ledger.rehearse(check)).affordable
+        assert spent is not None and (spent.cost_micros, spent.cheaper) == (0, None)
+        await ledger.submit_one(
+            GrantAllowance(
+                a_subject(), Actor("olivia", "tenant_admin"), "cost", "month", 1_000_000, "a good customer"
+            )
+        )
+        granted = decision_of(await ledger.rehearse(check)).affordable
+        assert granted is not None and granted.cheaper is not None
+        assert (granted.calls, granted.cost_micros, granted.cheaper.model) == (0, 1_000_000, "flash")
 
 
 async def test_a_cost_too_large_to_be_one_events_is_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _say_what_is_affordable(turn: Turn, located: Located, command: CheckUsage, d
 
     def fits(gains: Mapping[str, int]) -> bool:
         limits = [limit for limit in located.limits if gains.get(limit.meter, 0) > 0]
-        states = limit_states(catalog, limits, totals.of, gains)
+        states = limit_states(catalog, totals.granted(limits), totals.of, gains)
         return all(state.gain <= state.room for state in states)
 
     call = Call(command.event, command.quantity, command.attributes, price)
