@@ -24,13 +24,13 @@ GARBAGE = b"\x00\x01 this is no HTTP \xff\r\n\r\n"
 TWICE = b"HTTP/1.1 500 No\r\ncontent-length: 2\r\n\r\nnoHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
-def a_place(folder: Path, receiver: Receiver, **variables: str) -> Place:
+def a_place(folder: Path, receiver: Receiver, *, timeout_seconds: int = 30) -> Place:
+    """Where nothing hangs nobody gives up on an answer, however busy the machine is."""
     return Place(
         folder,
         WEBHOOKS__URL=receiver.url,
         WEBHOOKS__SECRET=SECRET,
-        WEBHOOKS__TIMEOUT_SECONDS="1",
-        **variables,
+        WEBHOOKS__TIMEOUT_SECONDS=str(timeout_seconds),
     )
 
 
@@ -89,7 +89,7 @@ async def test_what_was_not_received_is_sent_again_under_the_same_id(
     tmp_path: Path, bad: Any, code: str
 ) -> None:
     receiver = Receiver(bad, answers(200))
-    place = a_place(tmp_path, receiver)
+    place = a_place(tmp_path, receiver, timeout_seconds=1)
     with receiver.listening(), place.serving() as server:
         await record(place, server, "bob", 40)
         first, second = receiver.next(), receiver.next()
@@ -102,7 +102,7 @@ async def test_what_was_not_received_is_sent_again_under_the_same_id(
 async def test_a_receiver_that_hangs_holds_up_nothing_but_its_message(tmp_path: Path) -> None:
     receiver = Receiver(answers(200))
     receiver._reactions.insert(0, receiver.hang)
-    place = a_place(tmp_path, receiver)
+    place = a_place(tmp_path, receiver, timeout_seconds=1)
     with receiver.listening(), place.serving() as server:
         await record(place, server, "bob", 40)
         hung = receiver.next()
@@ -121,7 +121,7 @@ async def test_a_server_killed_between_sending_and_noting_it_sends_it_again(tmp_
         os.kill(killed[0], signal.SIGKILL)
 
     receiver = Receiver(kill, answers(200))
-    place = a_place(tmp_path, receiver)
+    place = a_place(tmp_path, receiver, timeout_seconds=1)
     with receiver.listening():
         with place.serving() as server:
             killed.append(server.process.pid)
