@@ -81,7 +81,7 @@ async def test_who_nears_a_limit_is_told_reads_it_and_marks_it_as_read(
 async def test_an_account_chooses_its_own_thresholds(place: Place, server: Server) -> None:
     async with server.api(place.token("chooser")) as api:
         answer = await api.call("list_alerts", thresholds=[50])
-        assert answer.json()["result"] == {"alerts": [], "thresholds": [50]}
+        assert answer.json()["result"] == {"alerts": [], "truncated": False, "thresholds": [50]}
         await record(place, server, "chooser", 25)
         (alert,) = (await api.call("list_alerts")).json()["result"]["alerts"]
         assert (alert["threshold_percent"], alert["severity"]) == (50, "info")
@@ -89,6 +89,40 @@ async def test_an_account_chooses_its_own_thresholds(place: Place, server: Serve
         assert back.json()["result"]["thresholds"] == [80, 90, 100]
         for wrong in ([0], [90, 80], [80, 80], [1001], list(range(1, 12))):
             problem_of(await api.call("list_alerts", thresholds=wrong), 422, "invalid_request")
+
+
+async def test_wrong_thresholds_are_told_in_words_of_the_argument(place: Place, server: Server) -> None:
+    kinds = 'thresholds must be a list of whole percents, or "plan".'
+    async with server.api(place.token("chooser")) as api:
+        for wrong, said in (
+            ([0], "thresholds must be whole percents from 1 to 1000."),
+            ([90, 80], "thresholds must be at most 10 different percents, smallest first."),
+            (["80"], kinds),
+            ("all", kinds),
+            (80, kinds),
+        ):
+            problem = problem_of(await api.call("list_alerts", thresholds=wrong), 422, "invalid_request")
+            assert (problem["detail"], [one["field"] for one in problem["fields"]]) == (said, ["thresholds"])
+
+
+async def test_a_list_of_many_says_whose_each_is_and_that_there_are_older_ones(tmp_path: Path) -> None:
+    place = Place(tmp_path, clock=TODAY)
+    with place.serving() as server:
+        async with server.api(place.token("tara", role="tenant_admin")) as api:
+            for number in range(33):
+                await record(place, server, f"user{number}", 50)
+            few = (await api.call("list_alerts", tenant_id="acme")).json()
+            assert (len(few["result"]["alerts"]), few["result"]["truncated"]) == (99, False)
+            first = few["result"]["alerts"][0]
+            assert few["text"].startswith(
+                "2026-11-20 14:03 UTC, critical, user32: Basic plan: 50 of 50 messages"
+            )
+            assert f" [{first['alert_id']}]\n" in few["text"]
+            assert "And 79 older alerts." in few["text"]
+            await record(place, server, "user33", 50)
+            many = (await api.call("list_alerts", tenant_id="acme")).json()
+            assert (len(many["result"]["alerts"]), many["result"]["truncated"]) == (100, True)
+            assert "And more than 80 older alerts." in many["text"]
 
 
 async def test_nobody_reads_or_marks_what_is_anothers(place: Place, server: Server) -> None:

@@ -127,6 +127,45 @@ async def test_a_cost_cap_refuses_at_the_micro_with_429(place: Place, server: Se
         assert problem["detail"].startswith("Free plan: 2.00 of 2.00 USD used this month.")
 
 
+async def test_an_answer_is_affordable_by_a_limit_of_tokens_also_where_none_are_said_yet(
+    place: Place, server: Server
+) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        asked = {"user_id": "short", "event": "api_call", "attributes": {"model": "gpt-4o"}}
+        checked = (await app.call("check_quota", **asked)).json()
+        # 10,000 tokens of OpenAI a month, though the money would be enough for 200,000
+        assert checked["result"]["affordable"]["output_tokens"] == 10_000
+        assert checked["result"]["affordable"]["binds"] == {"meter": "openai_tokens", "window": "month"}
+        assert checked["text"].endswith(
+            "Affordable: 10 calls like this, or 10,000 output tokens in this one; "
+            "what binds this one is OpenAI tokens a month."
+        )
+
+
+async def test_money_granted_is_told_as_money(place: Place, server: Server) -> None:
+    async with (
+        server.api(place.token("generous")) as api,
+        server.api(place.token("tara", role="tenant_admin")) as tara,
+    ):
+        await api.call("get_tier_info")
+        more = {"meter": "cost", "window": "month", "quantity": 1_500_000, "reason": "sorry"}
+        granted = await tara.call("manage_limits", action="grant", user_id="generous", **more)
+        assert "limit.grant cost per month: 1.50 USD more. sorry" in granted.json()["text"]
+
+
+async def test_what_is_the_same_of_every_limit_is_said_once(place: Place, server: Server) -> None:
+    async with (
+        server.api(place.token("early")) as api,
+        server.api(place.token("app", role="service")) as app,
+    ):
+        await app.call("record_usage", user_id="early", event="api_call", attributes={"provider": "exa"})
+        report = (await api.call("get_usage_analytics")).json()
+        limits = report["result"]["projection"]["limits"]
+        assert len(limits) == 14
+        assert report["text"].count("Too early to say") == 1
+        assert all(f"{one['meter']} per month" in report["text"] for one in limits)
+
+
 async def test_a_call_limit_of_one_provider_leaves_the_others(place: Place, server: Server) -> None:
     async with server.api(place.token("app", role="service")) as app:
         asked = {"user_id": "many", "event": "api_call"}

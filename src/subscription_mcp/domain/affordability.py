@@ -50,7 +50,7 @@ def affordable(catalog: Catalog, call: Call, states: Sequence[LimitState], fits:
 def _output_tokens(catalog: Catalog, call: Call, state: LimitState) -> int | None:
     """How many output tokens the call may have under a limit; None where that does not depend on them."""
     meter, left = catalog.meters.get(state.meter), state.room
-    if meter is None or (state.gain == 0 and not meter.is_cost):
+    if meter is None:
         return None
     said = call.attributes.get(OUTPUT_TOKENS, 0)
     if meter.aggregate == "sum_of" and OUTPUT_TOKENS in meter.attributes:

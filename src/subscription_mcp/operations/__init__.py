@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger.commands import (
     AccountView,
+    Alert,
     AuditEntry,
     LimitsChanged,
     MembersChanged,
@@ -89,6 +90,7 @@ class Operations:
 
 __all__ = [
     "AccountView",
+    "Alert",
     "AuditEntry",
     "LimitsChanged",
     "MemberRow",

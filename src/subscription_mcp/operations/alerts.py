@@ -27,10 +27,13 @@ ALERTS_SHOWN = 100
 
 @dataclass(frozen=True, slots=True)
 class AlertsAnswer:
-    """The newest alerts first, and at which percents the account has them; None of a whole tenant."""
+    """The newest alerts first, and at which percents the account has them; None of a whole tenant. `truncated` says that
+    there are older ones, `is_of_many` that they may be of several users."""
 
     alerts: list[Alert]
     thresholds: tuple[int, ...] | None
+    truncated: bool
+    is_of_many: bool
     marked: int | None = None
 
 
@@ -49,9 +52,15 @@ class Alerts:
         granted = await self._access.grant(TOOL, caller, target)
         view = await self._view(granted)
         whose = Whose(granted.tenant) if view is None else whose_of(view)
-        page = AlertPage(whose, ALERTS_SHOWN, unread_only, with_service=view is None)
+        page = AlertPage(whose, ALERTS_SHOWN + 1, unread_only, with_service=view is None)
         found: list[Alert] = await self._ledger.query(page)
-        return AlertsAnswer(found, None if view is None else view.alert_thresholds, marked)
+        return AlertsAnswer(
+            found[:ALERTS_SHOWN],
+            None if view is None else view.alert_thresholds,
+            truncated=len(found) > ALERTS_SHOWN,
+            is_of_many=whose.user is None,
+            marked=marked,
+        )
 
     async def mark_read(self, caller: Caller, target: Target, ids: Sequence[str]) -> int:
         """Mark alerts of the target as read, for everybody who reads them; how many were not. Those of the service are

@@ -486,6 +486,7 @@ def alerts(answer: AlertsAnswer) -> Document:
             }
             for alert in answer.alerts
         ],
+        "truncated": answer.truncated,
         "thresholds": None if answer.thresholds is None else list(answer.thresholds),
     }
 

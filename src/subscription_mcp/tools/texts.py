@@ -34,6 +34,7 @@ from subscription_mcp.domain.wording import (
 )
 from subscription_mcp.operations import (
     AccountView,
+    Alert,
     AuditEntry,
     LimitsChanged,
     MembersChanged,
@@ -85,15 +86,15 @@ def tier_info(view: AccountView) -> str:
 
 
 def alerts(answer: AlertsAnswer) -> str:
-    """Each alert with what to do, newest first."""
+    """Each alert with what to do and its id, newest first; whose it is where that is not clear."""
     lines = [
-        f"{clock_time(alert.created_at, 'UTC')}, {alert.severity}{'' if alert.read_at is None else ', read'}: "
-        f"{alert.message} {alert.recommendation}"
+        f"{clock_time(alert.created_at, 'UTC')}, {alert.severity}{'' if alert.read_at is None else ', read'}"
+        f"{_whose(alert) if answer.is_of_many else ''}: {alert.message} {alert.recommendation} [{alert.id}]"
         for alert in answer.alerts[:LINES_MAX]
     ]
     more = len(answer.alerts) - LINES_MAX
     if more > 0:
-        lines.append(f"And {counted(more, 'older alert')}.")
+        lines.append(f"And {'more than ' if answer.truncated else ''}{counted(more, 'older alert')}.")
     marked = [] if answer.marked is None else [f"{counted(answer.marked, 'alert')} marked as read."]
     at = []
     if answer.thresholds is not None:
@@ -104,6 +105,11 @@ def alerts(answer: AlertsAnswer) -> str:
             else "This account is never alerted."
         ]
     return "\n".join([*marked, *(lines or ["There are no alerts."]), *at])
+
+
+def _whose(alert: Alert) -> str:
+    names = [name for name in (alert.user, alert.account) if name]
+    return f", {' in '.join(dict.fromkeys(names))}" if names else ""
 
 
 def session(decided: SessionDecided) -> str:
@@ -326,22 +332,27 @@ def usage_report(answer: UsageReportAnswer, unit_of: dict[str, str]) -> str:
 
 def _outlook(outlook: Outlook) -> str:
     """Whether it is as usual, whether it will last, and what went wrong."""
-    lines = [line.message for line in outlook.trend[:OUTLOOK_MAX]]
-    lines += [
-        f"{one.message} ({one.meter} per {one.window})" for one in (outlook.projections or [])[:OUTLOOK_MAX]
-    ]
-    lines += [
-        f"{one.event}: half took at most {one.p50_ms:,} ms, 95 % at most {one.p95_ms:,} ms; {one.failed:,} of "
-        f"{one.count:,} failed."
-        if one.p50_ms is not None and one.p95_ms is not None
-        else f"{one.event}: {one.failed:,} of {one.count:,} failed."
-        for one in outlook.performance[:OUTLOOK_MAX]
-    ]
+    lines = _cut([line.message for line in outlook.trend])
+    heading: dict[str, list[str]] = {}
+    for one in outlook.projections or []:
+        heading.setdefault(one.message, []).append(f"{one.meter} per {one.window}")
+    lines += _cut([f"{message} ({', '.join(limits)})" for message, limits in heading.items()])
+    lines += _cut(
+        [
+            f"{one.event}: half took at most {one.p50_ms:,} ms, 95 % at most {one.p95_ms:,} ms; {one.failed:,} of "
+            f"{one.count:,} failed."
+            if one.p50_ms is not None and one.p95_ms is not None
+            else f"{one.event}: {one.failed:,} of {one.count:,} failed."
+            for one in outlook.performance
+        ]
+    )
     if outlook.denials:
         refused = ", ".join(
             f"{one.count:,} {one.code}{f' ({one.meter})' if one.meter else ''}"
             for one in outlook.denials[:OUTLOOK_MAX]
         )
+        if len(outlook.denials) > OUTLOOK_MAX:
+            refused += f" and {len(outlook.denials) - OUTLOOK_MAX:,} more kinds"
         lines.append(f"Refused in this period: {refused}.")
     sessions = outlook.sessions
     if sessions.count:
@@ -350,6 +361,15 @@ def _outlook(outlook: Outlook) -> str:
         )
         lines.append(f"{counted(sessions.count, 'session')}, {sessions.peak_concurrent:,} at once{longest}.")
     return "".join(f"\n{line}" for line in lines)
+
+
+def _cut(lines: list[str]) -> list[str]:
+    more = len(lines) - OUTLOOK_MAX
+    return (
+        [*lines[:OUTLOOK_MAX], f"And {more:,} more like this in the structured result."]
+        if more > 0
+        else lines
+    )
 
 
 def usage_events(events: list[UsageEvent], next_cursor: str | None) -> str:
@@ -411,7 +431,9 @@ def checked(decision: Decision) -> str:
         said.append(f"{counted(left.output_tokens, 'output token')} in this one")
     if left.binding is None or not said:
         return decision.message
-    binding = f"{left.binding.meter.replace('_', ' ')} {per_window(left.binding.window)}"
+    units = {state.meter: state.unit for state in decision.limits}
+    meter = left.binding.meter
+    binding = f"{meter_words(meter, units.get(meter, ''))} {per_window(left.binding.window)}"
     binds = "binds" if left.output_tokens is None else "binds this one"
     return f"{decision.message} Affordable: {', or '.join(said)}; what {binds} is {binding}."
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import ID_PATTERN, ID_RULE
-from subscription_mcp.tools.wire import Arguments
+from subscription_mcp.domain.wording import counted
+from subscription_mcp.tools.wire import YEAR_OR_MONTH_PATTERN, Arguments
 
 PROBLEMS_MAX = 10
 _TYPES = {
@@ -21,6 +22,17 @@ _TYPES = {
     "model_type": "must be an object",
     "string_unicode": "must be a text of valid Unicode",
 }
+_PATTERNS = {
+    ID_PATTERN: f"must be {ID_RULE}",
+    YEAR_OR_MONTH_PATTERN: "must be a year or a month, like 2026 or 2026-11",
+}
+_UNIONS = {
+    "limit": 'must be an integer or "unlimited"',
+    "thresholds": 'must be a list of whole percents, or "plan"',
+}
+"""Fields that take one of two kinds: a wrong kind is told once, and not as two branches of ours."""
+ALL_TOGETHER = "arguments"
+"""The field of a problem that several arguments make together."""
 
 
 def parsed(model: type[Arguments], raw: Mapping[str, Any]) -> Any:
@@ -38,7 +50,10 @@ def refusal_of(error: ValidationError, model: type[Arguments]) -> Refusal:
         problem = _problem(detail, model)
         if problem not in problems and not any(_is_same_union(problem, other) for other in problems):
             problems.append(problem)
-    shown = "; ".join(f"{problem.field} {problem.rule}".strip() for problem in problems[:PROBLEMS_MAX])
+    shown = "; ".join(
+        problem.rule if problem.field == ALL_TOGETHER else f"{problem.field} {problem.rule}".strip()
+        for problem in problems[:PROBLEMS_MAX]
+    )
     return Refusal("invalid_request", f"{shown}.", fields=problems[:PROBLEMS_MAX])
 
 
@@ -49,27 +64,29 @@ def _problem(detail: Any, model: type[Arguments]) -> FieldProblem:
         return FieldProblem(_shown(path[-1]), f"is no argument of this tool{_did_you_mean(path[-1], model)}")
     # A union names its branch as a last part (`limit.int`): that is ours, not the caller's.
     field = ".".join(
-        _shown(part) for part in path if part not in ("int", "str", "constrained-int", "literal['unlimited']")
+        _shown(part)
+        for part in (path[:1] if path and path[0] in _UNIONS else path)
+        if part not in ("int", "str", "constrained-int", "literal['unlimited']")
     )
-    if path and path[0] == "limit" and kind in ("int_type", "int_from_float", "literal_error"):
-        return FieldProblem("limit", 'must be an integer or "unlimited"')
+    if path and path[0] in _UNIONS and (kind in _TYPES or kind == "literal_error"):
+        return FieldProblem(path[0], _UNIONS[path[0]])
     if kind == "missing":
         return FieldProblem(field, "is required")
     if kind in _TYPES:
         return FieldProblem(field, _TYPES[kind])
-    if kind == "string_pattern_mismatch" and context.get("pattern") == ID_PATTERN:
-        return FieldProblem(field, f"must be {ID_RULE}")
+    if kind == "string_pattern_mismatch" and context.get("pattern") in _PATTERNS:
+        return FieldProblem(field, _PATTERNS[context["pattern"]])
     if kind == "literal_error":
         return FieldProblem(field, f"must be one of {str(context.get('expected', '')).replace(' or ', ', ')}")
     if kind == "value_error":
-        return FieldProblem(field or "arguments", str(context.get("error", "is not valid")))
+        return FieldProblem(field or ALL_TOGETHER, str(context.get("error", "is not valid")))
     for bound, words in (("ge", "at least"), ("le", "at most"), ("gt", "more than"), ("lt", "less than")):
         if bound in context:
             return FieldProblem(field, f"must be {words} {context[bound]}")
-    if "min_length" in context:
-        return FieldProblem(field, f"must have at least {context['min_length']}")
-    if "max_length" in context:
-        return FieldProblem(field, f"must have at most {context['max_length']}")
+    one = "character" if kind.startswith("string") else "entry"
+    for bound, words in (("min_length", "at least"), ("max_length", "at most")):
+        if bound in context:
+            return FieldProblem(field, f"must have {words} {counted(context[bound], one)}")
     return FieldProblem(field, "is not valid")
 
 

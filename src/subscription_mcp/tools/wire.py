@@ -27,6 +27,8 @@ ALERTS_MARKED_MAX = 100
 EXPORT_CURSOR_MAX = 12_288
 """It remembers the columns."""
 
+YEAR_OR_MONTH_PATTERN = r"^20\d\d(-(0[1-9]|1[0-2]))?$"
+
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 SignedQuantity = Annotated[int, Field(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
@@ -259,9 +261,7 @@ class ExportUsageArguments(TargetArguments):
 
 
 class GetBillingHistoryArguments(TargetArguments):
-    period: Annotated[str, Field(pattern=r"^20\d\d(-(0[1-9]|1[0-2]))?$")] = left_out(
-        "A year or month, like 2026-11."
-    )
+    period: Annotated[str, Field(pattern=YEAR_OR_MONTH_PATTERN)] = left_out("A year or month, like 2026-11.")
     cursor: Cursor = left_out()
 
 
@@ -306,16 +306,18 @@ def _at_most_a_hundred(ids: list[str]) -> list[str]:
     return ids
 
 
+def _that_can_be(thresholds: list[int]) -> list[int]:
+    if (problem := thresholds_problem(thresholds)) is not None:
+        raise ValueError(problem)
+    return thresholds
+
+
 class ListAlertsArguments(TargetArguments):
     unread_only: bool = False
     mark_read: Annotated[list[LeaseId], AfterValidator(_at_most_a_hundred)] = left_out()
-    thresholds: list[int] | Literal["plan"] = left_out('Percents to be alerted at; "plan": its plan\'s.')
-
-    @model_validator(mode="after")
-    def _that_can_be(self) -> "ListAlertsArguments":
-        if isinstance(self.thresholds, list) and (problem := thresholds_problem(self.thresholds)) is not None:
-            raise ValueError(f"thresholds {problem}")
-        return self
+    thresholds: Annotated[list[int], AfterValidator(_that_can_be)] | Literal["plan"] = left_out(
+        'Percents to be alerted at; "plan": its plan\'s.'
+    )
 
 
 class ManageMembersArguments(TargetArguments):
@@ -832,6 +834,7 @@ class AlertResult(Result):
 
 class AlertsResult(Result):
     alerts: list[AlertResult]
+    truncated: bool = Field(description="There are older ones.")
     thresholds: list[int] | None
 
 
