@@ -151,6 +151,8 @@ async def test_money_granted_is_told_as_money(place: Place, server: Server) -> N
         more = {"meter": "cost", "window": "month", "quantity": 1_500_000, "reason": "sorry"}
         granted = await tara.call("manage_limits", action="grant", user_id="generous", **more)
         assert "limit.grant cost per month: 1.50 USD more. sorry" in granted.json()["text"]
+        stands = (await tara.call("manage_limits", action="list", user_id="generous")).json()["text"]
+        assert "Granted 1.50 USD cost per month, 1.50 USD left (" in stands
 
 
 async def test_what_is_the_same_of_every_limit_is_said_once(place: Place, server: Server) -> None:

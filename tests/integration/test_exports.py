@@ -287,7 +287,7 @@ def test_interrupted_it_leaves_nothing_behind(ledger: Place, tmp_path: Path) -> 
         (("--all", "--start", "2026-01-01", "x"), "--all is the whole ledger"),
         (("--usage", "--json"), "it goes with a FILE"),
         (("--usage", "--start", "March"), "or a day like 2026-11-20"),
-        (("--usage", "--end", "2026-02-30"), "names a date or time that does not exist"),
+        (("--usage", "--end", "2026-02-30"), "a date or time that does not exist (a moment, or a day like"),
         (("--usage", "--start", "2026-03-01", "--end", "2026-03-01"), "must lie after the start"),
         (("--usage", "--user", "no such user"), "--user"),
     ],

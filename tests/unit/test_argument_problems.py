@@ -9,6 +9,7 @@ from subscription_mcp.tools import wire
 from subscription_mcp.tools.validation import parsed
 
 ALERTS, BILLING = wire.ListAlertsArguments, wire.GetBillingHistoryArguments
+CHECK = wire.CheckQuotaArguments
 LIMITS, USAGE = wire.ManageLimitsArguments, wire.GetUsageAnalyticsArguments
 GRANT = {"action": "grant", "meter": "calls", "window": "day", "quantity": 5}
 
@@ -33,6 +34,7 @@ GRANT = {"action": "grant", "meter": "calls", "window": "day", "quantity": 5}
             "thresholds",
         ),
         (ALERTS, {"thresholds": [0]}, "thresholds must be whole percents from 1 to 1000.", "thresholds"),
+        (CHECK, {"event": "call", "estimate_from": {"text": [1]}}, "estimate_from.text must be a text or its size.", "estimate_from.text"),
         (ALERTS, {"mark_read": []}, "mark_read must be 1 to 100 alert_ids.", "mark_read"),
     ],
 )

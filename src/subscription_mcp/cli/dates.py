@@ -24,7 +24,7 @@ class InstantParameter(click.ParamType[Instant]):
         try:
             return parse_instant(f"{value}T00:00:00Z" if _DAY.fullmatch(value) else value)
         except ValueError as error:
-            self.fail(f"{error}, or a day like 2026-11-20", param, ctx)
+            self.fail(f"{error} (a moment, or a day like 2026-11-20)", param, ctx)
 
 
 def instant_option(*names: str, help_: str) -> Callable[[Command], Command]:

@@ -465,14 +465,14 @@ def explain_denial_prompt(said: list[str], view: AccountView) -> str:
 def limits(view: AccountView) -> str:
     """The limits, and what of them was granted."""
     sentences = [overview_sentence(view.plan, view.limits)]
+    units = {state.meter: state.unit for state in view.limits}
     for one in view.grants:
         if one.ends_at is None or view.as_of < one.ends_at:
             since = f" from {clock_time(one.starts_at, 'UTC')}" if view.as_of < one.starts_at else ""
             until = f" until {clock_time(one.ends_at, 'UTC')}" if one.ends_at is not None else ""
-            window = one.window.replace("_", " ")
-            sentences.append(
-                f"Granted {one.quantity:,} {one.meter} per {window}{since}{until}, {one.left:,} left ({one.id})."
-            )
+            window, unit = one.window.replace("_", " "), units.get(one.meter, "")
+            given, left = maximum_text(one.quantity, unit), maximum_text(one.left, unit)
+            sentences.append(f"Granted {given} {one.meter} per {window}{since}{until}, {left} left ({one.id}).")
     return " ".join(sentences)
 
 

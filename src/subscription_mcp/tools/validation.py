@@ -70,6 +70,8 @@ def _problem(detail: Any, model: type[Arguments]) -> FieldProblem:
     )
     if path and path[0] in _UNIONS and (kind in _TYPES or kind == "literal_error"):
         return FieldProblem(path[0], _UNIONS[path[0]])
+    if path and path[0] == "estimate_from" and len(path) > 1 and kind in _TYPES:
+        return FieldProblem(".".join(_shown(part) for part in path[:2]), "must be a text or its size")
     if kind == "missing":
         return FieldProblem(field, "is required")
     if kind in _TYPES:
