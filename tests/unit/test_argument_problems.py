@@ -34,7 +34,12 @@ GRANT = {"action": "grant", "meter": "calls", "window": "day", "quantity": 5}
             "thresholds",
         ),
         (ALERTS, {"thresholds": [0]}, "thresholds must be whole percents from 1 to 1000.", "thresholds"),
-        (CHECK, {"event": "call", "estimate_from": {"text": [1]}}, "estimate_from.text must be a text or its size.", "estimate_from.text"),
+        (
+            CHECK,
+            {"event": "call", "estimate_from": {"text": [1]}},
+            "estimate_from.text must be a text or its size.",
+            "estimate_from.text",
+        ),
         (ALERTS, {"mark_read": []}, "mark_read must be 1 to 100 alert_ids.", "mark_read"),
     ],
 )

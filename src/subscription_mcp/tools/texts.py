@@ -472,7 +472,9 @@ def limits(view: AccountView) -> str:
             until = f" until {clock_time(one.ends_at, 'UTC')}" if one.ends_at is not None else ""
             window, unit = one.window.replace("_", " "), units.get(one.meter, "")
             given, left = maximum_text(one.quantity, unit), maximum_text(one.left, unit)
-            sentences.append(f"Granted {given} {one.meter} per {window}{since}{until}, {left} left ({one.id}).")
+            sentences.append(
+                f"Granted {given} {one.meter} per {window}{since}{until}, {left} left ({one.id})."
+            )
     return " ".join(sentences)
 
 
