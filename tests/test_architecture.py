@@ -553,3 +553,15 @@ def test_no_lock_file_says_where_a_package_comes_from() -> None:
     locks = [path for path in repository_files() if path.name in ("requirements.lock", "package-lock.json")]
     assert len(locks) == 3
     assert [path.name for path in locks if "://" in path.read_text("utf-8")] == []
+
+
+def test_every_decision_has_a_number_of_its_own_and_is_listed_in_order() -> None:
+    folder = ROOT / "docs" / "decisions"
+    files = sorted(path.name for path in folder.glob("0*.md"))
+    numbers = [name[:4] for name in files]
+    assert numbers == [f"{number:04}" for number in range(1, len(files) + 1)]
+    assert [(folder / name).read_text("utf-8")[2:6] for name in files] == numbers
+    listed = re.findall(
+        r"^\| \[(\d{4})\]\((.+?)\) \|", (folder / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert listed == list(zip(numbers, files, strict=True))
