@@ -366,7 +366,7 @@ def _slot_of_renewal(
 def _number(slots: Sequence[_Slot], rows: Sequence[HistoryRow]) -> None:
     """Number the invoices of an account by day: of the history alone, so that no later count changes a number. One that
     can only hold what was used beyond limits has a number of its own kind."""
-    prefix = rows[0].id[-8:].upper() if rows else ""
+    prefix = rows[0].id[-12:].upper() if rows else ""
     taken: Counter[str] = Counter()
     for slot in slots:
         if slot.is_upcoming:

@@ -20,7 +20,7 @@ from subscription_mcp.auth.principal import Principal
 from subscription_mcp.auth.tokens import TokenVerifier
 from subscription_mcp.domain.errors import Refusal, internal
 from subscription_mcp.tools.defects import is_cancellation
-from subscription_mcp.web.mcp_faults import answering_requests_only
+from subscription_mcp.web.mcp_faults import SESSION_ENDED, answering_requests_only
 from subscription_mcp.web.problems import HttpFault, http_fault, problem
 from subscription_mcp.web.reading import (
     BODY_BYTES_MAX,
@@ -103,6 +103,10 @@ class Guard:
             answer = problem(refusal, headers=headers)
         except ClientGone:
             return
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            # The legacy session was ended by another request while this one was on its way.
+            log.info("%s %s came to a session that has ended", scope["method"], scope["path"])
+            answer = http_fault(404, SESSION_ENDED)
         except BaseException as defect:
             if is_cancellation(defect):
                 raise

@@ -12,10 +12,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from subscription_mcp.web.problems import http_fault
 
+SESSION_ENDED = "There is no such MCP session: it has ended. Begin a new one with initialize."
+
 _WORDS = {
     HTTPStatus.BAD_REQUEST: "This is no MCP request this server can answer: send one JSON-RPC message with a "
     "method and an id, and the Mcp-Session-Id header where a session was begun.",
-    HTTPStatus.NOT_FOUND: "There is no such MCP session: it has ended. Begin a new one with initialize.",
+    HTTPStatus.NOT_FOUND: SESSION_ENDED,
     HTTPStatus.NOT_ACCEPTABLE: "Send Accept: application/json, text/event-stream.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Send the body as Content-Type: application/json.",
 }
