@@ -472,9 +472,9 @@ def test_numbers_are_of_the_account_and_the_day() -> None:
     account.buy("large")
     account.until("2026-12-01T00:00:00Z")
     assert [one.number for one in account.statement.invoices] == [
-        "ABCD0000-20261101-1",
-        "ABCD0000-20261101-2",
-        "ABCD0000-20261201-1",
+        "0000ABCD0000-20261101-1",
+        "0000ABCD0000-20261101-2",
+        "0000ABCD0000-20261201-1",
     ]
 
 
