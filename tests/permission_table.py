@@ -21,7 +21,7 @@ manage_subscription               NONE     ACCOUNT  ACCOUNT  NONE     TENANT    
 get_usage_analytics               SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 list_usage_events                 SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 export_usage                      SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
-get_billing_history               SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
+get_billing_history               NONE     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 check_quota                       SELF     ACCOUNT  ACCOUNT  TENANT   TENANT        ALL
 record_usage                      NONE     NONE     NONE     TENANT   NONE          NONE
 record_usage_batch                NONE     NONE     NONE     TENANT   NONE          NONE

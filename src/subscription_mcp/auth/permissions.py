@@ -35,6 +35,7 @@ _MARKS = (_S, _A, _A, _N, _T, _X)
 _CHANGES = (_N, _A, _A, _N, _T, _X)
 _RECORDS = (_N, _N, _N, _T, _N, _N)
 _SESSIONS = (_S, _S, _S, _T, _S, _S)
+_BILLS = (_N, _A, _A, _T, _T, _X)
 _OF_TENANTS = (_N, _N, _N, _N, _T, _X)
 _SUPERADMIN = (_N, _N, _N, _N, _N, _X)
 
@@ -48,7 +49,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "get_usage_analytics": _READS,
         "list_usage_events": _READS,
         "export_usage": _READS,
-        "get_billing_history": _READS,
+        "get_billing_history": _BILLS,
         "check_quota": _READS,
         "record_usage": _RECORDS,
         "record_usage_batch": _RECORDS,
