@@ -449,11 +449,13 @@ class SettleDelivery:
 
 @dataclass(slots=True)
 class ResendDeliveries:
-    """Take messages to send them again, from the first attempt on: those named, or (None) all that are dead."""
+    """Take messages to send them again, from the first attempt on: those named, or (None) all that are dead. With so
+    many sent `at_once` one that waits its turn is taken for as long as that may last."""
 
     lease: str
     seconds: int
     delivery_ids: tuple[str, ...] | None
+    at_once: int
 
 
 @dataclass(slots=True)

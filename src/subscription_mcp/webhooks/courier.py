@@ -78,7 +78,7 @@ class Courier:
         """Send these now, once each, or (None) all that are dead: as they are afterwards. Raises Refusal."""
         lease = self._new_lease()
         return await self._sent(
-            ResendDeliveries(lease, self._lease_seconds, None if ids is None else tuple(ids))
+            ResendDeliveries(lease, self._lease_seconds, None if ids is None else tuple(ids), AT_ONCE)
         )
 
     async def send_test(self) -> list[Delivery]:

@@ -65,12 +65,16 @@ def resend_deliveries(turn: Turn, command: ResendDeliveries) -> Deliveries | Non
     if missing:
         raise refused("not_found", f"No such message: {', '.join(sorted(missing))}. Nothing was changed.")
     begun = [replace(one, state="pending", attempts=0, ended_at=None) for one in dead]
-    return Deliveries([_taken(turn, one, command) for one in begun])
+    return Deliveries(
+        [_taken(turn, one, command, place // command.at_once + 1) for place, one in enumerate(begun)]
+    )
 
 
-def _taken(turn: Turn, one: Delivery, by: LeaseDeliveries | ResendDeliveries | QueueTestMessage) -> Delivery:
+def _taken(
+    turn: Turn, one: Delivery, by: LeaseDeliveries | ResendDeliveries | QueueTestMessage, turns: int = 1
+) -> Delivery:
     """An attempt counts when it begins: a process that dies while it sends must not try for ever."""
-    until = turn.now + by.seconds * SECOND
+    until = turn.now + turns * by.seconds * SECOND
     return _saved(turn, replace(one, attempts=one.attempts + 1, next_attempt_at=until, lease=by.lease))
 
 
