@@ -93,6 +93,8 @@ def test_the_name_of_a_model_says_who_provides_it(model: str, provider: str | No
     [
         ("gemini", "gemini-2.5-pro", "Pro"),
         ("gemini", "models/gemini-2.5-pro", "Pro"),
+        ("gemini", "Gemini-2.5-PRO", "Pro"),
+        (None, "Gemini-2.5-PRO", "Pro"),
         ("gemini", "gemini-9", None),
         ("mistral", "gemini-2.5-pro", None),
         ("tavily", None, "Tavily"),

@@ -596,7 +596,8 @@ def _price_book(tables: list[ModelPriceTable], catalog: Catalog) -> tuple[ModelP
                 f"must be {currency}: the meter '{cost.name}' adds up what calls cost, and that is one currency",
                 at=("prices", index, "currency"),
             )
-        first = seen.setdefault((canonical_provider(table.provider), table.model), index)
+        model = None if table.model is None else table.model.lower()
+        first = seen.setdefault((canonical_provider(table.provider), model), index)
         if first != index:
             what = table.provider if table.model is None else f"{table.provider} {table.model}"
             raise _Fault(f"prices {what} again: prices[{first}] already does", at=("prices", index))

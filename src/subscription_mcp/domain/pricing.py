@@ -152,19 +152,20 @@ def unit_price_of(line: ModelPrice) -> UnitPrice:
 
 
 class PriceBook:
-    """The lines of a catalog's price book, found by provider and model."""
+    """The lines of a catalog's price book, found by provider and model; of a model's name the case does not matter."""
 
     def __init__(self, lines: Iterable[ModelPrice]) -> None:
         self._lines: dict[tuple[str, str | None], ModelPrice] = {}
         self._providers: dict[str, set[str]] = {}
         for line in lines:
-            self._lines[(line.provider, line.model)] = line
-            if line.model is not None:
-                self._providers.setdefault(line.model, set()).add(line.provider)
+            model = None if line.model is None else line.model.lower()
+            self._lines[(line.provider, model)] = line
+            if model is not None:
+                self._providers.setdefault(model, set()).add(line.provider)
 
     def provider_of(self, model: str) -> str | None:
         """The only provider that has a model in the book; None where there is none, or more than one."""
-        found = self._providers.get(model, ())
+        found = self._providers.get(model.lower(), ())
         return next(iter(found)) if len(found) == 1 else None
 
     def find(self, provider: str | None, model: str | None) -> ModelPrice | None:
@@ -175,6 +176,7 @@ class PriceBook:
             if provider is None:
                 return None
         if model is not None:
+            model = model.lower()
             for name in (model, model.rpartition("/")[2]):
                 line = self._lines.get((provider, name))
                 if line is not None:
