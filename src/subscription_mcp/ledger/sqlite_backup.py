@@ -5,9 +5,9 @@ waits nor gets in; then it is checked, synced and renamed, so that a name never 
 """
 
 import os
+import secrets
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -184,13 +184,10 @@ def check_copy(path: Path) -> None:
 def new_file(target: Path, before_it_counts: Callable[[], Undo] = lambda: _nothing) -> Iterator[Path]:
     """A file beside `target`, readable by its owner only, that takes its place once the block is done: synced
     and in one step. Where anything fails `target` is as it was. Raises TransferRefused."""
+    # Its name is known before it is there: an interruption at any moment leaves nothing behind.
+    made = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
-        os.close(descriptor)
-    except OSError as error:
-        raise TransferRefused(f"{target} cannot be written ({error.strerror}).") from error
-    made = Path(name)
-    try:
+        os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield made
         _sync(made)
         undo = before_it_counts()
