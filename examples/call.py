@@ -55,7 +55,10 @@ async def call(url: str, tool: str, arguments: dict[str, Any]) -> int:
         except MCPError as error:
             print(error, file=sys.stderr)
             return 1
-    print(result.content[0].text)
+    try:
+        print(result.content[0].text, flush=True)
+    except BrokenPipeError:  # `… | head -1` has enough; nothing is left to be written at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(result.is_error)
 
 

@@ -1,6 +1,7 @@
 """The examples do what they say. `bedrock_chat.py` and `call.py` are run by test_readme.py, which shows what they print."""
 
 import json
+import os
 import subprocess
 import sys
 from itertools import cycle
@@ -79,6 +80,27 @@ def test_a_call_says_in_words_what_came_of_it(tmp_path: Path) -> None:
         assert call("upgrade_tier", "plan=advanced", token=place.token("bella"))[1].endswith(
             "Declined: nothing was changed.\n"
         )
+
+
+def test_who_has_read_enough_is_left_in_peace(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    with place.serving() as server:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / "examples" / "call.py"),
+                f"--url={server.base_url}/mcp",
+                "get_tier_info",
+            ],
+            env=place.environment(TOKEN=place.token("bella")),
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=120,
+        )
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 STORIES = {
