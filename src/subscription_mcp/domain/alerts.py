@@ -7,7 +7,7 @@ when it has been below for a day. The sliding minute never alerts: it comes back
 Only what was used counts, not what reservations hold: they may give it back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,11 +62,6 @@ def floor_of(limit: Limit, threshold_percent: int) -> int:
     """The least use that reaches a threshold: at least something, also of a limit of 0."""
     assert isinstance(limit.maximum, int)
     return max(1, -(-limit.maximum * threshold_percent // 100))
-
-
-def reached_level(used: int, maximum: int, thresholds: Sequence[int]) -> int:
-    """How many of the thresholds are reached."""
-    return sum(used > 0 and used * 100 >= maximum * threshold for threshold in thresholds)
 
 
 def above_until(cells: Cells, length: Instant, floor: int) -> Instant:
