@@ -6,7 +6,8 @@ event, reservation or session it made or found."""
 
 from types import SimpleNamespace as Thing
 
-from tests.chaos.model_counting import HELD, REFUSED, USED, Counting, total
+from tests.chaos.model_costs import CALLED, costs_of, line_said
+from tests.chaos.model_counting import HELD, REFUSED, USED, Counting, own, total
 from tests.chaos.model_lifecycle import No
 from tests.chaos.periods import SECOND, gains_of
 
@@ -48,7 +49,7 @@ class Model(Counting):
         too_fast = all(window == "minute" and gains[meter] <= row[0] for (meter, window, _), row in refused)
         code = still or ("ok" if not refused else "rate_limited" if too_fast else "quota_exceeded")
         told = {"code": code, "plan": held and held.plan.key, "limits": limits}
-        return told | {"replayed": False, "late": late, "thing": None}
+        return told | {"replayed": False, "late": late, "thing": None, "unpriced": "cost:unpriced" in gains}
 
     def CheckUsage(self, command):
         return self.decide(command, self.now)[0]
@@ -58,13 +59,14 @@ class Model(Counting):
         account, user = self.accounts.home(command.subject), command.subject.user
         held = self.accounts.held_by(account, user)
         still = held.still(self.now) if held else "payment_required"
-        gains = gains_of(command.event, command.quantity, command.attributes)
+        asked, price = (command.event, command.quantity, dict(command.attributes)), line_said(command.price)
+        gains = gains_of(*asked) | costs_of(*asked, price)
         if command.quantity < 0:  # a level is lowered to nothing and no further
             ((meter, gain),) = gains.items()
             gains = {meter: max(gain, -total(self.gained(self.events, account, user, meter), meter))}
         anyway = not getattr(command, "enforce", True)
         answer = self.decided(held, self.standing(account, user, held, gains, at, None, anyway), gains, still)
-        told = {"told": (command.event, command.quantity, dict(command.attributes)), "gains": gains}
+        told = {"told": asked, "gains": gains, "price": price}
         told |= {"at": at, "used_at": min(at, self.now)}  # nothing is used later than it is reported
         whose = {"account": account, "user": user, "plan": held and held.plan}
         whose["rhythm"] = held.rhythm if held else (0, 1, 0)
@@ -98,20 +100,27 @@ class Model(Counting):
         if one.answer:
             digest, answer = one.answer
             return answer | {"replayed": True} if digest == command.digest else {"code": "conflict"}
-        event, quantity, attributes = one.told
+        (event, quantity, attributes), price = one.told, one.price
         quantity = quantity if command.quantity is None else command.quantity
-        attributes = attributes if command.attributes is None else dict(command.attributes)
-        gains = gains_of(event, quantity, attributes) if quantity else dict.fromkeys(one.gains, 0)
+        if command.attributes is not None:
+            called = {name: attributes[name] for name in CALLED if name in attributes}
+            attributes = dict(command.attributes)
+            if any(name in attributes for name in CALLED):  # it was another that was called
+                price = line_said(command.price)
+            else:
+                attributes |= called
+        asked = (event, quantity, attributes)
+        gains = gains_of(*asked) | costs_of(*asked, price) if quantity else dict.fromkeys(own(one.gains), 0)
         held, late = self.accounts.held_by(one.account), self.now >= one.ends
         limits = self.standing(one.account, one.user, held, gains, one.at, one, True)
-        is_less = all(gain <= one.gains.get(meter, 0) for meter, gain in gains.items())
+        is_less = all(gain <= one.gains.get(meter, 0) for meter, gain in own(gains).items())
         if not quantity or (is_less and not late):
             for row in limits.values():  # what was granted is granted
                 row[REFUSED] = False
         still = held.still(self.now) if late and quantity else None  # as if it had not been held at all
         answer = self.decided(held, limits, gains, still, late) | {"thing": one}
         if quantity:
-            told = {"told": (event, quantity, attributes), "gains": gains, "plan": held.plan, "id": None}
+            told = {"told": asked, "gains": gains, "plan": held.plan, "id": None, "price": price}
             answer = self.keep(self.events, Thing(**vars(one) | told), answer, USED)
         one.answer = (command.digest, answer)
         return answer

@@ -12,6 +12,11 @@ def total(things, meter):
     return sum(one.gains[meter] for one in things)
 
 
+def own(gains):
+    """What the meters of the catalog gain; what is counted beside one has a colon in its name."""
+    return {meter: gain for meter, gain in gains.items() if ":" not in meter}
+
+
 class Counting:
     def __init__(self, accounts):
         self.now, self.events, self.reservations = 0, [], []

@@ -15,6 +15,8 @@ from tests.builders import (
     a_subscription_change,
     an_opening,
 )
+from tests.chaos.model_costs import BOOKS
+from tests.chaos.prices import price_of
 from tests.chaos.world import GROUPS, LATE, PLANS, SEATS_MAX, TENANTS, USERS, World
 
 from subscription_mcp.domain.catalog import UNLIMITED
@@ -23,14 +25,26 @@ from subscription_mcp.ledger.commands import Actor, Arrive, CloseSession, Comman
 Choices = dict[str, tuple[Any, ...]]
 
 EVENTS = (
-    ("message", {}),
-    ("message", {}),
+    *(("message", {}),) * 4,
     ("llm_call", {"tokens": 7}),
     ("llm_call", {"provider": "google"}),
+    ("llm_call", {"provider": "gemini", "model": "Flash", "input_tokens": 77, "output_tokens": 3_001}),
+    ("llm_call", {"model": "flash", "input_tokens": 50}),
+    ("llm_call", {"provider": "openai", "model": "gpt", "input_tokens": 50, "output_tokens": 31}),
+    ("llm_call", {"provider": "openai", "model": "gpt", "input_tokens": 51, "output_tokens": 13}),
+    ("llm_call", {"model": "gpt", "input_tokens": 99, "output_tokens": 13}),
+    ("llm_call", {"model": "image", "input_tokens": 1}),
     ("tool_call", {"tool": "search"}),
     ("tool_call", {}),
-    ("storage", {}),
+    ("tool_call", {}),
+    *(("storage", {}),) * 2,
 )
+OTHER_CALLS = (
+    {"tokens": 11, "provider": "gemini"},
+    {"tokens": 3, "input_tokens": 60},
+    {"model": "gpt", "input_tokens": 91, "output_tokens": 1_000},
+)
+"""What a call really was that was reserved as another, or as one of the same model."""
 FALLING = (3, 8)
 """Quantities by which a level is lowered instead of raised."""
 # Some more often than others: what follows one another must concern the same account to matter.
@@ -76,7 +90,7 @@ COMMANDS: dict[str, Choices] = {
     },
     "reserve": WHO
     | {"event": EVENTS, "quantity": (1, 3, 6), "key": KEYS, "ttl": (1, 120, 2 * HOURS, 20 * HOURS)},
-    "settle": {"which": ANY, "quantity": (None, 0, 1, 4, 9), "other": (False, False, True)},
+    "settle": {"which": ANY, "quantity": (None, 0, 1, 4, 9), "other": (None, None, 0, 1, 2)},
     "open": WHO | {"ttl": (None, 60, 3 * HOURS), "key": KEYS},
     "renew": {"which": ANY, "ttl": (None, 60, 3 * HOURS)},
     "close": {"which": ANY},
@@ -123,6 +137,7 @@ AROUND: dict[str, Choices] = {
     "clock": {"seconds": (*TIMES, *TIMES, 200 * DAYS, 410 * DAYS, -1, -40, -3 * HOURS, -30 * HOURS)},
     "edge": {"which": (0, 0, 0, 1, 2), "before": (0, 0, 1)},
     "restart": {},
+    "prices": {"edition": tuple(range(len(BOOKS)))},
     "clear": {"tenant": TENANT, "who": ANYBODY},
     "fault": {"kind": ("error", "stop before", "stop after"), "at": tuple(range(40))},
 }
@@ -159,7 +174,7 @@ class Story:
         self.under_way: list[Command] = []
         self.sent: list[list[Command]] = []
         self.fault: Any = None
-        self.handles = 0
+        self.handles = self.edition = 0
 
     async def step(
         self, kind: str, drawn: dict[str, Any], *, ledger: int, delivery: str, split: bool
@@ -177,6 +192,8 @@ class Story:
                 world.clock.now = max(world.clock.now, end - drawn["before"])
         elif kind == "fault":
             self.fault = (drawn["kind"], drawn["at"])
+        elif kind == "prices":
+            self.edition = drawn["edition"]
         elif kind == "clear":  # alone: by it the ledger's clock goes on
             await world.do(ledger, [a_clearing(self.subject(drawn["tenant"], drawn["who"]))])
         elif kind == "restart":
@@ -209,19 +226,27 @@ class Story:
         at = None if ahead is None else self.world.clock.now + ahead * 1_000_000
         who = a_subject(user, tenant)
         fields = {"attributes": attributes, "enforce": enforce, "occurred_at": at}
-        return [a_record(who, name, quantity, key=key, **fields)]
+        return [self.priced(a_record(who, name, quantity, key=key, **fields))]
 
     def reserve(self, tenant, user, event, quantity, key, ttl):
         name, attributes = event
         who = a_subject(user, tenant)
-        return [a_reserve(who, name, quantity, key=key, attributes=attributes, ttl_seconds=ttl)]
+        return [self.priced(a_reserve(who, name, quantity, key=key, attributes=attributes, ttl_seconds=ttl))]
+
+    def priced(self, command):
+        """The same request may come at another price, and is known all the same."""
+        command.price = price_of(command.event, command.attributes, self.edition)
+        return command
 
     def settle(self, which, quantity, other):
         one = self.pick(self.world.model.reservations, which)
         if one is None:
             return []
-        attributes = {"tokens": 11, "provider": "gemini"} if other and one.told[0] == "llm_call" else None
-        return [a_settle(one.id, quantity, tenant=one.account[0], attributes=attributes)]
+        is_call = one.told[0] == "llm_call"
+        attributes = OTHER_CALLS[other] if other is not None and is_call else None
+        settle = a_settle(one.id, quantity, tenant=one.account[0], attributes=attributes)
+        settle.price = price_of(one.told[0], attributes, self.edition)
+        return [settle]
 
     def open(self, tenant, user, ttl, key):
         return [an_opening(a_subject(user, tenant), ttl_seconds=ttl, key=key)]

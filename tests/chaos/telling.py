@@ -36,6 +36,7 @@ def facts_of(outcome: Outcome) -> dict[str, Any]:
                 "limits": limits_of(decision.limits),
                 "replayed": decision.replayed,
                 "late": outcome.late,
+                "unpriced": decision.unpriced,
                 "thing": decision.event_id or decision.reservation_id,
             }
         case SessionDecided():

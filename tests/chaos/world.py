@@ -10,7 +10,6 @@ from uuid import UUID
 
 from tests.builders import (
     Clock,
-    a_catalog,
     a_change,
     a_limit,
     a_plan,
@@ -21,8 +20,10 @@ from tests.builders import (
 )
 from tests.chaos.faults import Faults, Kind, Stopped, abandon, connecting
 from tests.chaos.model import Model
+from tests.chaos.model_costs import line_kept, line_said
 from tests.chaos.model_rates import AccountsSessionsAndRates
 from tests.chaos.periods import SECOND
+from tests.chaos.prices import a_priced_catalog, price_of
 from tests.chaos.recount import recount
 from tests.chaos.telling import facts_of
 
@@ -76,11 +77,13 @@ are left to `recount` and `verify`, which know how exact they must be."""
 def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0, default: str = "free") -> list[Plan]:
     basic = [a_limit(basic_messages), a_limit(9, window="hour"), a_limit(40, meter="llm_tokens")]
     basic += [a_limit(8, window="minute"), a_limit(6, meter="storage_mb", window="level")]
-    basic += [a_limit(30, window="rolling:PT2H", scope="account")]
+    basic += [a_limit(30, window="rolling:PT2H", scope="account"), a_limit(2_500, meter="cost")]
     advanced = [
         a_limit(30),
         a_limit(60, window="billing_period", scope="account"),
         a_limit(5, meter="gemini_calls", window="month", scope="account"),
+        a_limit(9_000, meter="cost", window="billing_period", scope="account"),
+        a_limit(3_000, meter="cost", window="hour"),
     ]
     premium = [
         a_limit(60),
@@ -95,6 +98,8 @@ def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0, default
         a_limit(100, meter="llm_tokens", window="day"),
         a_limit(40, meter="gemini_calls", window="month", scope="account"),
         a_limit(UNLIMITED, meter="llm_calls", window="hour"),
+        a_limit(8_000, meter="cost", window="rolling:PT2H"),
+        a_limit(99_999, meter="cost", window="month", scope="account"),
     ]
     limits = {
         key: early + LATE[late].get(key, [])
@@ -169,7 +174,7 @@ class World:
         faults = self.faults[number] = Faults()
         engine = SqliteEngine(
             self.path,
-            a_catalog(*self.plans(), default_plan=self.default_plan),
+            a_priced_catalog(*self.plans(), default_plan=self.default_plan),
             clock=self.clock,
             random_bits=self.dice.getrandbits,
             connect=connecting(faults),
@@ -294,8 +299,11 @@ class World:
                 now = getattr(outcome, "as_of", self.clock.now)
                 wanted = model.at(now).answer(model.accounts.view, subject)
                 assert without_rough(facts_of(outcome)) == without_rough(wanted)
-            user, event = self.dice.choice(USERS), self.dice.choice(("message", "tool_call"))
+            user, event = self.dice.choice(USERS), self.dice.choice(("message", "tool_call", "llm_call"))
             check = CheckUsage(a_subject(user, tenant), event, self.dice.randrange(1, 9))
+            if event == "llm_call":
+                called = {"model": "image", "input_tokens": self.dice.randrange(3)}
+                check.attributes, check.price = called, price_of(event, called, 0)
             outcome = await ledger.rehearse(check)
             self.compare([model.apply(check, outcome.decision.as_of)], [outcome])
             # How it would stand under another plan, perhaps under limits it has only come to have.
@@ -344,6 +352,7 @@ class World:
             assert (event.account_kind, event.account, event.user) == (*thing.account[1:], thing.user)
             assert (event.id, told, event.occurred_at) == (thing.id, thing.told, thing.at)
             assert (dict(event.gains), event.recorded_at) == (thing.gains, thing.recorded_at)
+            assert line_said(event.price) == line_kept(thing)
         start = self.clock.now - self.dice.randrange(40 * 86_400_000_000)
         end = start + self.dice.randrange(40 * 86_400_000_000)
         rows = await ledger.query(UsageTotals(Whose(tenant), start, end, frozenset({"user"})))

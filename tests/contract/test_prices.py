@@ -11,6 +11,7 @@ from tests.builders import (
     a_record,
     a_reserve,
     a_settle,
+    a_status,
     a_subject,
     code_of,
     decision_of,
@@ -21,7 +22,7 @@ from subscription_mcp.domain.catalog import Catalog, ModelPrice, Money
 from subscription_mcp.domain.catalog_file import parse_catalog
 from subscription_mcp.domain.pricing import Tier, UnitPrice
 from subscription_mcp.ledger.commands import Actor, CheckUsage, GrantAllowance, UsageEvent
-from subscription_mcp.ledger.queries import EventPage, UsageTotals, Whose
+from subscription_mcp.ledger.queries import AlertPage, EventPage, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 
 PRO = UnitPrice("catalog", "USD", 1_250_000, 10_000_000)
@@ -150,6 +151,16 @@ async def test_what_nobody_knows_the_price_of_is_told_and_counted(tmp_path: Path
         totals = {row.meter: row.quantity for row in rows}
         assert (totals["cost:unpriced"], totals["tokens"], totals["cost"]) == (1, 1_000, 0)
         assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_it_is_told_and_alerted_also_where_the_subscription_stands_still(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        await ledger.submit([a_record("bob", "message"), a_status("suspend")])
+        said = decision_of(await ledger.submit_one(a_call(1_000, price=None, enforce=False)))
+        assert (said.code, said.unpriced) == ("subscription_inactive", True)
+        found = await ledger.query(AlertPage(Whose("acme"), 100))
+        assert [alert.meter for alert in found] == ["cost:unpriced"]
+        assert (await events_of(ledger))[0].gains["cost:unpriced"] == 1
 
 
 async def test_a_settle_prices_what_really_happened(tmp_path: Path) -> None:

@@ -365,22 +365,25 @@ def decided(
     if located.standstill is not None:
         assert located.plan is not None and located.subscription is not None
         users = located.seats_used or 1
-        return stand_still(catalog, located.plan, located.subscription, states, event, quantity, now, users)
-    decision = decide(
-        catalog=catalog,
-        plan=located.plan,
-        states=states,
-        limits_of=limits_in_effect(totals_of(turn, located, at), located)
-        if located.grants
-        else located.limits_of,
-        totals=lambda limit: totals_of(turn, located, at).of(limit),
-        event=event,
-        quantity=quantity,
-        gains=gains,
-        now=now,
-        trial_ends_at=located.trial_ends_at,
-        ends_at=located.ends_at,
-    )
+        decision = stand_still(
+            catalog, located.plan, located.subscription, states, event, quantity, now, users
+        )
+    else:
+        decision = decide(
+            catalog=catalog,
+            plan=located.plan,
+            states=states,
+            limits_of=limits_in_effect(totals_of(turn, located, at), located)
+            if located.grants
+            else located.limits_of,
+            totals=lambda limit: totals_of(turn, located, at).of(limit),
+            event=event,
+            quantity=quantity,
+            gains=gains,
+            now=now,
+            trial_ends_at=located.trial_ends_at,
+            ends_at=located.ends_at,
+        )
     decision.unpriced = is_unpriced(gains, catalog, event)
     return decision
 
