@@ -20,6 +20,7 @@ from tests.builders import (
     a_record,
     a_status,
     a_subject,
+    a_subscription_change,
     buy,
     change_of,
     code_of,
@@ -33,16 +34,25 @@ from subscription_mcp.domain.instants import DAY, Instant, format_instant
 from subscription_mcp.domain.invoices import Billing, Invoice, Statement, statement_of
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.commands import (
+    AccountView,
     Actor,
     Arrive,
     CloseInvoices,
+    CorrectUsage,
     EraseUser,
     InvoicePaid,
     InvoicesClosed,
     MigratePlan,
     PayInvoice,
 )
-from subscription_mcp.ledger.queries import AccountsToBill, BillingOf
+from subscription_mcp.ledger.queries import (
+    AccountsToBill,
+    AuditTrail,
+    BillingOf,
+    EventPage,
+    StatementOf,
+    Whose,
+)
 from subscription_mcp.ledger.sqlite_schema import migrations, statements_of
 from subscription_mcp.ledger.writer import Ledger
 
@@ -104,7 +114,6 @@ async def test_every_state_a_command_leaves_is_a_row_with_what_was_charged(store
             ("start", "basic", None),
             ("change", "pro", 1),
             ("change", "max", 2),
-            ("schedule", "max", 0),
             ("change", "max", 0),
             ("suspend", "max", None),
             ("activate", "max", None),
@@ -126,6 +135,55 @@ async def test_what_is_charged_is_what_was_shown_when_it_was_offered(store: Sqli
         (row,) = (await billing_of(ledger)).rows[-1:]
         assert row.charge is not None and row.charge.lines == shown.lines
         assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_who_cancels_and_resumes_all_day_leaves_one_row(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=shop(), clock=clock) as ledger:
+        await buy(ledger, "pro")
+        for _ in range(5):
+            clock.advance(minutes=1)
+            await manage(ledger, "cancel")
+            await manage(ledger, "resume")
+        assert [row.action.partition(".")[2] for row in (await billing_of(ledger)).rows] == [
+            "start",
+            "change",
+            "change",
+        ]
+        # In one batch, too, where the rows before are not saved yet.
+        await ledger.submit(
+            [
+                a_subscription_change(action, **{step: f"{action}-{number}"})
+                for number in range(3)
+                for action in ("cancel", "resume")
+                for step in ("offer", "confirmation")
+            ]
+        )
+        assert len((await billing_of(ledger)).rows) == 3
+        clock.advance(days=31)
+        await manage(ledger, "cancel")
+        rows = (await billing_of(ledger)).rows
+        assert len(rows) == 4 and rows[2].subscription.scheduled is None
+        trail = await ledger.query(AuditTrail(Whose("acme"), "subscription.", 100))
+        assert len(trail) == 2 + 10 + 6 + 1  # people are told of each
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_what_is_read_is_the_same_as_what_all_of_the_history_says(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=shop(), clock=clock) as ledger:
+        await ledger.submit_one(Arrive(a_subject("bob")))
+        for number in range(12):
+            await buy(ledger, ("pro", "max", "teams")[number % 3], digest=b"%d" % number)
+            clock.advance(days=9)
+            if number % 2:
+                await ledger.submit([a_status("suspend"), a_status("activate")])
+            if number % 3:
+                await close(ledger)
+            read, titles = await ledger.query(StatementOf(BOB, ledger.now()))
+            assert read == await statement(ledger)
+        assert read.invoices and titles.items() >= {"pro": "Pro", "max": "Max", "teams": "Teams"}.items()
+        assert [one.status for one in read.invoices[-3:]] == ["closed", "closed", "closed"]
 
 
 async def test_first_sight_of_what_costs_nothing_waits_for_nobody(store: SqliteStore) -> None:
@@ -399,6 +457,91 @@ async def test_a_free_plan_with_a_price_beyond_its_limit_is_looked_at_each_month
         assert await due(ledger) == [BOB]
         (invoice,) = (await close(ledger)).to_pay
         assert (invoice.total_micros, invoice.number[-2:]) == (2_000_000, "U1")
+
+
+def metered_shop() -> Catalog:
+    """Plans that cost nothing, or something, and more beyond their limit."""
+    beyond = a_limit(5, window="billing_period", scope="account", overage="1.00")
+    return a_catalog(
+        a_plan(),
+        a_plan(beyond, key="metered"),
+        a_plan(beyond, key="pro", monthly="29.00"),
+        a_plan(beyond, key="pro_plus", monthly="49.00"),
+    )
+
+
+async def test_who_owes_what_was_used_beyond_a_limit_is_past_due_though_the_plan_is_free(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=metered_shop(), clock=clock) as ledger:
+        await buy(ledger, "metered")
+        assert code_of(await ledger.submit_one(a_record(quantity=7))) == "ok"
+        clock.advance(days=31)
+        assert [one.total_micros for one in (await close(ledger)).to_pay] == [2_000_000]
+        await ledger.submit_one(a_status("payment_failed"))
+        assert (await close(ledger)).to_pay == []  # it is asked for again when it is received
+        clock.advance(days=8)
+        assert code_of(await ledger.submit_one(a_record())) == "payment_required"
+        await ledger.submit_one(a_status("payment_received"))
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_another_plan_does_not_forgive_what_is_overdue_unless_nothing_is_charged_any_more(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=metered_shop(), clock=clock) as ledger:
+        await buy(ledger, "metered")
+        await ledger.submit_one(a_status("payment_failed"))
+        assert change_of(await buy(ledger, "pro")).after.past_due_since is not None
+        await ledger.submit_one(a_status("payment_received"))
+        await manage(ledger, "cancel")
+        await ledger.submit_one(a_status("payment_failed"))
+        clock.advance(days=31)
+        view = await ledger.submit_one(Arrive(a_subject("bob")))
+        assert isinstance(view, AccountView) and view.subscription is not None
+        assert (view.subscription.plan, view.subscription.past_due_since) == ("basic", None)
+
+
+async def test_a_plan_that_is_free_up_to_its_limit_can_be_canceled(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=metered_shop(), clock=clock) as ledger:
+        await buy(ledger, "metered")
+        await ledger.submit_one(a_record(quantity=7))
+        assert change_of(await manage(ledger, "cancel")).to_plan == "basic"
+        clock.advance(days=31)
+        assert [one.total_micros for one in (await close(ledger)).to_pay] == [2_000_000]
+        assert code_of(await manage(ledger, "cancel")) == "conflict"
+        clock.advance(days=400)
+        assert (await close(ledger)).closed == 0
+
+
+async def test_what_a_token_names_is_charged_nothing_here_not_even_beyond_its_limit(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    claimed = a_subject("bob", tier="pro")
+    async with store.open(catalog=metered_shop(), clock=clock) as ledger:
+        await ledger.submit_one(Arrive(claimed))
+        assert code_of(await ledger.submit_one(a_record(claimed, quantity=12))) == "ok"
+        page, _ = await ledger.query(EventPage(Whose("acme"), 0, clock.now + 1, 10))
+        (event,) = (event for _, event in page)
+        # What was beyond is told, for whoever sold the plan to charge it.
+        assert event.gains == {"messages": 12, "messages:overage": 7}
+        clock.advance(days=10)
+        bought = change_of(await buy(ledger, "pro_plus"))
+        assert bought.price_now.micros == 49_000_000 and bought.credited.micros == 0
+        assert bought.effective_at == bought.after.anchor == clock.now
+        assert code_of(await ledger.submit_one(a_record(claimed, quantity=6))) == "ok"
+        await ledger.submit_one(
+            CorrectUsage("acme", event.id, Actor("olivia", "tenant_admin"), "recorded twice")
+        )
+        clock.advance(days=31)
+        await close(ledger)
+        assert [one.total_micros for one in (await statement(ledger)).invoices] == [49_000_000, 50_000_000]
+        assert (await ledger.engine.verify()).differences == ()
 
 
 async def test_what_went_beyond_a_limit_is_charged_however_late_somebody_closes(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from subscription_mcp.domain.invoices import (
     OverageCount,
     Statement,
     charge_differs,
+    settled_until,
     statement_of,
+    takes_the_place_of,
     worked_out_again,
 )
 from subscription_mcp.domain.money import format_amount, round_to_minor
@@ -145,6 +147,23 @@ class Account:
     @property
     def billing(self) -> Billing:
         return Billing(self.rows, self.overages, self.closed)
+
+    @property
+    def billing_replaced(self) -> Billing:
+        """The same with rows in place of others, as the ledger keeps them."""
+        rows: list[HistoryRow] = []
+        for row in self.rows:
+            if rows and takes_the_place_of(row, rows[-1]):
+                rows.pop()
+            rows.append(row)
+        return replace(self.billing, rows=rows)
+
+    @property
+    def billing_unsettled(self) -> Billing:
+        """What the ledger reads where only what is not closed is worked out."""
+        since = settled_until(self.closed)
+        held_then = max((n for n, row in enumerate(self.rows) if row.at < (since or 0)), default=0)
+        return replace(self.billing_replaced, rows=self.rows[held_then:], settled_until=since)
 
     @property
     def statement(self) -> Statement:
@@ -371,8 +390,59 @@ def test_what_a_token_names_is_charged_by_its_issuer_until_something_is_bought_h
     account.until("2027-01-10T00:00:00Z")
     assert (account.statement.invoices, account.statement.upcoming) == ([], None)
     account.buy("large")
-    account.until("2027-02-01T00:00:00Z")
-    assert [one[0] for one in shown(account.statement.invoices)] == ["2027-01-10", "2027-02-01"]
+    account.until("2027-02-10T00:00:00Z")
+    # At once and in full, with nothing given back of what was paid elsewhere; a billing period begins with it.
+    assert shown(account.statement.invoices) == [
+        ("2027-01-10", "99.00", [("base", "plan", "99.00")]),
+        ("2027-02-10", "99.00", [("base", "plan", "99.00")]),
+    ]
+
+
+def test_down_from_what_a_token_names_waits_for_the_periods_end_and_is_charged_from_there() -> None:
+    account = Account()
+    account.begin("large", origin="token")
+    assert account.buy("small").effective_at == parse_instant("2026-12-01T00:00:00Z")
+    account.until("2027-01-10T00:00:00Z")
+    assert [one[:2] for one in shown(account.statement.invoices)] == [
+        ("2026-12-01", "29.00"),
+        ("2027-01-01", "29.00"),
+    ]
+
+
+def test_to_cancel_what_a_token_names_and_resume_it_is_no_purchase() -> None:
+    account = Account()
+    account.begin("small", origin="token")
+    account.cancel()
+    assert account.resume().price_next.micros == 0
+    account.until("2027-01-10T00:00:00Z")
+    assert (account.statement.invoices, account.statement.upcoming) == ([], None)
+
+
+def test_who_buys_seats_of_what_a_token_names_is_charged_here_from_then_on() -> None:
+    account = Account()
+    account.begin("teams", origin="token")
+    account.until("2026-11-16T00:00:00Z")
+    bought = account.seats(3)
+    assert (bought.price_now.micros, bought.price_next.micros) == (12_000_000, 85_000_000)
+    # Given back is what was paid here: two seats for half a month, not the plan.
+    assert account.buy("large", "yearly").credited.micros == 0
+    assert [line.micros for line in account.rows[-1].charge.lines] == [990_000_000, -12_000_000]  # type: ignore[union-attr]
+
+
+def test_rows_that_only_say_what_is_scheduled_take_each_others_place_within_a_billing_period() -> None:
+    account = an_account("small")
+    for _ in range(20):
+        account.cancel()
+        account.wait(account.now + MINUTE)
+        account.resume()
+    assert [row.charge and len(row.charge.lines) for row in account.billing_replaced.rows] == [None, 1, 0]
+    account.until("2026-12-05T00:00:00Z")
+    account.cancel()
+    account.resume()
+    assert len(account.billing_replaced.rows) == 4
+    account.suspend()
+    account.activate()
+    assert len(account.billing_replaced.rows) == 6
 
 
 def test_a_founded_group_pays_from_the_next_renewal_and_its_founder_no_more() -> None:
@@ -552,15 +622,16 @@ def take(account: Account, step: tuple) -> None:
 
 @given(
     st.sampled_from([0, 30 * DAY, 90 * DAY + 5 * HOUR]),
+    st.sampled_from([("free", "default"), ("small", "token"), ("large", "token")]),
     st.lists(st.tuples(PAUSES, STEPS), max_size=14),
     PAUSES,
 )
 @settings(deadline=None)
 def test_all_invoices_together_are_what_was_agreed_at_each_change_and_each_renewal(
-    start: int, life: list[tuple[int, tuple]], last: int
+    start: int, first: tuple[str, str], life: list[tuple[int, tuple]], last: int
 ) -> None:
     account = Account(now=NOVEMBER + start)
-    account.begin("free")
+    account.begin(*first)
     seen: dict[str, Invoice] = {}
     for pause, step in life:
         account.wait(account.now + pause)
@@ -568,6 +639,8 @@ def test_all_invoices_together_are_what_was_agreed_at_each_change_and_each_renew
         for invoice in account.statement.invoices:
             known = seen.setdefault(invoice.number, invoice)
             assert (known.lines, known.issued_at) == (invoice.lines, invoice.issued_at)
+        for fewer in (account.billing_replaced, account.billing_unsettled):
+            assert statement_of(fewer, VERSIONS, account.now) == account.statement
     account.wait(account.now + last)
     statement = account.statement
     lines = [line for invoice in statement.invoices for line in invoice.lines]

@@ -237,6 +237,11 @@ class Plan:
     alert_thresholds: tuple[int, ...] = ALERT_THRESHOLDS
     """At how many percent of its limits it alerts, smallest first."""
 
+    @property
+    def may_charge(self) -> bool:
+        """Whether it can come to cost something by itself: a price, or what is used beyond a limit."""
+        return not self.price.is_free or any(limit.overage is not None for limit in self.limits)
+
     def limit_for(self, meter: str, window: str, scope: Scope | None = None) -> Limit | None:
         return next(
             (

@@ -832,8 +832,7 @@ def _check_default_is_free(plan: Plan, at: Path) -> None:
 
 def may_be_default(plan: Plan) -> bool:
     """Whether everybody can have the plan without buying anything."""
-    charges_extra = any(limit.overage is not None for limit in plan.limits)
-    return plan.price.monthly is not None and plan.price.is_free and not charges_extra
+    return plan.price.monthly is not None and not plan.may_charge
 
 
 def _declared(word: str, words: Iterable[str], noun: str, at: Path) -> None:

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from typing import Literal
 
 from subscription_mcp.domain.catalog import Plan
-from subscription_mcp.domain.instants import Instant, to_datetime
+from subscription_mcp.domain.instants import DAY, Instant, to_datetime
 from subscription_mcp.domain.money import prorate, round_to_minor
 from subscription_mcp.domain.subscriptions import Line, Subscription, currency_of, lines_of, periods_in
 from subscription_mcp.domain.windows import Anchor, BillingPeriod, Period
@@ -102,11 +102,13 @@ class Invoice:
 @dataclass(frozen=True, slots=True)
 class Billing:
     """What invoices are made from: the history of an account in its order, what was counted beyond limits, and what
-    was closed."""
+    was closed. Where it is `settled_until` an instant, every invoice from before is among those that were closed, and
+    the history begins with the row that held then."""
 
     rows: Sequence[HistoryRow] = ()
     overages: Sequence[OverageCount] = ()
     closed: Sequence[Invoice] = ()
+    settled_until: Instant | None = None
 
     @property
     def versions(self) -> set[tuple[str, int]]:
@@ -148,6 +150,30 @@ class _Slot:
     number: str = ""
 
 
+def settled_until(closed: Sequence[Invoice]) -> Instant | None:
+    """Before when nothing has to be worked out, because all of it was closed: the beginning of the day of the last
+    invoice that was, for they are numbered by the day."""
+    last = max((invoice.issued_at for invoice in closed), default=None)
+    return None if last is None else last - last % DAY
+
+
+def takes_the_place_of(row: HistoryRow, last: HistoryRow) -> bool:
+    """Whether nobody has to know of the `last` row any more when `row` follows it: both only say what is scheduled, and
+    nothing came due between them. Who cancels and resumes all day leaves one row, not thousands."""
+    if not (_only_schedules(row) and _only_schedules(last)):
+        return False
+    is_due_at = _next_boundary(last.subscription, last.at)
+    return (
+        replace(row.subscription, scheduled=last.subscription.scheduled) == last.subscription
+        and is_due_at is not None
+        and row.at < is_due_at
+    )
+
+
+def _only_schedules(row: HistoryRow) -> bool:
+    return row.charge is not None and not row.charge.lines
+
+
 def statement_of(billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant) -> Statement:
     """The invoices as they are at an instant: those that were closed as they were closed, the others as they would
     be."""
@@ -165,11 +191,6 @@ def worked_out_again(
     return {invoice.number: invoice for invoice in statement.invoices}
 
 
-def may_charge(plan: Plan) -> bool:
-    """Whether a plan can come to cost something by itself."""
-    return not plan.price.is_free or any(limit.overage is not None for limit in plan.limits)
-
-
 def looked_at_next(
     subscription: Subscription, plans: Mapping[tuple[str, int], Plan], now: Instant
 ) -> Instant | None:
@@ -177,7 +198,7 @@ def looked_at_next(
     None where nothing will be."""
     current = subscription.at(now)
     plan = plans[(current.plan, current.version)]
-    return _next_boundary(current, now) if may_charge(plan) and not current.is_trial else None
+    return _next_boundary(current, now) if plan.may_charge and not current.is_trial else None
 
 
 def charge_differs(
@@ -213,13 +234,21 @@ def _statement(
     *,
     again: bool,
 ) -> Statement:
-    slots = _slots(billing.rows, plans, now)
+    slots = _slots(billing, plans, now)
     due = _due_slots(billing.overages, slots)
     billed: Counter[tuple[Instant, str]] = Counter()
     billed_units: Counter[tuple[Instant, str]] = Counter()
     credit: Counter[str] = Counter()
     invoices: list[Invoice] = []
     upcoming: Invoice | None = None
+    for invoice in billing.closed:
+        if billing.settled_until is not None and invoice.issued_at < billing.settled_until:
+            invoices.append(invoice)
+            credit[invoice.currency] += _credit_of(invoice)
+            for line in invoice.lines:
+                if line.kind == "overage":
+                    billed[(line.counted_from, line.of)] += line.micros
+                    billed_units[(line.counted_from, line.of)] += line.quantity
     open_from = max((i for i, slot in enumerate(slots) if slot.number in closed), default=-1)
     for index, slot in enumerate(slots):
         stored = closed.get(slot.number)
@@ -242,62 +271,57 @@ def _statement(
         if slot.is_upcoming:
             upcoming = invoice if invoice.lines else None
             continue
-        credit[invoice.currency] += sum(line.micros for line in invoice.lines if line.kind == "credit")
+        credit[invoice.currency] += _credit_of(invoice)
         if invoice.lines:
             invoices.append(invoice)
     return Statement(invoices, upcoming, {currency: micros for currency, micros in credit.items() if micros})
 
 
-def _slots(rows: Sequence[HistoryRow], plans: Mapping[tuple[str, int], Plan], now: Instant) -> list[_Slot]:
-    """Every instant at which something may have been charged, in order, and the next one."""
+def _credit_of(invoice: Invoice) -> int:
+    """What an invoice adds to the credit that is left."""
+    return sum(line.micros for line in invoice.lines if line.kind == "credit")
+
+
+def _slots(billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant) -> list[_Slot]:
+    """Every instant at which something may have been charged since all was settled, in order, and the next one."""
+    rows, settled = billing.rows, billing.settled_until
     slots: list[_Slot] = []
     before: Subscription | None = None
-    is_sold_here = False
+    anchor, period = None, Period(0, 0)
     for row, following in zip_longest(rows, rows[1:]):
-        current = row.subscription.at(row.at)
-        is_sold_here = _is_sold_here(row, before, is_sold_here)
-        slot = _slot_of_change(row, current, plans)
-        if before is not None:
-            counted = _counted_from(before, row.at)
-            if current.ended_as is not None or counted != _counted_from(current, row.at):
-                slot.ended.append(counted)
-        if slot.lines or slot.ended:
-            slots.append(slot)
         at, until = row.at, now if following is None else following.at
-        while (renews_at := _next_boundary(current, at)) is not None:
+        current = row.subscription.at(at)
+        if settled is not None and at < settled:
+            at = settled - 1
+            current = row.subscription.at(at)
+        elif (slot := _slot_of_change(row, before, current, plans)) is not None:
+            slots.append(slot)
+        # Calendars are slow, and many changes lie in one billing period.
+        if current.shown_anchor != anchor or not period.holds(at):
+            anchor, period = current.shown_anchor, current.period_at(at)
+        ends_at = period.end
+        while (renews_at := _next_boundary(current, at, ends_at)) is not None:
             is_upcoming = following is None and renews_at > until
             if renews_at > until and not is_upcoming:
                 break
             then = current.at(renews_at)
-            slot = _slot_of_renewal(renews_at, current, then, plans, is_sold_here=is_sold_here)
+            slot = _slot_of_renewal(renews_at, current, then, plans)
             slot.is_upcoming = is_upcoming
             slots.append(slot)
             if is_upcoming:
                 break
-            current, at = then, renews_at
+            current, at, ends_at = then, renews_at, None
         before = current
-    _number(slots, rows)
+    _number(slots, billing)
     return slots
 
 
-def _is_sold_here(row: HistoryRow, before: Subscription | None, was: bool) -> bool:
-    """Whether renewals are charged from here on: what a token names is sold and charged by its issuer, until somebody
-    agrees to a price here."""
-    if row.charge is not None:
-        return True
-    held = row.subscription
-    if held.origin != "token":
-        return True
-    if before is None or (before.origin, before.claimed_at) != (held.origin, held.claimed_at):
-        return False
-    return was
-
-
-def _next_boundary(current: Subscription, at: Instant) -> Instant | None:
-    """When its billing period ends or what is scheduled begins, whichever comes first; None where it has ended."""
+def _next_boundary(current: Subscription, at: Instant, ends_at: Instant | None = None) -> Instant | None:
+    """When its billing period, where it is known that it `ends_at`, ends or what is scheduled begins, whichever comes
+    first; None where it has ended."""
     if current.ended_as is not None:
         return None
-    end = current.period_at(at).end
+    end = current.period_at(at).end if ends_at is None else ends_at
     assert end is not None
     return end if current.scheduled is None else min(end, current.scheduled.at)
 
@@ -307,15 +331,33 @@ def _counted_from(subscription: Subscription, at: Instant) -> Instant:
     return BillingPeriod().period_at(at, subscription.billing_anchor).start
 
 
-def _slot_of_change(row: HistoryRow, after: Subscription, plans: Mapping[tuple[str, int], Plan]) -> _Slot:
+def _slot_of_change(
+    row: HistoryRow,
+    before: Subscription | None,
+    after: Subscription,
+    plans: Mapping[tuple[str, int], Plan],
+) -> _Slot | None:
+    """What a change charged, and which billing period it ended; None where it did neither, as most do."""
+    is_charged = row.charge is not None and any(line.micros for line in row.charge.lines)
+    ended = [] if before is None else _ended_by(before, after, row.at)
+    if not is_charged and not ended:
+        return None
     plan = plans[(after.plan, after.version)]
     period = after.period_at(row.at)
     if after.prepaid_until is not None:
         period = Period(row.at, after.prepaid_until)
     if row.charge is None:
-        return _Slot(row.at, period, currency_of(plan), [])
+        return _Slot(row.at, period, currency_of(plan), [], ended)
     lines = [_line_of_change(line, after) for line in row.charge.lines if line.micros]
-    return _Slot(row.at, period, row.charge.currency, lines)
+    return _Slot(row.at, period, row.charge.currency, lines, ended)
+
+
+def _ended_by(before: Subscription, after: Subscription, at: Instant) -> list[Instant]:
+    """The start of the billing period, as usage is counted, that a change ended."""
+    if after.ended_as is None and after.billing_anchor == before.billing_anchor:
+        return []  # without a calendar: most changes leave the periods as they are
+    counted = _counted_from(before, at)
+    return [counted] if after.ended_as is not None or counted != _counted_from(after, at) else []
 
 
 def _line_of_change(line: Line, after: Subscription) -> InvoiceLine:
@@ -333,17 +375,15 @@ def _slot_of_renewal(
     before: Subscription,
     then: Subscription,
     plans: Mapping[tuple[str, int], Plan],
-    *,
-    is_sold_here: bool,
 ) -> _Slot:
-    """The start of a billing period, or the end of everything."""
+    """The start of a billing period, or the end of everything. What a token names is charged by its issuer."""
     plan = plans[(then.plan, then.version)]
     period, currency = then.period_at(at), currency_of(plan)
     counted = _counted_from(before, at - 1)
     goes_on = then.ended_as is None and _counted_from(then, at) == counted
     ended = [] if goes_on else [counted]
     begins = period.start == at and then.ended_as is None and then.prepaid_until is None
-    if not begins or then.is_trial or not is_sold_here or then.standstill_at(at) is not None:
+    if not begins or then.is_trial or not then.is_sold_here or then.standstill_at(at) is not None:
         return _Slot(at, period, currency, [], ended)
     assert period.end is not None
     lines = [
@@ -363,10 +403,12 @@ def _slot_of_renewal(
     return _Slot(at, period, currency, lines, ended)
 
 
-def _number(slots: Sequence[_Slot], rows: Sequence[HistoryRow]) -> None:
+def _number(slots: Sequence[_Slot], billing: Billing) -> None:
     """Number the invoices of an account by day: of the history alone, so that no later count changes a number. One that
     can only hold what was used beyond limits has a number of its own kind."""
-    prefix = rows[0].id[-12:].upper() if rows else ""
+    prefix = billing.rows[0].id[-12:].upper() if billing.rows else ""
+    if billing.settled_until is not None:  # then the first row of all is not among these
+        prefix = billing.closed[0].number.partition("-")[0]
     taken: Counter[str] = Counter()
     for slot in slots:
         if slot.is_upcoming:

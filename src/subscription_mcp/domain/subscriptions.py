@@ -132,6 +132,8 @@ class Subscription:
             self,
             plan=due.plan,
             version=due.version,
+            # Somebody agreed to its price here, whoever sold the plan before.
+            origin="purchase" if due.reason == "change" and self.origin == "token" else self.origin,
             interval=due.interval or self.interval,
             seats=due.seats,
             anchor=self.next_anchor,
@@ -164,6 +166,11 @@ class Subscription:
                 return "payment_required" if now - self.past_due_since >= PAST_DUE_GRACE else None
             case _:
                 return None
+
+    @property
+    def is_sold_here(self) -> bool:
+        """Whether it is charged here: what a token names is sold, charged and given back by its issuer."""
+        return self.origin != "token"
 
     @property
     def is_trial(self) -> bool:
@@ -353,7 +360,9 @@ def _stretch(lines: list[Line], currency: str, start: Instant, end: Instant, anc
 
 
 def _credit(current: Subscription, plan: Plan, now: Instant) -> list[Line]:
-    """What is given back of what is paid for and not used."""
+    """What is given back of what is paid for here and not used."""
+    if not current.is_sold_here:
+        return []
     paid = _lines_paid(current, plan, now)
     if paid is None:
         return []  # a plan whose price of the interval was taken away
@@ -390,7 +399,8 @@ def change_of_plan(
 
     Up at once: from free, a trial or an end a billing period starts at this instant at the full price; from paid the
     anchor stays and the rest of the period is prorated on seconds, each line rounded. Down at the period's end. For a
-    fixed number of `days` at once and paid for as a whole; then `follows`, or nothing.
+    fixed number of `days` at once and paid for as a whole; then `follows`, or nothing. From what the issuer of a token
+    sold up is at once, too, but nothing is given back of what nobody paid here, and a billing period starts.
     The caller has checked that the plan is another one and is sold for the interval.
     """
     seats = seats_bought(to_plan, seats)
@@ -400,13 +410,16 @@ def change_of_plan(
     begun = replace(anchored(started(to_plan, origin, now), now, current), interval=interval, seats=seats)
     if current is not None:
         begun = replace(begun, created_at=current.created_at, claimed_at=current.claimed_at)
+        if to_plan.may_charge and current.ended_as is None:  # what is owed stays owed
+            begun = replace(begun, past_due_since=current.past_due_since)
     held = current.plan if current is not None else None
     goes_on = (
         current is not None and from_plan is not None and current.ended_as is None and not current.is_trial
     )
     paid = _lines_paid(current, from_plan, now) if goes_on else None  # type: ignore[arg-type]
     was_paid = any(line.micros for line in paid or ())
-    period_start = current.period_at(now).start if was_paid and current is not None else None
+    is_given_back = was_paid and current is not None and current.is_sold_here
+    period_start = current.period_at(now).start if is_given_back and current is not None else None
     if days is not None:
         until = now + days * DAY
         lines = _stretch(full, price.currency, now, until, Anchor(now, interval))
@@ -417,8 +430,6 @@ def change_of_plan(
             after = replace(begun, trial_started_at=now, trial_ends_at=until)
         else:
             after = replace(begun, prepaid_until=until, scheduled=_end_at(until, follows, "end"))
-        if was_paid and current is not None and price.micros:  # what is owed stays owed
-            after = replace(after, past_due_since=current.past_due_since)
         return Change(
             held,
             to_plan.key,
@@ -448,20 +459,14 @@ def change_of_plan(
         at = current.prepaid_until or period.end
         next_ = Scheduled(at, "change", to_plan.key, to_plan.version, interval, seats)
         return Change(held, to_plan.key, price, price, at, replace(current, scheduled=next_))
-    if interval != current.interval or current.prepaid_until is not None:
-        # Another rhythm starts a new period: the rest of the old one is given back.
+    if interval != current.interval or current.prepaid_until is not None or not current.is_sold_here:
+        # Another rhythm or seller starts a new period: the rest of the old one is given back.
         lines = [*whole, *_credit(current, from_plan, now)]
-        after = replace(begun, past_due_since=current.past_due_since)
         now_due = _charged(lines, price.currency)
-        return Change(held, to_plan.key, now_due, price, now, after, tuple(lines), period_start)
+        return Change(held, to_plan.key, now_due, price, now, begun, tuple(lines), period_start)
     rest = _stretch(full, price.currency, now, period.end, current.shown_anchor)
     lines = [*rest, *_credit(current, from_plan, now)]
-    after = replace(
-        begun,
-        anchor=current.anchor,
-        anchor_nudge=current.anchor_nudge,
-        past_due_since=current.past_due_since,
-    )
+    after = replace(begun, anchor=current.anchor, anchor_nudge=current.anchor_nudge)
     now_due = _charged(lines, price.currency)
     return Change(held, to_plan.key, now_due, price, now, after, tuple(lines), period_start)
 
@@ -480,8 +485,12 @@ def change_of_seats(current: Subscription, plan: Plan, seats: int, now: Instant)
     more = _line(plan, "seats", seats - held, _seat_micros(plan.price.per_seat, current.interval))
     lines = _stretch([more], price.currency, now, period.end, current.shown_anchor)
     # Of what is scheduled only fewer seats can stand beside this: these are more instead.
-    paid = None if current.paid_micros is None else current.paid_micros + more.micros
-    after = replace(current, seats=seats, scheduled=None, paid_micros=paid)
+    after = replace(current, seats=seats, scheduled=None)
+    if current.paid_micros is not None:
+        after = replace(after, paid_micros=current.paid_micros + more.micros)
+    elif not current.is_sold_here:
+        # Whoever buys seats here pays for all of the plan here from the next period on; these are paid already.
+        after = replace(after, origin="purchase", paid_micros=more.micros, paid_until=period.end)
     now_due = _charged(lines, price.currency)
     return Change(plan.key, plan.key, now_due, price, now, after, tuple(lines), period.start)
 
@@ -560,6 +569,7 @@ def as_it_was(current: Subscription, plan: Plan, follows: Plan | None, now: Inst
     assert price is not None
     nothing = replace(price, micros=0)
     if current.prepaid_until is None:
+        price = price if current.is_sold_here else nothing
         return Change(plan.key, plan.key, nothing, price, now, replace(current, scheduled=None))
     after = replace(current, scheduled=_end_at(current.prepaid_until, follows, "end"))
     return Change(plan.key, plan.key, nothing, nothing, now, after)

@@ -250,6 +250,15 @@ class BillingOf:
 
 
 @dataclass(frozen=True, slots=True)
+class StatementOf:
+    """What an account was charged and will be, as a `Statement` of an instant, with the titles of the plans in it by
+    their keys. What was closed is read, and only the rest worked out."""
+
+    account: AccountKey
+    now: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class OverridesOf:
     """The limits set by hand for a user of an account, or with '' for the account as a whole: by meter, window and
     scope, as `Override`s."""
@@ -317,6 +326,7 @@ Query = (
     | RevocationsSince
     | AccountIds
     | BillingOf
+    | StatementOf
     | AccountsToBill
     | OverridesOf
     | AlertPage

@@ -1,12 +1,12 @@
 """What invoices are made from, as SQL: the history of subscriptions, invoices that were closed, payments."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from subscription_mcp.domain.catalog import OVERAGE, OVERAGE_CHARGE
+from subscription_mcp.domain.catalog import OVERAGE, OVERAGE_CHARGE, Plan
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.invoices import (
     Billing,
@@ -15,11 +15,14 @@ from subscription_mcp.domain.invoices import (
     Invoice,
     InvoiceLine,
     OverageCount,
+    Statement,
+    settled_until,
+    statement_of,
 )
 from subscription_mcp.domain.subscriptions import AccountKey, Line
 from subscription_mcp.domain.windows import BillingPeriod, Period
 from subscription_mcp.ledger.machine.facts import Changes, Payment
-from subscription_mcp.ledger.queries import AccountsToBill
+from subscription_mcp.ledger.queries import AccountsToBill, StatementOf
 from subscription_mcp.ledger.sqlite_rows import (
     KINDS,
     SUBSCRIPTION_COLUMNS,
@@ -38,23 +41,69 @@ Place = tuple[int, int, int]
 
 def billing_of(store: "Store", account: AccountKey) -> Billing:
     """All that was ever charged to an account."""
-    words = store.word(account.tenant), store.word(account.account)
-    if None in words:
+    place = _place_of(store, account)
+    if place is None:
         return Billing([], [], [])
-    place = (cast(int, words[0]), KINDS.index(account.account_kind), cast(int, words[1]))
     return Billing(_history(store, place), _overages(store, account), _invoices(store, place))
 
 
-def _history(store: "Store", place: Place) -> list[HistoryRow]:
-    rows = store.fetch(
+def unsettled_billing_of(store: "Store", account: AccountKey) -> Billing:
+    """What the invoices of an account that are not closed are worked out from: however many rows there are from before,
+    they are not read."""
+    place = _place_of(store, account)
+    if place is None:
+        return Billing([], [], [])
+    closed = _invoices(store, place)
+    since = settled_until(closed)
+    return Billing(_history(store, place, since), _overages(store, account), closed, since)
+
+
+def last_row_of(store: "Store", account: AccountKey) -> HistoryRow | None:
+    place = _place_of(store, account)
+    return None if place is None else next(_newest_first(store, place), None)
+
+
+def statement_for(
+    store: "Store", question: StatementOf, plan_of: Callable[[tuple[str, int]], Plan]
+) -> tuple[Statement, dict[str, str]]:
+    """What is to be told of an account's invoices. It is worked out where it is read: an account with a long past must
+    not keep everybody waiting on the event loop."""
+    billing = unsettled_billing_of(store, question.account)
+    plans = {version: plan_of(version) for version in billing.versions}
+    return statement_of(billing, plans, question.now), _titles(store, billing, plans.values())
+
+
+def _titles(store: "Store", billing: Billing, held: Iterable[Plan]) -> dict[str, str]:
+    """What the plans on invoices are called: as they are held now, else by their newest version."""
+    named = {line.plan for invoice in billing.closed for line in invoice.lines if line.plan}
+    titles = {
+        plan: title
+        for plan in named
+        for (title,) in store.fetch(
+            "SELECT json_extract(definition, '$.title') FROM plan_version WHERE plan = ? ORDER BY version DESC LIMIT 1",
+            (plan,),
+        )
+    }
+    return titles | {plan.key: plan.title for plan in held}
+
+
+def _history(store: "Store", place: Place, since: Instant | None = None) -> list[HistoryRow]:
+    """The rows of an account in their order; with `since` from the one that held then."""
+    rows = []
+    for row in _newest_first(store, place):
+        rows.append(row)
+        if since is not None and row.at < since:
+            break
+    return rows[::-1]
+
+
+def _newest_first(store: "Store", place: Place) -> Iterator[HistoryRow]:
+    for id_, at, action, charge, *held in store.each(
         f"SELECT id, at, action, charge, {SUBSCRIPTION_COLUMNS} FROM subscription_history"
-        f" WHERE {_OF_ACCOUNT} ORDER BY seq",
+        f" WHERE {_OF_ACCOUNT} ORDER BY seq DESC",
         place,
-    )
-    return [
-        HistoryRow(str(UUID(bytes=id_)), at, action, subscription_of_row(held), _charge_of(charge))
-        for id_, at, action, charge, *held in rows
-    ]
+    ):
+        yield HistoryRow(str(UUID(bytes=id_)), at, action, subscription_of_row(held), _charge_of(charge))
 
 
 def _overages(store: "Store", account: AccountKey) -> list[OverageCount]:
@@ -111,6 +160,12 @@ def save_billing(store: "Store", changes: Changes) -> None:
     """Append what a batch charged, closed and was paid."""
     if changes.history:
         _save_history(store, changes.history)
+    if changes.history_replaced:
+        store.many(
+            "DELETE FROM subscription_history WHERE seq = (SELECT seq FROM subscription_history"
+            f" WHERE {_OF_ACCOUNT} AND id = ? ORDER BY seq DESC LIMIT 1)",
+            [(*_place_made(store, account), UUID(id_).bytes) for account, id_ in changes.history_replaced],
+        )
     if changes.invoices:
         store.many(
             "INSERT INTO invoice (tenant, account_kind, account, number, issued_at, period_start, period_end,"
@@ -170,6 +225,11 @@ def _invoice_row(store: "Store", account: AccountKey, invoice: Invoice) -> tuple
 
 def _payment_row(store: "Store", payment: Payment) -> tuple[Any, ...]:
     return (*_place_made(store, payment.account), *payment[1:])
+
+
+def _place_of(store: "Store", account: AccountKey) -> Place | None:
+    tenant, id_ = store.word(account.tenant), store.word(account.account)
+    return None if tenant is None or id_ is None else (tenant, KINDS.index(account.account_kind), id_)
 
 
 def _place_made(store: "Store", account: AccountKey) -> Place:

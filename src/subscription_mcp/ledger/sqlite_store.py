@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from hashlib import blake2b
@@ -26,7 +26,7 @@ from subscription_mcp.domain.catalog_file import plan_from_definition
 from subscription_mcp.domain.erasure import hashed_name
 from subscription_mcp.domain.identifiers import AccountKind, uuid7_after, uuid7_instant, uuid_bytes
 from subscription_mcp.domain.instants import DAY, MILLISECOND, QUARTER, Instant
-from subscription_mcp.domain.invoices import Billing
+from subscription_mcp.domain.invoices import Billing, HistoryRow
 from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.rolling import Cells, used_at, with_use
 from subscription_mcp.domain.sessions import Session
@@ -102,6 +102,7 @@ from subscription_mcp.ledger.queries import (
     Responses,
     RevocationsSince,
     SessionSpans,
+    StatementOf,
     TenantActivity,
     TenantSummary,
     UsageTotals,
@@ -129,7 +130,14 @@ from subscription_mcp.ledger.sqlite_alerts import (
     save_alerts,
 )
 from subscription_mcp.ledger.sqlite_anchors import anchor_history
-from subscription_mcp.ledger.sqlite_billing import accounts_to_bill, billing_of, save_billing
+from subscription_mcp.ledger.sqlite_billing import (
+    accounts_to_bill,
+    billing_of,
+    last_row_of,
+    save_billing,
+    statement_for,
+    unsettled_billing_of,
+)
 from subscription_mcp.ledger.sqlite_reports import conversions, denials, responses, session_spans
 from subscription_mcp.ledger.sqlite_rows import (
     KINDS,
@@ -313,6 +321,9 @@ class Store:
 
     def fetch(self, statement: str, values: Sequence[object]) -> list[Any]:
         return self._db.execute(statement, values).fetchall()
+
+    def each(self, statement: str, values: Sequence[object]) -> Iterator[Any]:
+        return self._db.execute(statement, values)
 
     def many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         self._db.executemany(statement, rows)
@@ -583,7 +594,10 @@ class Store:
         return None if row is None else subscription_of_row(row)
 
     def _read_billing(self, key: AccountKey) -> Billing:
-        return self.billing(key)
+        return unsettled_billing_of(self, key)
+
+    def _read_last_rows(self, key: AccountKey) -> HistoryRow | None:
+        return last_row_of(self, key)
 
     def _read_trials(self, key: tuple[str, str]) -> Trial | None:
         row = self._one(
@@ -1458,6 +1472,8 @@ class Store:
             case BillingOf():
                 billing = self.billing(question.account)
                 return billing, {key: self._read_plans(key) for key in billing.versions}
+            case StatementOf():
+                return statement_for(self, question, self._read_plans)
             case OverridesOf():
                 return self._read_overrides((question.account, question.user))
             case AccountsToBill():

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from subscription_mcp.domain.catalog import Money, Plan
+from subscription_mcp.domain.catalog import Money
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant, format_instant
-from subscription_mcp.domain.invoices import Billing as History
-from subscription_mcp.domain.invoices import Invoice, statement_of
+from subscription_mcp.domain.invoices import Invoice, Statement
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.commands import (
     AccountView,
@@ -20,7 +19,7 @@ from subscription_mcp.ledger.commands import (
     SetStatus,
     Subject,
 )
-from subscription_mcp.ledger.queries import AccountsToBill, BillingOf
+from subscription_mcp.ledger.queries import AccountsToBill, StatementOf
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Target
 from subscription_mcp.operations.cursors import cursor_of, position_of
@@ -69,11 +68,10 @@ class Invoices:
         standing = view.standing
         account = AccountKey(standing.tenant, standing.account_kind, standing.account)
         before = position_of(request.cursor, *account, request.period)
-        history: History
-        plans: dict[tuple[str, int], Plan]
-        history, plans = await self._ledger.query(BillingOf(account))
         now = self._ledger.now()
-        statement = statement_of(history, plans, now)
+        statement: Statement
+        titles: Mapping[str, str]
+        statement, titles = await self._ledger.query(StatementOf(account, now))
         # A place counts the invoices before it: more come, none goes.
         places = [
             place
@@ -88,7 +86,7 @@ class Invoices:
             cursor_of(shown[-1], *account, request.period) if len(places) > len(shown) else None,
             statement.upcoming,
             [Money(micros, currency) for currency, micros in sorted(statement.credit_micros.items())],
-            {plan.key: plan.title for plan in plans.values()},
+            titles,
             now,
         )
 

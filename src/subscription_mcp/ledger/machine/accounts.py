@@ -9,7 +9,7 @@ from subscription_mcp.domain.decisions import Unlock, next_plan_to_buy, plans_to
 from subscription_mcp.domain.errors import Code, FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
-from subscription_mcp.domain.invoices import Charge, HistoryRow, may_charge
+from subscription_mcp.domain.invoices import Charge, HistoryRow, takes_the_place_of
 from subscription_mcp.domain.sessions import Session
 from subscription_mcp.domain.subscriptions import (
     AccountKey,
@@ -176,7 +176,7 @@ def _located(
         if plan is None or facts.missing:
             return None
         thresholds = plan.alert_thresholds if own is None else own
-        if subscription.past_due_since is not None and plan.price.is_free:
+        if subscription.past_due_since is not None and not plan.may_charge:
             # Down to a plan for nothing: as after a cancellation nobody owes anything for it.
             subscription = replace(subscription, past_due_since=None)
     joins = standing.account_kind == "group" and standing.user is not None and standing.role is None
@@ -366,13 +366,8 @@ def _as_issued(
         )
         return subscription if again == subscription else again
     # As with any change: from paid to paid the periods go on, else one begins now.
-    before = facts.catalog.plans.get(subscription.plan)
-    goes_on = (
-        before is not None
-        and subscription.ended_as is None
-        and not before.price.is_free
-        and not plan.price.is_free
-    )
+    before, alive = facts.catalog.plans.get(subscription.plan), subscription.ended_as is None
+    goes_on = before is not None and alive and not before.price.is_free and not plan.price.is_free
     if goes_on:
         begun = replace(begun, anchor=subscription.anchor, anchor_nudge=subscription.anchor_nudge)
     else:
@@ -382,7 +377,7 @@ def _as_issued(
         created_at=subscription.created_at,
         interval=subscription.interval if price_of(plan, subscription.interval) else "monthly",
         claimed_at=claimed_at,
-        past_due_since=subscription.past_due_since if goes_on else None,
+        past_due_since=subscription.past_due_since if alive and plan.may_charge else None,
         suspended_at=subscription.suspended_at,
     )
 
@@ -455,6 +450,8 @@ def tally_for(turn: Turn, located: Located, gains: Mapping[str, int], at: Instan
         return known
     totals = totals_of(turn, located, at)
     tally = tally_of(totals, totals.granted(located.limits), meters)
+    if tally is not None and located.subscription is not None:
+        tally.is_sold_here = located.subscription.is_sold_here
     if tally is not None and tally.period.holds(turn.now):
         located.tallies[meters] = tally
     return tally
@@ -638,9 +635,14 @@ def save_subscription(
 def note_history(
     turn: Turn, account: AccountKey, after: Subscription, action: str, charge: Charge | None = None
 ) -> None:
-    """Append the state a subscription was left in; invoices are worked out from these."""
-    turn.changes.history.append((account, HistoryRow(turn.new_id(), turn.now, action, after, charge)))
-    if may_charge(turn.facts.plans[(after.plan, after.version)]) or (charge is not None and charge.lines):
+    """Append the state a subscription was left in; invoices are worked out from these. Where the last row is known and
+    only said what is scheduled, and so does this one, it goes."""
+    row, last = HistoryRow(turn.new_id(), turn.now, action, after, charge), turn.facts.last_rows.get(account)
+    turn.changes.history.append((account, row))
+    if last is not None and takes_the_place_of(row, last):
+        turn.changes.history_replaced.append((account, last.id))
+    turn.facts.last_rows[account] = row
+    if turn.facts.plans[(after.plan, after.version)].may_charge or (charge is not None and charge.lines):
         turn.changes.billing_due[account] = turn.now
 
 

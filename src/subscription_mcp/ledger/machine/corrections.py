@@ -183,7 +183,7 @@ def _give_back(totals: Totals, tally: Tally, limit: Limit, gains: Mapping[str, i
         [back * limit.overage.price_micros, *(one.used for one in tally.counted if one.meter == cost)]
     )
     if back > 0:
-        passed.charged |= {units: -back, cost: -micros}
+        passed.charged |= {units: -back, cost: -micros} if micros else {units: -back}
 
 
 def _count(turn: Turn, counters: Sequence[Counter], gains: Mapping[str, Any], event: UsageEvent) -> None:

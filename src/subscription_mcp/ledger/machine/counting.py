@@ -155,6 +155,8 @@ class Tally:
     beyond: list[Beyond]
     counted_beyond: list[Counter]
     """Where what is beyond limits is counted, and what it costs."""
+    is_sold_here: bool = True
+    """Whether what is beyond is charged here."""
     watched: list[Watched] | None = None
     """Those of `checked` that may alert, once worked out."""
 
@@ -203,8 +205,9 @@ class Tally:
             found.taken += [(grants[id_], one.start, units) for id_, units in shares.granted.items()]
             if shares.overage and limit.overage is not None:
                 found.charged[derived(used.meter, OVERAGE)] = shares.overage
-                cost = shares.overage * limit.overage.price_micros
-                found.charged[derived(used.meter, OVERAGE_CHARGE)] = cost
+                if self.is_sold_here:
+                    cost = shares.overage * limit.overage.price_micros
+                    found.charged[derived(used.meter, OVERAGE_CHARGE)] = cost
         return found
 
     def level(self, meter: str) -> int:

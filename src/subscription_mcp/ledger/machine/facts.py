@@ -297,6 +297,8 @@ class Facts:
     named: dict[tuple[str, str], bool] = field(default_factory=dict)
     """Whether anything of a tenant is a user's or was done by them; true for one batch."""
     subscriptions: dict[AccountKey, Subscription | None] = field(default_factory=dict)
+    last_rows: dict[AccountKey, HistoryRow | None] = field(default_factory=dict)
+    """The last row of an account's history."""
     trials: dict[tuple[str, str], Trial | None] = field(default_factory=dict)
     """Trials had before, by tenant and `trial_of`."""
     overrides: dict[HolderKey, dict[OverrideKey, Override]] = field(default_factory=dict)
@@ -403,7 +405,7 @@ class Facts:
     def size(self) -> int:
         """How many facts are remembered."""
         tables = (self.members, self.subscriptions, self.overrides, self.counters, self.answers, self.periods)
-        grants = (self.grants,)
+        grants = (self.grants, self.last_rows)
         others = (
             self.located,
             self.offers,
@@ -448,6 +450,8 @@ class Changes:
     tenants: dict[str, TenantSize] = field(default_factory=dict)
     subscriptions: dict[AccountKey, Subscription] = field(default_factory=dict)
     history: list[tuple[AccountKey, HistoryRow]] = field(default_factory=list)
+    history_replaced: list[tuple[AccountKey, str]] = field(default_factory=list)
+    """Rows of a history, by id, in whose place there is a newer one."""
     billing_due: dict[AccountKey, Instant | None] = field(default_factory=dict)
     """When somebody has to look at what an account was charged; None is never."""
     invoices: list[tuple[AccountKey, Invoice]] = field(default_factory=list)

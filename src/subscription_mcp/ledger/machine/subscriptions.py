@@ -96,7 +96,7 @@ def set_status(turn: Turn, command: SetStatus) -> StatusChanged | None:
         case "activate":
             changed = going_on(subscription, replace(subscription, suspended_at=None), plan, turn.now)
         case "payment_failed":
-            _must_cost(subscription, plan, "there is no payment to fail")
+            _must_charge(plan, "there is no payment to fail")
             changed = replace(subscription, past_due_since=turn.now)
         case "payment_received":
             changed = going_on(subscription, replace(subscription, past_due_since=None), plan, turn.now)
@@ -155,6 +155,8 @@ def _offered_or_done(
         due = alerts_of_limits(
             turn, replace(located, subscription=after, plan=to_plan, thresholds=thresholds)
         )
+    if command.confirmation is not None:
+        turn.facts.read("last_rows", located.account)
     if not turn.may_write:
         return None
     if command.confirmation is None:
@@ -202,9 +204,8 @@ def _words(status: str) -> str:
     return status.replace("_", " ")
 
 
-def _must_cost(subscription: Subscription, plan: Plan, otherwise: str) -> None:
-    price = price_of(plan, subscription.interval, subscription.seats)
-    if price is None or price.micros == 0:
+def _must_charge(plan: Plan, otherwise: str) -> None:
+    if not plan.may_charge:
         raise refused("conflict", f"The {plan.title} plan costs nothing: {otherwise}.")
 
 
@@ -215,7 +216,7 @@ def follows_after_end(catalog: Catalog) -> Plan | None:
 
 
 def _cancel(catalog: Catalog, subscription: Subscription, plan: Plan, now: Instant) -> Change:
-    _must_cost(subscription, plan, "there is nothing to cancel")
+    _must_charge(plan, "there is nothing to cancel")
     scheduled = subscription.scheduled
     if scheduled is not None and scheduled.reason != "change":
         raise refused(
