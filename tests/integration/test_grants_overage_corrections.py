@@ -59,8 +59,8 @@ async def test_what_is_beyond_a_plan_is_told_with_its_price(
     place: Place, server: Server, transport: str, era: str
 ) -> None:
     user = f"pia.{transport}.{era}"
-    access_token = place.token(user, tier="pro")
-    async with talking(place, server, transport, access_token, ERAS[era]) as pia:
+    async with talking(place, server, transport, place.token(user), ERAS[era]) as pia:
+        await pia.buy("pro")
         (plan,) = [one for one in (await pia.call("list_plans"))["plans"] if one["plan"] == "pro"]
         assert plan["limits"][0]["overage"] == {"price": "0.005", "currency": "USD", "max": 20}
         await pia.call("get_tier_info")
