@@ -87,7 +87,11 @@ class Place:
 
     def is_forked(self, before_exec: Callable[[], None] | None) -> bool:
         """Whether a process of ours need not begin from nothing."""
-        return forked.IS_POSSIBLE and self.command == COMMAND and before_exec is None
+        return forked.IS_POSSIBLE and self.command[0] == sys.executable and before_exec is None
+
+    def startable(self) -> tuple[str, ...]:
+        """The command for those who start a process of ours themselves."""
+        return (forked.python(), *self.command[1:]) if self.is_forked(None) else self.command
 
     def settings(self) -> Settings:
         environment = {name: value for name, value in self.environment().items() if "MCP_TOKEN" not in name}
@@ -129,7 +133,8 @@ class Place:
         """A command line to its end; none may show a traceback."""
         environment, given = self.environment(**variables), standard_input or ""
         if self.is_forked(before_exec):
-            done = forked.run(arguments, environment, self.folder, given, timeout_seconds)
+            words = [*self.command[1:], *arguments]
+            done = forked.run(words, environment, self.folder, given, timeout_seconds)
         else:
             done = subprocess.run(
                 [*self.command, *arguments],
@@ -171,8 +176,9 @@ class Place:
     ) -> AsyncIterator["Talk"]:
         """A client with a stdio server of its own. Open it inside the test."""
         environment = self.environment(TOKEN=access_token, **variables)
+        program, *arguments = self.startable()
         parameters = StdioServerParameters(
-            command=self.command[0], args=[*self.command[1:], "stdio"], env=environment, cwd=self.folder
+            command=program, args=[*arguments, "stdio"], env=environment, cwd=self.folder
         )
         with (self.folder / "stdio.log").open("a") as log, first_failure():
             transport = stdio_client(parameters, errlog=log)
@@ -218,7 +224,7 @@ class Server:
         arguments = ("serve", "--port", "0")
         self.process: subprocess.Popen[str] | forked.Forked
         if place.is_forked(before_exec):
-            self.process = forked.serve(arguments, environment, place.folder)
+            self.process = forked.serve([*place.command[1:], *arguments], environment, place.folder)
         else:
             self.process = subprocess.Popen(
                 [*place.command, *arguments],

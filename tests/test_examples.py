@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
+from tests import forked
 from tests.harness import ERAS, ROOT, Place
 
 from subscription_mcp.catalogs import load_catalog, shipped_names
@@ -15,7 +16,7 @@ from subscription_mcp.catalogs import load_catalog, shipped_names
 
 def run(place: Place, example: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / example), *arguments],
+        [forked.python(), str(ROOT / "examples" / example), *arguments],
         env=place.environment(**variables),
         cwd=place.folder,
         capture_output=True,
@@ -149,7 +150,7 @@ def test_a_story_is_played_against_a_server_with_its_catalog(tmp_path: Path, cat
     with place.serving() as server:
         for _ in range(2):  # everybody in it is new each time
             done = subprocess.run(
-                [sys.executable, str(script), f"{server.base_url}/mcp"],
+                [forked.python(), str(script), f"{server.base_url}/mcp"],
                 env=place.environment(),
                 cwd=place.folder,
                 capture_output=True,

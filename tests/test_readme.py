@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from tests import forked
 from tests.generated_docs import README, with_tables
 
 from subscription_mcp.auth.keys import VerificationKey
@@ -170,7 +171,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("examples", "mcp.json"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name, words in (("python", ""), (CONSOLE_SCRIPT, "-m subscription_mcp ")):
-        (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n')
+        (binaries / name).write_text(f'#!/bin/sh\nexec "{forked.python()}" {words}"$@"\n')
         (binaries / name).chmod(0o755)
     return tmp_path
 

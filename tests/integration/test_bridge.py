@@ -4,7 +4,6 @@ whatever happens at the other end is told in words and got over."""
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -21,7 +20,8 @@ from mcp_types import (
     ResourceTemplateReference,
     ResourceUpdatedNotification,
 )
-from tests.harness import COMMAND, ERAS, TODAY, Place, first_failure, refusal_of, text_of
+from tests import forked
+from tests.harness import ERAS, TODAY, Place, first_failure, refusal_of, text_of
 
 TOKEN = "a-token-of-the-other-server"
 EVERYTHING = Path(__file__).with_name("everything_server.py")
@@ -38,9 +38,10 @@ def place(tmp_path: Path) -> Place:
 async def bridged(
     place: Place, url: str, era: str, *options: str, token: str | None = None, **callbacks: Any
 ) -> AsyncIterator[Client]:
+    program, *arguments = place.startable()
     parameters = StdioServerParameters(
-        command=COMMAND[0],
-        args=[*COMMAND[1:], "bridge", url, *options],
+        command=program,
+        args=[*arguments, "bridge", url, *options],
         env=place.environment(TOKEN=token),
         cwd=place.folder,
     )
@@ -54,15 +55,15 @@ async def bridged(
 def everything(port: int = 0, token: str = TOKEN) -> Iterator[str]:
     if port == 0:
         port = free_port()
-    with subprocess.Popen(
-        [sys.executable, str(EVERYTHING), str(port), token], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [forked.python(), str(EVERYTHING), str(port), token]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"
             yield f"http://127.0.0.1:{port}/mcp"
         finally:
             process.kill()
+            assert process.stdout.read() == ""  # which ends with the process itself
 
 
 def free_port() -> int:
@@ -294,7 +295,7 @@ def test_nothing_but_messages_is_on_stdout_and_no_token_is_shown(place: Place) -
     with (
         place.serving() as server,
         subprocess.Popen(
-            [*COMMAND, "bridge", server.base_url],
+            [*place.startable(), "bridge", server.base_url],
             env=place.environment(TOKEN=secret),
             cwd=place.folder,
             stdin=subprocess.PIPE,

@@ -15,7 +15,7 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from tests.harness import COMMAND, ERAS, STOP_WITHIN_SECONDS, Place, Talk
+from tests.harness import ERAS, STOP_WITHIN_SECONDS, Place, Talk
 
 READY_WITHIN_SECONDS = 60
 PERSONAS = {
@@ -69,7 +69,7 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guide]:
         taken.listen()
         port = str(min(taken.getsockname()[1], 65_000))
         process = subprocess.Popen(
-            [*COMMAND, "demo", "--dir", str(place.folder / "demo"), "--port", port],
+            [*place.startable(), "demo", "--dir", str(place.folder / "demo"), "--port", port],
             env=environment,
             cwd=place.folder,
             stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import TODAY, Place
+from tests.harness import COMMAND, TODAY, Place
+
+import subscription_mcp
 
 OK, FAILED = 0, 1
 OTHER_SECRET = "another-secret-for-tests-only-0123456789"
 
 
+FORKING = (sys.executable, str(Path(subscription_mcp.__file__).with_name("__main__.py")))
+"""What starts as a script has its server forked, too, where it does not matter how that starts: see tests/forked.py."""
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return Place(tmp_path, clock=TODAY)
+    return Place(tmp_path, clock=TODAY, command=FORKING)
 
 
 def found(
@@ -38,6 +45,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def test_configured_and_live_are_told_apart(place: Place) -> None:
+    place.command = COMMAND
     findings = found(place, TOKEN=place.token("bella"))
     kinds = {name: finding["kind"] for name, finding in findings.items()}
     assert kinds == {
@@ -68,6 +76,7 @@ def test_a_ledger_that_is_there_is_opened_and_left_as_it_was(place: Place) -> No
 
 
 def test_something_that_prints_to_stdout_is_found(place: Place) -> None:
+    place.command = COMMAND
     folder = place.folder / "site"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(

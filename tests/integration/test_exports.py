@@ -239,7 +239,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(ledger: Place, tmp_path: Path) -> 
 def test_whoever_stops_reading_ends_it_quietly(ledger: Place) -> None:
     posix("resource")
     process = subprocess.Popen(
-        [*ledger.command, "export", "--usage", "--tenant", "acme"],
+        [*ledger.startable(), "export", "--usage", "--tenant", "acme"],
         env=ledger.environment(),
         cwd=ledger.folder,
         stdout=subprocess.PIPE,
@@ -261,7 +261,7 @@ def test_interrupted_it_leaves_nothing_behind(ledger: Place, tmp_path: Path) -> 
     fcntl = posix("fcntl")
     fcntl.flock(held, fcntl.LOCK_EX)  # so that it waits, and surely is not done before the signal
     process = subprocess.Popen(
-        [*ledger.command, "export", "--usage", "--tenant", "acme", str(folder / "usage.csv")],
+        [*ledger.startable(), "export", "--usage", "--tenant", "acme", str(folder / "usage.csv")],
         env=ledger.environment(),
         cwd=ledger.folder,
         stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.harness import COMMAND, ERAS, STOP_WITHIN_SECONDS, TODAY, Place, audit, problem_of
+from tests.harness import ERAS, STOP_WITHIN_SECONDS, TODAY, Place, audit, problem_of
 from tests.platforms import posix
 
 CANNOT_REACH = 5
@@ -252,7 +252,7 @@ def test_stdout_of_the_stdio_server_carries_only_json_rpc(tmp_path: Path, era: s
         {"id": 5, "method": "tools/call", "params": {"name": "check_quota", "arguments": {"x": 1}, **meta}},
     ]
     with subprocess.Popen(
-        [*COMMAND, "stdio"],
+        [*place.startable(), "stdio"],
         env=place.environment(TOKEN=place.token("bella")),
         cwd=tmp_path,
         stdin=subprocess.PIPE,

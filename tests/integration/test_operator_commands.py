@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import COMMAND, TODAY, Place
+from tests.harness import TODAY, Place
 
 OK, FAILED, CONFIGURATION, CANNOT_REACH = 0, 1, 2, 5
 BELLA = ("--tenant", "acme", "--user", "bella")
@@ -138,7 +138,7 @@ async def test_the_newest_events_are_shown_and_narrowed_down(place: Place) -> No
 
 def following(place: Place, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*COMMAND, "events", "tail", "--tenant", "acme", "--follow", "--json", *arguments],
+        [*place.startable(), "events", "tail", "--tenant", "acme", "--follow", "--json", *arguments],
         env=place.environment(),
         cwd=place.folder,
         stdout=subprocess.PIPE,
@@ -177,7 +177,7 @@ def test_a_pipe_closed_in_the_middle_is_no_fault(place: Place) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [*COMMAND, "events", "tail", "--tenant", "acme"],
+        [*place.startable(), "events", "tail", "--tenant", "acme"],
         env=place.environment(),
         cwd=place.folder,
         stdout=writing,
