@@ -71,6 +71,8 @@ ROOT = Actor("root", "superadmin")
 ALIAS = "erased-0123456789abcdef"
 ALICE = "alice.o-neil@example.org"
 """An id no text of ours holds by chance."""
+AFTER_ALL = 2**51
+"""In 2041. To sum up thousands of years after it takes long, and there is nothing in them."""
 PAID = a_plan(a_limit(50), key="pro", monthly="10.00")
 WHOLE = a_subject(None, account="bob")
 
@@ -399,7 +401,7 @@ async def fill_with_alice(ledger: Ledger, clock: Clock) -> None:
 
 
 async def totals(ledger: Ledger) -> list[tuple[str, int, int]]:
-    rows = await ledger.query(UsageTotals(Whose("acme"), 0, 2**61, frozenset()))
+    rows = await ledger.query(UsageTotals(Whose("acme"), 0, AFTER_ALL, frozenset()))
     return sorted((row.meter, row.events, row.quantity) for row in rows)
 
 
@@ -507,7 +509,7 @@ async def test_words_of_the_catalog_and_ids_that_are_longer_stay(store: SqliteSt
                 view_of(await ledger.rehearse(Arrive(a_subject(None, account="team")))).standing.account
                 == "team"
             )
-            usage = await ledger.query(UsageTotals(Whose("acme"), 0, 2**61, frozenset({"dimensions"})))
+            usage = await ledger.query(UsageTotals(Whose("acme"), 0, AFTER_ALL, frozenset({"dimensions"})))
             assert "gemini" in {row.value_of("provider") for row in usage}
 
 

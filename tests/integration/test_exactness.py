@@ -10,7 +10,7 @@ import httpx2
 from tests.harness import TODAY, Api, Place, Server, audit
 
 CONCURRENT = 64
-KILLS = 20
+KILLS = 8
 
 
 async def all_at_once(calls: list[Any], concurrent: int = CONCURRENT) -> list[Any]:
