@@ -72,7 +72,7 @@ from subscription_mcp.ledger.queries import (
     UsageTotals,
     Whose,
 )
-from subscription_mcp.ledger.sqlite_store import ACCOUNT_IDS
+from subscription_mcp.ledger.sqlite_accounts import ACCOUNT_IDS
 from subscription_mcp.ledger.writer import Ledger
 
 MESSAGES = ("messages", "day")

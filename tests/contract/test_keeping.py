@@ -38,7 +38,7 @@ from tests.contract.populated import populate, windows_catalog
 
 from subscription_mcp.domain.instants import DAY, HOUR, MINUTE, SECOND
 from subscription_mcp.domain.usage import Bounds
-from subscription_mcp.ledger import sqlite_consistency, sqlite_prune, sqlite_store, sqlite_verify
+from subscription_mcp.ledger import sqlite_answers, sqlite_consistency, sqlite_prune, sqlite_verify
 from subscription_mcp.ledger.commands import Arrive, Decided
 from subscription_mcp.ledger.port import LedgerUnusable, TransferRefused
 from subscription_mcp.ledger.sqlite_transfer import STAYS, TABLES
@@ -772,7 +772,7 @@ async def test_each_batch_prunes_a_few_rows_and_more_than_it_adds(tmp_path: Path
 async def test_keys_of_one_hash_close_up_when_one_is_forgotten(
     tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (sqlite_store, sqlite_prune, sqlite_consistency):
+    for module in (sqlite_answers, sqlite_prune, sqlite_consistency):
         monkeypatch.setattr(module, "hash_of_key", lambda key: 1_000 + len(key[2]) % 2)
     clock = Clock()
     keys = ["a", "bb", "c", "dd", "e", "ff"]

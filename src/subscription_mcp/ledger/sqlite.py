@@ -26,6 +26,7 @@ from subscription_mcp.ledger.filelock import FileLock, Presence
 from subscription_mcp.ledger.machine.facts import Changes, Facts, Turn
 from subscription_mcp.ledger.port import Ask, LedgerUnavailable, LedgerUnusable, Touched, Verification
 from subscription_mcp.ledger.queries import Query, RevocationsSince
+from subscription_mcp.ledger.sqlite_plans import PlanBook, load_plans, plans_revision
 from subscription_mcp.ledger.sqlite_prune import Pruner
 from subscription_mcp.ledger.sqlite_schema import (
     SCHEMA_WITH_REVOCATIONS,
@@ -43,7 +44,7 @@ from subscription_mcp.ledger.sqlite_schema import (
     schema_version,
     set_pragmas,
 )
-from subscription_mcp.ledger.sqlite_store import OF_ALL_ACCOUNTS, PlanBook, Store
+from subscription_mcp.ledger.sqlite_store import OF_ALL_ACCOUNTS, Store
 
 log = logging.getLogger(__name__)
 
@@ -355,8 +356,8 @@ class SqliteEngine:
         )
 
     def _plan_book(self, store: Store, book: PlanBook | None) -> PlanBook:
-        if book is None or book.revision != store.plans_revision():
-            book = store.load_plans(self.catalog.meters)
+        if book is None or book.revision != plans_revision(store.tables.database):
+            book = load_plans(store.tables.database, self.catalog.meters)
             if book.is_published:
                 self._say_what_others_did(book)
                 self.catalog = self.catalog.with_plans(book.offered)

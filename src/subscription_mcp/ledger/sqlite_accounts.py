@@ -1,11 +1,7 @@
-"""What operators ask about the accounts of a tenant, as SQL: pages of them, how many there are, who is near a limit.
-
-The plan and the status of a subscription follow from its instants; here they are said once more in SQL, because a
-tenant may have more accounts than can be worked out one by one. `STATUS_NOW` is `Subscription.status_at`.
-"""
+"""What operators ask about the accounts of a tenant, as SQL: pages of them, how many there are, who is near a limit."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from subscription_mcp.domain.catalog import UNLIMITED, Limit, Plan
 from subscription_mcp.domain.identifiers import AccountKind
@@ -15,27 +11,22 @@ from subscription_mcp.domain.windows import BillingPeriod, rolling_length
 from subscription_mcp.ledger.machine.facts import NO_ANCHOR
 from subscription_mcp.ledger.queries import (
     AccountCount,
+    AccountIds,
     AccountPage,
     FullestHolders,
     TenantActivity,
     TenantSummary,
 )
+from subscription_mcp.ledger.sqlite_plans import load_plans
+from subscription_mcp.ledger.sqlite_subscriptions import PLAN_NOW, STATUS_NOW, VERSION_NOW
+from subscription_mcp.ledger.sqlite_tables import Tables
 
-if TYPE_CHECKING:
-    from subscription_mcp.ledger.sqlite_store import Store
-
-# A change that was scheduled and is due has happened, also where nobody has touched the account since.
-PLAN_NOW = "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_plan, s.plan) ELSE s.plan END"
-VERSION_NOW = "CASE WHEN s.scheduled_at <= :now THEN coalesce(s.next_version, s.version) ELSE s.version END"
-STATUS_NOW = (
-    "CASE WHEN s.suspended_at IS NOT NULL THEN 'suspended'"
-    " WHEN s.scheduled_at <= :now AND s.next_plan IS NULL"
-    " THEN CASE s.scheduled_reason WHEN 'cancel' THEN 'canceled' ELSE 'expired' END"
-    " WHEN s.ended_as IS NOT NULL THEN s.ended_as"
-    " WHEN s.trial_ends_at > :now THEN 'trialing'"
-    " WHEN s.trial_ends_at IS NOT NULL THEN 'expired'"
-    " WHEN s.past_due_since IS NULL OR (s.scheduled_at <= :now AND s.scheduled_reason <> 'change') THEN 'active'"
-    " ELSE 'past_due' END"
+WORDS_SEEN_MAX = 10_000
+"""How many texts that begin like what somebody types are looked at, of which only some are accounts of the tenant."""
+ACCOUNT_IDS = (
+    "SELECT w.text FROM (SELECT id, text FROM word WHERE text >= ? AND text < ? || char(0x10FFFF)"
+    " ORDER BY text LIMIT ?) w WHERE EXISTS (SELECT 1 FROM subscription s WHERE s.tenant = ?"
+    " AND s.account_kind IN (0, 1) AND s.account = w.id) LIMIT ?"
 )
 _USERS = (
     "CASE s.account_kind WHEN 0 THEN 1 ELSE"
@@ -55,12 +46,12 @@ _KINDS: dict[int, AccountKind] = {number: kind for kind, number in KIND_NUMBERS.
 
 
 def account_page(
-    store: "Store", question: AccountPage
+    tables: Tables, question: AccountPage
 ) -> tuple[list[tuple[tuple[int, int], AccountKey]], bool]:
     """Accounts in the order of their first sight, people before groups, and whether there are more."""
     kind, place = question.after or (-1, 0)
     values: dict[str, Any] = {
-        "tenant": store.word(question.tenant),
+        "tenant": tables.word(question.tenant),
         "now": question.now,
         "kind": kind,
         "place": place,
@@ -82,7 +73,7 @@ def account_page(
             " JOIN word u ON u.id = m.user WHERE m.tenant = s.tenant AND m.account = s.account"
             f" AND instr(lower(u.text), :part_{number}))))"
         )
-    rows = store.rows(
+    rows = tables.rows(
         "SELECT s.account_kind, s.account, w.text FROM subscription s CROSS JOIN word w ON w.id = s.account"
         f" WHERE s.tenant = :tenant AND (s.account_kind, s.account) > (:kind, :place){where}"
         " ORDER BY s.account_kind, s.account LIMIT :size",
@@ -94,56 +85,65 @@ def account_page(
     return found[: question.size], len(found) > question.size
 
 
-def tenant_summary(store: "Store", question: TenantSummary) -> list[AccountCount]:
-    rows = store.rows(
+def account_ids(tables: Tables, question: AccountIds) -> list[str]:
+    """Ids that begin so."""
+    rows = tables.database.execute(
+        ACCOUNT_IDS,
+        (question.prefix, question.prefix, WORDS_SEEN_MAX, tables.word(question.tenant), question.size),
+    )
+    return [text for (text,) in rows]
+
+
+def tenant_summary(tables: Tables, question: TenantSummary) -> list[AccountCount]:
+    rows = tables.rows(
         f"SELECT {PLAN_NOW} AS plan_now, {STATUS_NOW} AS status_now, count(*), sum({_USERS}),"
         " sum(s.created_at >= :since) FROM subscription s WHERE s.tenant = :tenant GROUP BY plan_now, status_now",
-        {"tenant": store.word(question.tenant), "now": question.now, "since": question.since},
+        {"tenant": tables.word(question.tenant), "now": question.now, "since": question.since},
     )
     return [AccountCount(*row) for row in rows]
 
 
-def tenant_activity(store: "Store", question: TenantActivity) -> tuple[int, int, int, int]:
+def tenant_activity(tables: Tables, question: TenantActivity) -> tuple[int, int, int, int]:
     """Trials started, running and converted, and sessions open. That of a group counts once, not for its founder too."""
-    values = {"tenant": store.word(question.tenant), "now": question.now}
-    ((started, running, converted),) = store.rows(
+    values = {"tenant": tables.word(question.tenant), "now": question.now}
+    ((started, running, converted),) = tables.rows(
         "SELECT count(*), coalesce(sum(converted_at IS NULL AND ends_at > :now), 0), count(converted_at) FROM trial"
         " WHERE tenant = :tenant AND kind <> 'founder'",
         values,
     )
-    ((sessions,),) = store.rows(
+    ((sessions,),) = tables.rows(
         "SELECT count(*) FROM session WHERE tenant = :tenant AND closed_at IS NULL AND expires_at > :now",
         values,
     )
     return started, running, converted, sessions
 
 
-def fullest_holders(store: "Store", question: FullestHolders) -> list[tuple[AccountKey, str]]:
+def fullest_holders(tables: Tables, question: FullestHolders) -> list[tuple[AccountKey, str]]:
     """Who may be near a limit of their plan, the fullest first, and all whose limits were set by hand: to be looked
     at one by one, because only that says what counts now."""
-    tenant = store.word(question.tenant)
+    tenant = tables.word(question.tenant)
     values = {"tenant": tenant, "now": question.now}
-    held = store.rows(
+    held = tables.rows(
         f"SELECT DISTINCT {PLAN_NOW}, {VERSION_NOW} FROM subscription s WHERE s.tenant = :tenant", values
     )
-    plans = store.load_plans({}).plans
+    plans = load_plans(tables.database, {}).plans
     fullest: dict[int, int] = {}
     for version in held:
         for limit in plans[version].limits:
-            for holder, permille in _near(store, question, tenant, plans[version], limit):
+            for holder, permille in _near(tables, question, tenant, plans[version], limit):
                 fullest[holder] = max(permille, fullest.get(holder, 0))
     ordered = sorted(fullest, key=lambda holder: -fullest[holder])[: question.size]
-    by_hand = store.rows(
+    by_hand = tables.rows(
         f"SELECT DISTINCT o.holder FROM limit_override o JOIN holder h ON h.id = o.holder{_SUBSCRIBED}"
         " WHERE o.tenant = :tenant AND o.maximum IS NOT NULL"
         f" AND (o.expires_at IS NULL OR o.expires_at > :now) AND {_IS_ALIVE} LIMIT :size",
         {**values, "size": question.size},
     )
-    return _keys_of(store, question.tenant, dict.fromkeys([*ordered, *(holder for (holder,) in by_hand)]))
+    return _keys_of(tables, question.tenant, dict.fromkeys([*ordered, *(holder for (holder,) in by_hand)]))
 
 
 def _near(
-    store: "Store", question: FullestHolders, tenant: int | None, plan: Plan, limit: Limit
+    tables: Tables, question: FullestHolders, tenant: int | None, plan: Plan, limit: Limit
 ) -> Iterable[tuple[int, int]]:
     """The holders of a plan that have used so much of one limit, with tenths of a percent."""
     window, maximum = limit.window, limit.maximum
@@ -152,8 +152,8 @@ def _near(
     values = {
         "tenant": tenant,
         "now": question.now,
-        "window": store.word(window.key),
-        "meter": store.word(limit.meter),
+        "window": tables.word(window.key),
+        "meter": tables.word(limit.meter),
         "maximum": maximum,
         "permille": question.permille,
         "plan": plan.key,
@@ -185,7 +185,7 @@ def _near(
         began = ""
     # A personal account is its one user; of a group the whole has a holder of its own.
     whole = f"u.text {'=' if limit.scope == 'account' else '<>'} ''"
-    return store.rows(
+    return tables.rows(
         f"SELECT c.holder, c.used * 1000 / :maximum AS permille FROM ({rows}) c JOIN holder h ON h.id = c.holder{_SUBSCRIBED}"
         f" WHERE c.used * 1000 / :maximum >= :permille AND (h.account_kind = 0 OR {whole}){began}"
         f" AND {PLAN_NOW} = :plan AND {VERSION_NOW} = :version AND {_IS_ALIVE} ORDER BY permille DESC LIMIT :size",
@@ -193,11 +193,11 @@ def _near(
     )
 
 
-def _keys_of(store: "Store", tenant: str, holders: Iterable[int]) -> list[tuple[AccountKey, str]]:
+def _keys_of(tables: Tables, tenant: str, holders: Iterable[int]) -> list[tuple[AccountKey, str]]:
     found = []
     for holder in holders:
-        ((kind, account, user),) = store.rows(
+        ((kind, account, user),) = tables.rows(
             "SELECT account_kind, account, user FROM holder WHERE id = :holder", {"holder": holder}
         )
-        found.append((AccountKey(tenant, _KINDS[kind], store.text(account)), store.text(user)))
+        found.append((AccountKey(tenant, _KINDS[kind], tables.text(account)), tables.text(user)))
     return found

@@ -1,7 +1,7 @@
 """Alerts and the messages that tell of them, as SQL."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -13,10 +13,7 @@ from subscription_mcp.ledger.commands import Alert, Delivery
 from subscription_mcp.ledger.machine.facts import Changes, MarkKey
 from subscription_mcp.ledger.queries import AlertPage, DeliveriesDue, DeliveryPage
 from subscription_mcp.ledger.sqlite_rows import KINDS
-
-if TYPE_CHECKING:
-    from subscription_mcp.ledger.sqlite_store import Store
-
+from subscription_mcp.ledger.sqlite_tables import Tables
 
 _ALERT = (
     "SELECT a.id, t.text, h.account_kind, h.account, h.user, a.meter, a.window, a.start, a.scope, a.threshold,"
@@ -32,12 +29,12 @@ _DELIVERY = (
 # Facts
 
 
-def read_marks(store: "Store", key: MarkKey) -> dict[int, Instant]:
+def read_marks(tables: Tables, key: MarkKey) -> dict[int, Instant]:
     place = key.place
-    tenant, window, meter = store.word(place.tenant), store.word(place.window_key), store.word(place.meter)
+    tenant, window, meter = tables.word(place.tenant), tables.word(place.window_key), tables.word(place.meter)
     account = AccountKey(place.tenant, _kind(place.account_kind), place.account)
-    holder = store.holder((account, place.user))
-    rows = store.rows(
+    holder = tables.holder((account, place.user))
+    rows = tables.rows(
         "SELECT threshold, until FROM alert_mark WHERE tenant = :tenant AND start = :start AND window = :window"
         " AND holder = :holder AND meter = :meter AND scope = :scope AND subject = :subject",
         {
@@ -53,59 +50,60 @@ def read_marks(store: "Store", key: MarkKey) -> dict[int, Instant]:
     return dict(rows)
 
 
-def read_setting(store: "Store", account: AccountKey) -> tuple[int, ...] | None:
-    holder = store.holder((account, ""))
+def read_setting(tables: Tables, account: AccountKey) -> tuple[int, ...] | None:
+    holder = tables.holder((account, ""))
     if holder is None:
         return None
-    rows = store.rows(
+    rows = tables.rows(
         "SELECT thresholds FROM alert_setting WHERE tenant = :tenant AND holder = :holder",
-        {"tenant": store.word(account.tenant), "holder": holder},
+        {"tenant": tables.word(account.tenant), "holder": holder},
     )
     return tuple(json.loads(rows[0][0])) if rows else None
 
 
-def read_alert(store: "Store", tenant: str, id_: str) -> Alert | None:
-    values = {"tenant": store.word(tenant), "id": uuid_bytes(id_)}
-    found = store.rows(f"{_ALERT} WHERE a.tenant = :tenant AND a.id = :id", values)
-    return _alert(store, found[0]) if found else None
+def read_alert(tables: Tables, key: tuple[str, str]) -> Alert | None:
+    tenant, id_ = key
+    values = {"tenant": tables.word(tenant), "id": uuid_bytes(id_)}
+    found = tables.rows(f"{_ALERT} WHERE a.tenant = :tenant AND a.id = :id", values)
+    return _alert(tables, found[0]) if found else None
 
 
-def read_delivery(store: "Store", id_: str) -> Delivery | None:
-    found = store.rows(f"{_DELIVERY} WHERE d.id = :id", {"id": uuid_bytes(id_)})
+def read_delivery(tables: Tables, id_: str) -> Delivery | None:
+    found = tables.rows(f"{_DELIVERY} WHERE d.id = :id", {"id": uuid_bytes(id_)})
     return _delivery(found[0]) if found else None
 
 
-def read_due(store: "Store", size: int, now: Instant) -> list[Delivery]:
-    rows = store.rows(
+def read_due(tables: Tables, size: int, now: Instant) -> list[Delivery]:
+    rows = tables.rows(
         f"{_DELIVERY} WHERE d.state = 'pending' AND d.next_attempt_at <= :now ORDER BY d.next_attempt_at LIMIT :size",
         {"now": now, "size": size},
     )
     return [_delivery(row) for row in rows]
 
 
-def read_dead(store: "Store", ids: tuple[str, ...] | None) -> list[Delivery]:
+def read_dead(tables: Tables, ids: tuple[str, ...] | None) -> list[Delivery]:
     if ids is not None:
-        named = [read_delivery(store, id_) for id_ in ids]
+        named = [read_delivery(tables, id_) for id_ in ids]
         return [one for one in named if one is not None]
-    return [_delivery(row) for row in store.rows(f"{_DELIVERY} WHERE d.state = 'dead' ORDER BY d.seq", {})]
+    return [_delivery(row) for row in tables.rows(f"{_DELIVERY} WHERE d.state = 'dead' ORDER BY d.seq", {})]
 
 
 # Changes
 
 
-def save_alerts(store: "Store", changes: Changes) -> None:
+def save_alerts(tables: Tables, changes: Changes) -> None:
     """Everything of a batch about alerts and messages."""
     for alert in changes.alerts:
         account = AccountKey(alert.tenant, alert.account_kind, alert.account)
-        store.run(
+        tables.run(
             "INSERT INTO alert (id, tenant, holder, meter, window, start, scope, threshold, severity, message,"
             " recommendation, suggested_plan, used, maximum, created_at, read_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             UUID(alert.id).bytes,
-            store.word_made(alert.tenant),
-            store.holder_made((account, alert.user)),
-            store.word_made(alert.meter),
-            store.word_made(alert.window_key),
+            tables.word_made(alert.tenant),
+            tables.holder_made((account, alert.user)),
+            tables.word_made(alert.meter),
+            tables.word_made(alert.window_key),
             alert.window_start,
             alert.scope,
             alert.threshold_percent,
@@ -119,46 +117,46 @@ def save_alerts(store: "Store", changes: Changes) -> None:
             alert.read_at,
         )
     for (tenant, id_), alert in changes.alerts_read.items():
-        store.run(
+        tables.run(
             "UPDATE alert SET read_at = ? WHERE tenant = ? AND id = ?",
             alert.read_at,
-            store.word(tenant),
+            tables.word(tenant),
             UUID(id_).bytes,
         )
     for (key, threshold), until in changes.alert_marks.items():
         place = key.place
         account = AccountKey(place.tenant, _kind(place.account_kind), place.account)
-        store.run(
+        tables.run(
             "INSERT OR REPLACE INTO alert_mark (tenant, start, window, holder, meter, scope, subject, threshold, until)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            store.word_made(place.tenant),
+            tables.word_made(place.tenant),
             place.start,
-            store.word_made(place.window_key),
-            store.holder_made((account, place.user)),
-            store.word_made(place.meter),
+            tables.word_made(place.window_key),
+            tables.holder_made((account, place.user)),
+            tables.word_made(place.meter),
             key.scope,
             key.subject,
             threshold,
             until,
         )
     for account, thresholds in changes.alert_settings.items():
-        whose = (store.word_made(account.tenant), store.holder_made((account, "")))
+        whose = (tables.word_made(account.tenant), tables.holder_made((account, "")))
         if thresholds is None:
-            store.run("DELETE FROM alert_setting WHERE tenant = ? AND holder = ?", *whose)
+            tables.run("DELETE FROM alert_setting WHERE tenant = ? AND holder = ?", *whose)
         else:
-            store.run(
+            tables.run(
                 "INSERT OR REPLACE INTO alert_setting (tenant, holder, thresholds) VALUES (?, ?, ?)",
                 *whose,
                 to_json(thresholds).decode(),
             )
     for one in changes.deliveries.values():
-        store.run(
+        tables.run(
             "INSERT INTO delivery (id, tenant, event, payload, created_at, state, attempts, next_attempt_at, lease,"
             " last_error, ended_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
             " state = excluded.state, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at,"
             " lease = excluded.lease, last_error = excluded.last_error, ended_at = excluded.ended_at",
             UUID(one.id).bytes,
-            store.word_made(one.tenant),
+            tables.word_made(one.tenant),
             one.event,
             one.payload,
             one.created_at,
@@ -174,29 +172,29 @@ def save_alerts(store: "Store", changes: Changes) -> None:
 # Questions
 
 
-def alert_page(store: "Store", question: AlertPage) -> list[Alert]:
+def alert_page(tables: Tables, question: AlertPage) -> list[Alert]:
     """Newest first, by the holders asked about; those of all tenants among those of a whole tenant."""
     whose = question.whose
-    values = {"tenant": store.word(whose.tenant), "size": question.size}
+    values = {"tenant": tables.word(whose.tenant), "size": question.size}
     unread = " AND a.read_at IS NULL" if question.unread_only else ""
     if whose.account is not None and whose.account_kind is not None:
         account = AccountKey(whose.tenant, whose.account_kind, whose.account)
         if whose.user is None:
-            among = store.holders_of(whose)
+            among = tables.holders_of(whose)
         else:
-            mine = (store.holder((account, whose.user)), store.holder((account, "")))
+            mine = (tables.holder((account, whose.user)), tables.holder((account, "")))
             among = [one for one in mine if one is not None]
         picked = f"a.tenant = :tenant AND a.holder IN ({','.join(map(str, among or ()))})"
     elif question.with_service:
-        picked, values["nobody"] = "a.tenant IN (:tenant, :nobody)", store.word("")
+        picked, values["nobody"] = "a.tenant IN (:tenant, :nobody)", tables.word("")
     else:
         picked = "a.tenant = :tenant"
-    rows = store.rows(f"{_ALERT} WHERE {picked}{unread} ORDER BY a.seq DESC LIMIT :size", values)
-    return [_alert(store, row) for row in rows]
+    rows = tables.rows(f"{_ALERT} WHERE {picked}{unread} ORDER BY a.seq DESC LIMIT :size", values)
+    return [_alert(tables, row) for row in rows]
 
 
-def deliveries_due(store: "Store", question: DeliveriesDue) -> tuple[int, Instant | None]:
-    rows = store.rows(
+def deliveries_due(tables: Tables, question: DeliveriesDue) -> tuple[int, Instant | None]:
+    rows = tables.rows(
         "SELECT next_attempt_at FROM delivery WHERE state = 'pending' ORDER BY next_attempt_at LIMIT :size",
         {"size": question.size},
     )
@@ -204,28 +202,28 @@ def deliveries_due(store: "Store", question: DeliveriesDue) -> tuple[int, Instan
     return len(due), rows[0][0] if rows else None
 
 
-def delivery_page(store: "Store", question: DeliveryPage) -> list[Delivery]:
-    rows = store.rows(
+def delivery_page(tables: Tables, question: DeliveryPage) -> list[Delivery]:
+    rows = tables.rows(
         f"{_DELIVERY} WHERE d.state <> 'delivered' ORDER BY d.state <> 'dead', d.seq LIMIT :size",
         {"size": question.size},
     )
     return [_delivery(row) for row in rows]
 
 
-def delivery_counts(store: "Store") -> dict[str, int]:
-    return dict(store.rows("SELECT state, count(*) FROM delivery GROUP BY state", {}))
+def delivery_counts(tables: Tables) -> dict[str, int]:
+    return dict(tables.rows("SELECT state, count(*) FROM delivery GROUP BY state", {}))
 
 
-def _alert(store: "Store", row: Any) -> Alert:
+def _alert(tables: Tables, row: Any) -> Alert:
     id_, tenant, kind, account, user, meter, window, *rest = row
     return Alert(
         str(UUID(bytes=id_)),
         tenant,
         KINDS[kind],
-        store.text(account),
-        store.text(user),
-        store.text(meter),
-        store.text(window),
+        tables.text(account),
+        tables.text(user),
+        tables.text(meter),
+        tables.text(window),
         *rest,
     )
 

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from subscription_mcp.domain.instants import Instant, parse_instant
+from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Anchor, Interval
+from subscription_mcp.ledger.machine.facts import NO_ANCHOR
 from subscription_mcp.ledger.recount import AnchorHistory, SubscriptionEntry
+from subscription_mcp.ledger.sqlite_rows import KINDS
+from subscription_mcp.ledger.sqlite_tables import Tables
 
 
 def anchor_history(
@@ -43,3 +47,12 @@ def _subscription_entry(at: Instant, after: Mapping[str, Any]) -> SubscriptionEn
         instant("next_billing_anchor"),
         after.get("billing_nudge", 0),
     )
+
+
+def read_anchors(tables: Tables, key: tuple[AccountKey, Instant, Instant]) -> frozenset[Anchor]:
+    account, occurred_at, recorded_at = key
+    tenant, id_ = tables.word(account.tenant), tables.word(account.account)
+    if tenant is None or id_ is None:
+        return frozenset({NO_ANCHOR})
+    history = anchor_history(tables.database, tenant, KINDS.index(account.account_kind), id_)
+    return history.anchors(min(occurred_at, recorded_at), recorded_at)

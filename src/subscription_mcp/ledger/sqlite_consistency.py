@@ -9,8 +9,8 @@ from uuid import UUID
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.windows import Level, window_of_key
+from subscription_mcp.ledger.sqlite_answers import hash_of_key
 from subscription_mcp.ledger.sqlite_rows import KINDS
-from subscription_mcp.ledger.sqlite_store import hash_of_key
 from subscription_mcp.ledger.sqlite_transfer import TABLES
 
 REMEMBERED_MAX = 50_000

@@ -16,8 +16,10 @@ from subscription_mcp.domain.catalog import DIMENSIONS
 from subscription_mcp.domain.erasure import Redaction, hashed_name
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger.commands import UserErased
+from subscription_mcp.ledger.sqlite_answers import hash_of_key
+from subscription_mcp.ledger.sqlite_events import EVENTS_PER_BLOCK_BITS
 from subscription_mcp.ledger.sqlite_prune import free_place
-from subscription_mcp.ledger.sqlite_store import EVENTS_PER_BLOCK_BITS, Store, hash_of_key
+from subscription_mcp.ledger.sqlite_store import Store
 from subscription_mcp.ledger.sqlite_transfer import TABLES
 from subscription_mcp.ledger.sqlite_wide import filling
 from subscription_mcp.ledger.transfer import encode
@@ -133,7 +135,7 @@ class Erasure:
         self._user = erased.user
         self._theirs = Redaction(erased.user, erased.alias, theirs=True)
         self._others = Redaction(erased.user, erased.alias, theirs=False)
-        tenant = store.word(erased.tenant)
+        tenant = store.tables.word(erased.tenant)
         assert tenant is not None  # the user was found in it
         self._tenant = tenant
 
@@ -174,11 +176,11 @@ class Erasure:
 
     @cached_property
     def _word(self) -> int | None:
-        return self._store.word(self._user)
+        return self._store.tables.word(self._user)
 
     @cached_property
     def _alias(self) -> int:
-        return self._store.word_made(self._erased.alias)
+        return self._store.tables.word_made(self._erased.alias)
 
     @cached_property
     def _is_elsewhere(self) -> bool:
@@ -202,7 +204,7 @@ class Erasure:
     @cached_property
     def _tenants(self) -> list[int]:
         """The user's, and what is said of no tenant in particular, where that can mean nobody else."""
-        nobody = self._store.word("")
+        nobody = self._store.tables.word("")
         return [self._tenant, *([nobody] if nobody is not None and not self._is_elsewhere else [])]
 
     @cached_property
@@ -217,7 +219,7 @@ class Erasure:
     @cached_property
     def _about(self) -> frozenset[int]:
         """Whom audit entries that are about the user name, once these are the alias's."""
-        alias = self._store.word(self._erased.alias)
+        alias = self._store.tables.word(self._erased.alias)
         found = self._column(
             "SELECT id FROM holder WHERE user = ? OR (account_kind = 0 AND account = ?)", alias, alias
         )
@@ -239,7 +241,9 @@ class Erasure:
             if source == self._word or not theirs.isdisjoint(ids)
         ]
         for seq, source, key in over:
-            free_place(self._db, hash_of_key((self._erased.tenant, self._store.text(source), key)), seq)
+            free_place(
+                self._db, hash_of_key((self._erased.tenant, self._store.tables.text(source), key)), seq
+            )
             self._db.execute("DELETE FROM answer WHERE seq = ?", (seq,))
         self._count("answers", len(over))
 
@@ -307,7 +311,7 @@ class Erasure:
             renamed = self._theirs.document(told_apart)
             if renamed == told_apart:
                 continue
-            new = self._store.word_made(encode([event, plan, *renamed]))
+            new = self._store.tables.word_made(encode([event, plan, *renamed]))
             values = {"old": old, "new": new}
             if self._run(
                 f"UPDATE rollup SET dimensions = :new WHERE tenant = :tenant AND dimensions = :old AND holder {self._among}",
@@ -330,7 +334,7 @@ class Erasure:
         self._count("memberships", self._run("DELETE FROM member WHERE tenant = :tenant AND user = :word"))
         # Old tokens that name a group must not bring a namesake into it.
         if self._exists("SELECT 1 FROM member_removed WHERE tenant = :tenant AND user = :word"):
-            hashed = self._store.word_made(hashed_name(self._user))
+            hashed = self._store.tables.word_made(hashed_name(self._user))
             self._run(
                 "UPDATE OR REPLACE member_removed SET user = :hashed WHERE tenant = :tenant AND user = :word",
                 hashed=hashed,
@@ -478,7 +482,7 @@ class Erasure:
 
     def _found(self) -> Iterator[int]:
         """In how many places the id still stands, table by table."""
-        word = self._store.word(self._user)
+        word = self._store.tables.word(self._user)
         tables = self._column("SELECT name FROM sqlite_schema WHERE type = 'table'")
         for tenant in self._tenants:
             if word is not None:
@@ -501,7 +505,7 @@ class Erasure:
             case []:
                 of_tenant = f":whose = {self._tenant}"
             case ["TEXT"]:
-                of_tenant, whose = "coalesce(tenant, '') = :whose", self._store.text(tenant)
+                of_tenant, whose = "coalesce(tenant, '') = :whose", self._store.tables.text(tenant)
             case _:
                 of_tenant = "tenant = :whose"
         # The entries they made are the alias's by now.
@@ -539,7 +543,7 @@ class Erasure:
         return self._db.execute(statement, given).rowcount
 
     def _exists(self, statement: str) -> bool:
-        given = {"tenant": self._tenant, "word": self._word, "nobody": self._store.word("") or 0}
+        given = {"tenant": self._tenant, "word": self._word, "nobody": self._store.tables.word("") or 0}
         return bool(self._db.execute(f"SELECT EXISTS ({statement})", given).fetchone()[0])
 
     def _column(self, statement: str, *values: object) -> list[Any]:

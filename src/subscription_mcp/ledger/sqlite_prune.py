@@ -28,7 +28,7 @@ from subscription_mcp.ledger.retention import (
     rolling_is_over,
     session_is_over,
 )
-from subscription_mcp.ledger.sqlite_store import hash_of_key
+from subscription_mcp.ledger.sqlite_answers import hash_of_key
 
 log = logging.getLogger(__name__)
 

@@ -1,39 +1,36 @@
 """What reports ask beside sums of usage, as SQL: refusals, response times, sessions."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from subscription_mcp.domain.instants import HOUR, Instant
 from subscription_mcp.ledger.machine.reporting import whole_tenant
 from subscription_mcp.ledger.queries import Conversions, Denials, Responses, SessionSpans
-from subscription_mcp.ledger.sqlite_wide import among
-
-if TYPE_CHECKING:
-    from subscription_mcp.ledger.sqlite_store import Store
+from subscription_mcp.ledger.sqlite_tables import Tables, among
 
 
-def denials(store: "Store", question: Denials) -> list[tuple[str, str, int]]:
+def denials(tables: Tables, question: Denials) -> list[tuple[str, str, int]]:
     """Code, meter and how often, the most first."""
-    rows = _by_hour(store, question, "code, meter", "denial", among(store.holders_of(question.whose)))
-    return [(store.text(code), store.text(meter), count) for code, meter, count in rows]
+    rows = _by_hour(tables, question, "code, meter", "denial", among(tables.holders_of(question.whose)))
+    return [(tables.text(code), tables.text(meter), count) for code, meter, count in rows]
 
 
-def responses(store: "Store", question: Responses) -> list[tuple[str, bool, int, int]]:
+def responses(tables: Tables, question: Responses) -> list[tuple[str, bool, int, int]]:
     """Event, whether it failed, cell and how often."""
-    holders = store.holders_of(question.whose)
+    holders = tables.holders_of(question.whose)
     if holders is None:
-        whole = store.holder(whole_tenant(question.whose.tenant))
+        whole = tables.holder(whole_tenant(question.whose.tenant))
         holders = [] if whole is None else [whole]
-    rows = _by_hour(store, question, "event, failed, cell", "response", among(holders))
-    return [(store.text(event), bool(failed), cell, count) for event, failed, cell, count in rows]
+    rows = _by_hour(tables, question, "event, failed, cell", "response", among(holders))
+    return [(tables.text(event), bool(failed), cell, count) for event, failed, cell, count in rows]
 
 
 def _by_hour(
-    store: "Store", question: Denials | Responses, columns: str, table: str, where: str
+    tables: Tables, question: Denials | Responses, columns: str, table: str, where: str
 ) -> list[Any]:
     """Sums of the hours that begin in the period, or in which it begins."""
     values: dict[str, Any] = {
-        "tenant": store.word(question.whose.tenant),
+        "tenant": tables.word(question.whose.tenant),
         "start": question.start - question.start % HOUR,
         "end": question.end,
     }
@@ -46,25 +43,25 @@ def _by_hour(
         )
     else:
         source = f"SELECT {columns}, sum(count) FROM {table} WHERE tenant = :tenant AND hour >= :start AND hour < :end"
-    return store.rows(f"{source} GROUP BY {columns} ORDER BY sum(count) DESC, {columns}", values)
+    return tables.rows(f"{source} GROUP BY {columns} ORDER BY sum(count) DESC, {columns}", values)
 
 
-def conversions(store: "Store", question: Conversions) -> tuple[int, int]:
+def conversions(tables: Tables, question: Conversions) -> tuple[int, int]:
     """How many accounts began to pay after a trial, and after a plan for nothing."""
     values: dict[str, Any] = {
-        "tenant": store.word(question.tenant),
+        "tenant": tables.word(question.tenant),
         "start": question.start,
         "end": question.end,
         "free": json.dumps(sorted(question.free)),
     }
-    ((trials,),) = store.rows(
+    ((trials,),) = tables.rows(
         "SELECT count(*) FROM trial WHERE tenant = :tenant AND kind <> 'founder'"
         " AND converted_at >= :start AND converted_at < :end",
         values,
     )
     # The trail is in order of time: the first entry of the period is found by halves.
-    values["first"] = _first_audit(store, question.start)
-    ((free,),) = store.rows(
+    values["first"] = _first_audit(tables, question.start)
+    ((free,),) = tables.rows(
         "SELECT count(DISTINCT holder) FROM audit WHERE seq >= :first AND tenant = :tenant AND at < :end"
         " AND action LIKE 'subscription.%' AND before ->> 'status' IN ('active', 'past_due')"
         " AND before ->> 'plan' IN (SELECT value FROM json_each(:free))"
@@ -74,11 +71,11 @@ def conversions(store: "Store", question: Conversions) -> tuple[int, int]:
     return trials, free
 
 
-def _first_audit(store: "Store", at: Instant) -> int:
-    ((low, high),) = store.rows("SELECT 0, coalesce(max(seq), 0) + 1 FROM audit", {})
+def _first_audit(tables: Tables, at: Instant) -> int:
+    ((low, high),) = tables.rows("SELECT 0, coalesce(max(seq), 0) + 1 FROM audit", {})
     while low < high:
         middle = (low + high) // 2
-        found = store.rows("SELECT at FROM audit WHERE seq >= :seq ORDER BY seq LIMIT 1", {"seq": middle})
+        found = tables.rows("SELECT at FROM audit WHERE seq >= :seq ORDER BY seq LIMIT 1", {"seq": middle})
         if found and found[0][0] < at:
             low = middle + 1
         else:
@@ -86,15 +83,15 @@ def _first_audit(store: "Store", at: Instant) -> int:
     return int(low)
 
 
-def session_spans(store: "Store", question: SessionSpans) -> list[tuple[Instant, Instant | None]]:
+def session_spans(tables: Tables, question: SessionSpans) -> list[tuple[Instant, Instant | None]]:
     """When each session that was open in the period was opened, and when it ended, None while it lasts."""
-    return store.rows(
+    return tables.rows(
         "SELECT opened_at, CASE WHEN ended_at <= :now THEN ended_at END FROM"
         " (SELECT opened_at, min(expires_at, coalesce(closed_at, expires_at)) AS ended_at FROM session"
-        f" WHERE tenant = :tenant{among(store.holders_of(question.whose))} ORDER BY id DESC)"
+        f" WHERE tenant = :tenant{among(tables.holders_of(question.whose))} ORDER BY id DESC)"
         " WHERE opened_at < :end AND ended_at > :start LIMIT :size",
         {
-            "tenant": store.word(question.whose.tenant),
+            "tenant": tables.word(question.whose.tenant),
             "start": question.start,
             "end": question.end,
             "now": question.now,

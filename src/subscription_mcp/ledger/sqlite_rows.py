@@ -1,5 +1,6 @@
 """How values of the domain stand in the columns of a row."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -18,6 +19,9 @@ _SCHEDULED_COLUMNS = {
     "next_seats": "seats",
 }
 SUBSCRIPTION_COLUMNS = ", ".join((*_HELD_COLUMNS, *_SCHEDULED_COLUMNS))
+
+# Made once: `json.dumps` would make an encoder for every row.
+json_text = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=dict).encode
 
 
 def subscription_of_row(row: Sequence[Any]) -> Subscription:

@@ -14,8 +14,10 @@ from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.port import TransferRefused
+from subscription_mcp.ledger.sqlite_answers import hash_of_key
 from subscription_mcp.ledger.sqlite_rows import KINDS
-from subscription_mcp.ledger.sqlite_store import PRICE_COLUMNS, Store, hash_of_key
+from subscription_mcp.ledger.sqlite_store import Store
+from subscription_mcp.ledger.sqlite_tables import PRICE_COLUMNS
 from subscription_mcp.ledger.sqlite_wide import filling
 from subscription_mcp.ledger.transfer import ExportReader, ExportWriter, Row, encode
 
@@ -301,15 +303,15 @@ class _Loader:
     def _value(self, column: str, kind: str, row: Row) -> Any:
         if kind == "holder":
             account = AccountKey(row["tenant"], cast(AccountKind, row["account_kind"]), row["account"])
-            return self._store.holder_made((account, row["user"]))
+            return self._store.tables.holder_made((account, row["user"]))
         if kind == "plan":
-            return self._store.plan_id(row["plan"] or "", row["plan_version"])
+            return self._store.tables.plan_id(row["plan"] or "", row["plan_version"])
         value = row[column]
         if value is None:
             return None
         match kind:
             case "word":
-                return self._store.word_made(value)
+                return self._store.tables.word_made(value)
             case "kind":
                 return KINDS.index(value)
             case "uuid":
@@ -319,7 +321,7 @@ class _Loader:
             case "json":
                 return encode(value)
             case "price":
-                return self._store.price_made(_price(value))
+                return self._store.tables.price_made(_price(value))
         return value
 
     def index_answers(self) -> None:

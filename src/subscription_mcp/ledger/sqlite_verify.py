@@ -48,8 +48,11 @@ from subscription_mcp.ledger.sqlite_consistency import (
     make_room,
     sizes,
 )
+from subscription_mcp.ledger.sqlite_events import event_of_id
+from subscription_mcp.ledger.sqlite_plans import load_plans
 from subscription_mcp.ledger.sqlite_schema import (
     check_identity,
+    committed_at,
     damage_of,
     is_plain_copy,
     log_path,
@@ -57,7 +60,7 @@ from subscription_mcp.ledger.sqlite_schema import (
     opening_advice,
     schema_version,
 )
-from subscription_mcp.ledger.sqlite_store import Store
+from subscription_mcp.ledger.sqlite_tables import Tables
 from subscription_mcp.ledger.sqlite_transfer import row_counts
 from subscription_mcp.ledger.sqlite_verify_billing import charges
 from subscription_mcp.ledger.sqlite_wide import EVERYBODY, differences
@@ -122,7 +125,7 @@ def verify_copy(path: Path, clock: Callable[[], Instant], levels: Set[str]) -> V
             if schema != newest:
                 raise LedgerUnusable(_schema_advice(path, schema, newest))
             connection.execute("BEGIN")
-            now = max(clock(), Store(connection).last_commit_at())
+            now = max(clock(), committed_at(connection))
             return verify(connection, now, levels)
     except sqlite3.Error as error:
         raise LedgerUnusable(opening_advice(error, path)) from error
@@ -165,7 +168,7 @@ class _Recount:
             " JOIN word m ON m.id = c.meter",
             (Level.name,),
         )
-        book = Store(connection).load_plans({})
+        book = load_plans(connection, {})
         limited = {
             version: frozenset(
                 (meter, window.key, scope)
@@ -183,7 +186,7 @@ class _Recount:
                 "SELECT tenant, window, holder, meter, at FROM rate_cleared"
             )
         }
-        self._store = Store(connection)
+        self._tables = Tables(connection)
         self._loose: list[str] = []
         self._grant_uses: Counter[tuple[int, bytes, Instant]] = Counter()
         self._anchors: dict[int, AnchorHistory] = {}
@@ -202,7 +205,7 @@ class _Recount:
                 self._grant_uses[(tenant, UUID(grant).bytes, start)] += units
             if corrects is not None:
                 # It is taken back from where it was counted, which goes by when it was recorded.
-                found = self._store.event(self.names.text(tenant), corrects)
+                found = event_of_id(self._tables, self.names.text(tenant), corrects)
                 if found is None:
                     self._loose.append(f"Event {UUID(bytes=corrects)} is taken back and is not there.")
                 else:

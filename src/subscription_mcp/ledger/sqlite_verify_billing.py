@@ -9,8 +9,10 @@ from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.domain.invoices import Billing, charge_differs, worked_out_again
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.subscriptions import AccountKey, Subscription
+from subscription_mcp.ledger.sqlite_billing import billing_of
+from subscription_mcp.ledger.sqlite_plans import load_plans
 from subscription_mcp.ledger.sqlite_rows import KINDS, SUBSCRIPTION_COLUMNS, subscription_of_row
-from subscription_mcp.ledger.sqlite_store import Store
+from subscription_mcp.ledger.sqlite_tables import Tables
 
 ACCOUNTS = (
     "SELECT tenant, account_kind, account FROM subscription UNION SELECT tenant, account_kind, account"
@@ -21,11 +23,11 @@ ACCOUNTS = (
 
 def charges(connection: sqlite3.Connection, now: Instant) -> Iterator[str]:
     """How what is kept of charges and invoices differs from what the history says."""
-    plans = Store(connection).load_plans({}).plans
+    plans = load_plans(connection, {}).plans
     for tenant, kind, account in connection.execute(ACCOUNTS):
-        store = Store(connection)  # which remembers the texts of one account only
-        key = AccountKey(store.text(tenant), KINDS[kind], store.text(account))
-        billing: Billing = store.billing(key)
+        tables = Tables(connection)  # which remembers the texts of one account only
+        key = AccountKey(tables.text(tenant), KINDS[kind], tables.text(account))
+        billing = billing_of(tables, key)
         row = connection.execute(
             f"SELECT {SUBSCRIPTION_COLUMNS} FROM subscription WHERE tenant = ? AND account_kind = ? AND account = ?",
             (tenant, kind, account),

@@ -8,16 +8,15 @@ makes them anew, `differences` says where they are not what the rollups say.
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from subscription_mcp.domain.analytics import UsageRow, tiles_of
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.windows import Period, quarter_of
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.queries import EventPage, UsageTotals
-
-if TYPE_CHECKING:
-    from subscription_mcp.ledger.sqlite_store import Store
+from subscription_mcp.ledger.sqlite_events import event_page
+from subscription_mcp.ledger.sqlite_tables import Tables, among
 
 EVERYBODY = 0
 """In place of a holder: the tenant as a whole."""
@@ -67,16 +66,16 @@ def differences(connection: sqlite3.Connection) -> Iterator[Cell]:
     yield from connection.execute(f"{said} EXCEPT {kept}")
 
 
-def usage_totals(store: "Store", question: UsageTotals) -> list[UsageRow]:
+def usage_totals(tables: Tables, question: UsageTotals) -> list[UsageRow]:
     """Whole quarters of an hour from the rollups, whole days from the wider ones where no step of a series begins
     within; where the period begins or ends within a quarter, that part of it from the events themselves."""
     whole, edges = _whole_quarters(question)
     exactly = "quarter" in question.columns and question.steps is None
     tiles = tiles_of(whole, None if exactly else question.steps or ())
-    totals = [row for span, periods in tiles for row in _sums(store, question, span, periods)]
+    totals = [row for span, periods in tiles for row in _sums(tables, question, span, periods)]
     for edge in edges:
         page = EventPage(question.whose, edge.start, cast(Instant, edge.end), size=-1)
-        for _, event in store.event_page(page)[0]:
+        for _, event in event_page(tables, page)[0]:
             totals += [
                 UsageRow(
                     meter,
@@ -93,7 +92,7 @@ def usage_totals(store: "Store", question: UsageTotals) -> list[UsageRow]:
 
 
 def _sums(
-    store: "Store", question: UsageTotals, span: Instant, periods: Sequence[Period]
+    tables: Tables, question: UsageTotals, span: Instant, periods: Sequence[Period]
 ) -> Iterator[UsageRow]:
     if not periods:
         return
@@ -103,7 +102,7 @@ def _sums(
     picked += ["at"] if "quarter" in columns else []
     picked += ["holder"] if by_holder else []
     picked += ["dimensions"] if "dimensions" in columns else []
-    holders = store.holders_of(question.whose)
+    holders = tables.holders_of(question.whose)
     everybody = holders is None and not by_holder
     source, start = ("rollup", "quarter") if span == QUARTER and not everybody else ("rollup_wide", "start")
     where = "" if source == "rollup" else f" AND span = {span}"
@@ -123,20 +122,15 @@ def _sums(
             f" FROM json_each(:periods) CROSS JOIN {source}"
             f" WHERE tenant = :tenant AND {start} >= value ->> 0 AND {start} < value ->> 1{where}"
         )
-    values = {"tenant": store.word(question.whose.tenant), "periods": json.dumps(periods)}
-    for *found, events, quantity in store.rows(f"{statement} GROUP BY {names}", values):
+    values = {"tenant": tables.word(question.whose.tenant), "periods": json.dumps(periods)}
+    for *found, events, quantity in tables.rows(f"{statement} GROUP BY {names}", values):
         row: dict[str, Any] = dict(zip(picked, found, strict=True))
-        total = UsageRow(store.text(row["meter"]), events, quantity, row.get("at"))
+        total = UsageRow(tables.text(row["meter"]), events, quantity, row.get("at"))
         if by_holder:
-            total.account, total.user = store.holder_names(row["holder"])
+            total.account, total.user = tables.holder_names(row["holder"])
         if "dimensions" in row:
-            total.dimensions = tuple(json.loads(store.text(row["dimensions"])))
+            total.dimensions = tuple(json.loads(tables.text(row["dimensions"])))
         yield total
-
-
-def among(holders: list[int] | None, column: str = "holder") -> str:
-    """The condition that picks the holders; they are our own integers."""
-    return "" if holders is None else f" AND {column} IN ({','.join(map(str, holders))})"
 
 
 def _whole_quarters(question: UsageTotals) -> tuple[Period, list[Period]]:
