@@ -176,6 +176,7 @@ OFFERS = table("""
 subscription://plans                    yes     yes     yes    yes      yes           yes
 subscription://plans/{plan}             yes     yes     yes    yes      yes           yes
 pricing://models                        yes     yes     yes    yes      yes           yes
+pricing://models/{+model}               yes     yes     yes    yes      yes           yes
 subscription://me                       yes     yes     yes    no       yes           yes
 quota://me                              yes     yes     yes    no       yes           yes
 quota://me/{meter}                      yes     yes     yes    no       yes           yes
@@ -192,6 +193,7 @@ explain_denial                          yes     yes     yes    no       yes     
 COMPLETIONS = table("""
                                                       member  holder  admin  service  tenant_admin  superadmin
 plan of subscription://plans/{plan}                   yes     yes     yes    yes      yes           yes
+model of pricing://models/{+model}                    yes     yes     yes    yes      yes           yes
 meter of quota://me/{meter}                           yes     yes     yes    no       yes           yes
 period of usage://me/{period}                         yes     yes     yes    no       yes           yes
 account_id of quota://accounts/{account_id}           no      mine    mine   no       tenant        tenant

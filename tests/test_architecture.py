@@ -430,7 +430,7 @@ async def test_every_resource_prompt_and_completion_has_a_row(tmp_path: Path) ->
     templates = [found.uri_template for found in await server.list_resource_templates()]
     resources = {str(found.uri) for found in await server.list_resources()} | set(templates)
     prompts = {found.name: found.arguments or [] for found in await server.list_prompts()}
-    completed = {f"{name} of {key}" for key in templates for name in re.findall(r"{(\w+)}", key)}
+    completed = {f"{name} of {key}" for key in templates for name in re.findall(r"{\+?(\w+)}", key)}
     completed |= {f"{one.name} of {key}" for key, arguments in prompts.items() for one in arguments}
     # A number is typed, not chosen.
     completed.discard("quantity of explain_denial")

@@ -26,6 +26,8 @@ from subscription_mcp.ledger.queries import AlertPage, EventPage, UsageTotals, W
 from subscription_mcp.ledger.writer import Ledger
 
 PRO = UnitPrice("catalog", "USD", 1_250_000, 10_000_000)
+CACHING = replace(PRO, per_million=(("cache_read_tokens", 310_000), ("input_audio_tokens", 2_000_000)))
+SPEECH = UnitPrice("library", "USD", per_million=(("audio_seconds", 100_000_000),))
 SEARCH = UnitPrice("catalog", "USD", per_unit=1_000, unit="search")
 CALL = {"provider": "gemini", "model": "gemini-2.5-pro"}
 
@@ -38,7 +40,7 @@ title = "Test"
 currency = "USD"
 default_plan = "basic"
 [events.api_call]
-attributes = { provider = "text", input_tokens = "integer", output_tokens = "integer" }
+attributes = { provider = "text", input_tokens = "integer", output_tokens = "integer", cache_read_tokens = "integer", audio_seconds = "integer" }
 [events.message]
 [meters.calls]
 unit = "call"
@@ -89,7 +91,7 @@ async def test_a_cost_is_counted_to_the_micro_and_refused_at_the_limit(tmp_path:
         over = decision_of(await ledger.submit_one(a_call(795_001)))
         assert (over.code, over.message) == (
             "quota_exceeded",
-            "Basic plan: 0.00625 of 1.00 USD used this month, and 0.993751 more would pass the limit. "
+            "Basic plan: 0.00625 of 1.00 USD used this month, and 0.993752 more would pass the limit. "
             "Resets 2026-12-01 00:00 UTC.",
         )
         fits = decision_of(await ledger.submit_one(a_call(795_000)))
@@ -270,10 +272,48 @@ async def test_an_override_of_a_cost_limit_is_in_micros_and_told_as_money(tmp_pa
         assert decision.message.startswith("Basic plan: 0.0025 of 2.50 USD used this month, 2.4975 left.")
 
 
+async def test_what_is_read_from_a_cache_is_counted_at_its_own_price(store: SqliteStore) -> None:
+    attributes = {**CALL, "input_tokens": 1_000, "cache_read_tokens": 800}
+    async with store.open(catalog=priced_catalog()) as ledger:
+        said = decision_of(
+            await ledger.submit_one(a_record("bob", "api_call", attributes=attributes, price=CACHING))
+        )
+        assert {state.meter: state.used for state in said.limits}["cost"] == 250 + 248
+    async with store.open(catalog=priced_catalog(), publish=False) as ledger:
+        await ledger.submit_one(a_call(1_000, price=CACHING))
+        assert [event.price for event in await events_of(ledger)] == [CACHING, CACHING]
+        assert (await ledger.engine.verify()).differences == ()
+    assert store.rows()["price"] == 1
+
+
+async def test_a_settle_that_says_nothing_its_price_is_by_is_unpriced(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+
+        async def held() -> str:
+            attributes = {**CALL, "audio_seconds": 60}
+            asked = a_reserve("bob", "api_call", attributes=attributes, price=SPEECH)
+            decision = decision_of(await ledger.submit_one(asked))
+            assert decision.reservation_id is not None
+            return decision.reservation_id
+
+        spoken = decision_of(
+            await ledger.submit_one(a_settle(await held(), attributes={"audio_seconds": 30}))
+        )
+        assert (spoken.unpriced, spoken.limits[0].used) == (False, 3_000)
+        silent = decision_of(await ledger.submit_one(a_settle(await held(), attributes={"input_tokens": 9})))
+        assert (silent.unpriced, silent.limits[0].used) == (True, 3_000)
+        assert [event.price for event in await events_of(ledger)] == [None, SPEECH]
+        check = CheckUsage(a_subject(), "api_call", 1, {**CALL, "input_tokens": 9}, SPEECH)
+        asked = decision_of(await ledger.rehearse(check))
+        assert (asked.unpriced, asked.affordable) == (True, None)
+
+
 async def test_prices_travel_with_an_export(tmp_path: Path) -> None:
     async with a_ledger(tmp_path / "one", catalog=priced_catalog()) as ledger:
         await ledger.submit([a_call(1_000), a_call(1, price=SEARCH), a_call(1, price=None)])
+        await ledger.submit_one(a_call(1, price=CACHING))
         await ledger.submit_one(a_reserve("bob", "api_call", attributes=CALL, price=SEARCH))
+        await ledger.submit_one(a_reserve("bob", "api_call", attributes=CALL, price=CACHING))
         stream = BytesIO()
         await ledger.engine.dump(stream.write)
         before = [(event.id, event.price) for event in await events_of(ledger)]

@@ -72,6 +72,7 @@ async def test_the_story_of_a_writer(place: Place, server: Server, transport: st
             "cost": {"amount": "0.00625", "currency": "USD"},
             "input_per_million_tokens": {"amount": "1.25", "currency": "USD"},
             "output_per_million_tokens": {"amount": "10.00", "currency": "USD"},
+            "per_million": {},
             "per_unit": None,
         }
         # Only the model is named; a price of the library; a search; a page by the piece
@@ -140,6 +141,94 @@ async def test_an_answer_is_affordable_by_a_limit_of_tokens_also_where_none_are_
             "Affordable: 10 calls like this, or 10,000 output tokens in this one; "
             "what binds this one is OpenAI tokens a month."
         )
+
+
+CACHED = {"model": "claude-sonnet-4-5", "input_tokens": 1_000, "output_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "cost"),
+    [
+        (CACHED, "0.00315"),
+        ({**CACHED, "cache_read_tokens": 900}, "0.00072"),
+        ({**CACHED, "cache_read_tokens": 800, "cache_write_tokens": 100}, "0.001065"),
+        ({"model": "gemini-2.0-flash", "input_tokens": 10_000, "input_audio_tokens": 9_000}, "0.0064"),
+        ({"model": "whisper-1", "audio_seconds": 90}, "0.009"),
+        ({"model": "gpt-4o-mini", "input_tokens": 1}, "0.000001"),
+        ({"model": "whisper-1", "input_tokens": 90}, None),
+        ({"model": "text-embedding-3-small", "input_tokens": 9, "output_tokens": 9}, None),
+    ],
+)
+async def test_what_is_cached_or_audio_costs_what_it_costs(
+    place: Place, server: Server, attributes: dict[str, Any], cost: str | None
+) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        asked = {"user_id": "cara", "event": "api_call", "attributes": attributes}
+        recorded = (await app.call("record_usage", **asked)).json()["result"]
+        assert recorded.get("unpriced", False) is (cost is None)
+        events = (await app.call("list_usage_events", user_id="cara")).json()["result"]["events"]
+        price = next(one["price"] for one in events if one["event_id"] == recorded["event_id"])
+        assert cost == (None if price is None else price["cost"]["amount"])
+
+
+async def test_a_part_larger_than_the_whole_is_refused(place: Place, server: Server) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        said = {"model": "gpt-4o", "input_tokens": 10, "cache_read_tokens": 11}
+        asked = {"user_id": "cara", "event": "api_call", "attributes": said, "enforce": False}
+        problem = problem_of(await app.call("record_usage", **asked), 422, "invalid_request")
+        assert problem["fields"][0]["field"] == "attributes.input_tokens"
+
+
+async def test_a_batch_says_what_of_it_has_no_price(place: Place, server: Server) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+
+        async def said(*models: str) -> str:
+            calls = [
+                {"user_id": "bea", "event": "api_call", "attributes": {"model": model, "input_tokens": 9}}
+                for model in models
+            ]
+            return str((await app.call("record_usage_batch", events=calls)).json()["text"])
+
+        assert await said("gpt-4o", "gemini-2.5-pro") == "2 of 2 events were allowed."
+        assert await said("gpt-4o", "of-tomorrow") == (
+            "2 of 2 events were allowed. What 1 event cost is not known, so nothing is added to the cost for it."
+        )
+        assert await said("of-tomorrow", "whisper-1") == (
+            "2 of 2 events were allowed. What 2 events cost is not known, so nothing is added to the cost for them."
+        )
+
+
+async def test_a_limit_of_money_is_set_as_money(place: Place, server: Server) -> None:
+    async with (
+        server.api(place.token("rich")) as api,
+        server.api(place.token("tara", role="tenant_admin")) as tara,
+    ):
+        await api.call("get_tier_info")
+        cost = {"user_id": "rich", "meter": "cost", "window": "month", "reason": "a good customer"}
+
+        async def manage(action: str, **given: Any) -> Any:
+            return await tara.call("manage_limits", action=action, **{**cost, **given})
+
+        done = (await manage("set", limit="150.00")).json()
+        assert "limit.set cost per month: 2.00 USD -> 150.00 USD. a good customer" in done["text"]
+        assert "0.00 of 150.00 USD used this month" in done["text"]
+        limits = {one["meter"]: one["limit"] for one in done["result"]["limits"]}
+        assert limits["cost"] == 150_000_000
+        same = (await manage("set", limit=150_000_000)).json()
+        assert "150.00 USD -> 150.00 USD" in same["text"]
+        assert "1.50 USD more" in (await manage("grant", quantity="1.5")).json()["text"]
+        assert "-> unlimited" in (await manage("set", limit="unlimited")).json()["text"]
+        for given, said in (
+            ({"limit": "150.0000001"}, "limit must have at most 6 decimals."),
+            ({"limit": "1,50"}, 'limit must be a decimal string like "29.00".'),
+            ({"limit": "many"}, "limit must be an integer from 0 to"),
+            (
+                {"limit": "5.00", "meter": "api_calls"},
+                "limit must be an integer: api_calls is no amount of money.",
+            ),
+        ):
+            problem = problem_of(await manage("set", **given), 422, "invalid_request")
+            assert problem["detail"].startswith(said)
 
 
 async def test_money_granted_is_told_as_money(place: Place, server: Server) -> None:

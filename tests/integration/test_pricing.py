@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.harness import ERAS, TODAY, Place, Server, talking
+from tests.harness import ERAS, TODAY, Place, Server, problem_of, talking
 from tests.priced import a_priced_catalog
 
 from subscription_mcp.tools.wire import PricingResult
@@ -22,6 +22,8 @@ def of_tokens(provider: str, model: str, title: str, tokens_in: str, tokens_out:
         "output_per_million_tokens": {"amount": tokens_out, "currency": "USD"},
         "per_unit": None,
         "unit": None,
+        "per_million": {},
+        "tiers": [],
         "source": "catalog",
     }
 
@@ -37,6 +39,8 @@ def of_units(
         "output_per_million_tokens": None,
         "per_unit": {"amount": amount, "currency": currency},
         "unit": unit,
+        "per_million": {},
+        "tiers": [],
         "source": "catalog",
     }
 
@@ -51,7 +55,9 @@ PRICED = {
         of_units("exa", None, "Exa (Metaphor)", "0.003", "search"),
         of_units("firecrawl", None, "firecrawl", "0.002", "page", "EUR"),
         of_units("stability", "image", "image", "0.04", "image"),
-    ]
+    ],
+    "note": "A model that is not listed costs what genai-prices says: ask with pricing://models/MODEL or GET "
+    "/api/pricing?model=MODEL. No meter adds up what calls cost.",
 }
 
 
@@ -95,6 +101,85 @@ async def test_the_resource_is_the_same_document(
         assert (listed.mime_type, bool(listed.title and listed.description)) == ("application/json", True)
 
 
+def usd(amount: str) -> dict[str, str]:
+    return {"amount": amount, "currency": "USD"}
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+@pytest.mark.parametrize(
+    ("written", "provider", "source", "amounts"),
+    [
+        ("gemini-2.5-pro", "gemini", "catalog", ("1.25", "10.00")),
+        ("models/Gemini-2.5-Pro", "gemini", "catalog", ("1.25", "10.00")),
+        ("openai/gpt-4o", "openai", "genai-prices", ("2.50", "10.00")),
+        ("bedrock/us.anthropic.claude-sonnet-4-20250514-v1:0", "bedrock", "genai-prices", ("3.00", "15.00")),
+    ],
+)
+async def test_the_price_of_one_model_is_asked_for_by_any_of_its_names(
+    place: Place,
+    server: Server,
+    transport: str,
+    era: str,
+    written: str,
+    provider: str,
+    source: str,
+    amounts: Any,
+) -> None:
+    async with talking(place, server, transport, place.token("reader"), ERAS[era]) as talk:
+        document = await talk.resource(f"pricing://models/{written}")
+    (price,) = document["prices"]
+    assert (price["provider"], price["source"].split()[0]) == (provider, source)
+    told = (price["input_per_million_tokens"], price["output_per_million_tokens"])
+    assert told == tuple(map(usd, amounts))
+    PricingResult.model_validate(document)
+    async with server.api() as anybody:
+        assert (await anybody.get("/api/pricing", params={"model": written})).json() == document
+
+
+async def test_a_price_has_its_tiers_and_what_is_priced_apart(server: Server) -> None:
+    async with server.api() as anybody:
+        answer = await anybody.get("/api/pricing", params={"model": "claude-sonnet-4-5"})
+        speech = await anybody.get("/api/pricing?model=whisper-1&provider=OpenAI")
+        whole = await anybody.get("/api/pricing?provider=metaphor")
+    (price,) = answer.json()["prices"]
+    assert (price["title"], price["model"]) == ("Claude Sonnet 4.5", "claude-sonnet-4-5")
+    assert price["per_million"]["cache_read_tokens"] == usd("0.30")
+    (tier,) = price["tiers"]
+    assert (tier["above_input_tokens"], tier["input_per_million_tokens"]) == (200_000, usd("6.00"))
+    assert tier["per_million"]["cache_read_tokens"] == usd("0.60")
+    (price,) = speech.json()["prices"]
+    assert (price["input_per_million_tokens"], price["per_million"]) == (
+        None,
+        {"audio_seconds": usd("100.00")},
+    )
+    assert whole.json()["prices"] == [PRICED["prices"][5]]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_model_without_a_price_is_said_to_be_unpriced(place: Place, server: Server, era: str) -> None:
+    said = "No such price. Calls of what has none add nothing to the cost and are counted as unpriced."
+    async with server.client(place.token("reader"), ERAS[era]) as talk:
+        _, message, _ = await talk.fault(talk.client.read_resource("pricing://models/gpt-of-tomorrow"))
+    assert message == said
+    async with server.api() as anybody:
+        for query in ("model=gpt-of-tomorrow", "model=openai/", "provider=nobody"):
+            problem = problem_of(await anybody.get(f"/api/pricing?{query}"), 404, "not_found")
+            assert problem["detail"] == said
+        for query in ("modle=gpt-4o", "model=", "model=a&model=b", f"model={'x' * 257}"):
+            problem = problem_of(await anybody.get(f"/api/pricing?{query}"), 422, "invalid_request")
+            assert problem["detail"] == "The query takes provider and model, each a name and once."
+
+
+async def test_models_are_completed_those_of_the_book_first(place: Place, server: Server) -> None:
+    async with server.client(place.token("reader"), ERAS["modern"]) as talk:
+        assert (await talk.completions("pricing://models/{+model}", "model", "gemini-2.5"))[:2] == [
+            "gemini-2.5-flash",
+            "gemini-2.5-pro",
+        ]
+        assert "gpt-4o" in await talk.completions("pricing://models/{+model}", "model", "GPT-4o")
+
+
 async def test_nobody_keeps_or_shares_the_resource(place: Place, server: Server) -> None:
     answer = await server.modern(place.token("reader"), "resources/read", {"uri": "pricing://models"})
     assert (answer["result"]["ttlMs"], answer["result"]["cacheScope"]) == (0, "private")
@@ -102,7 +187,7 @@ async def test_nobody_keeps_or_shares_the_resource(place: Place, server: Server)
 
 def test_a_catalog_without_prices_has_an_empty_price_book(tmp_path: Path) -> None:
     with Place(tmp_path, clock=TODAY).serving() as server:
-        assert httpx2.get(f"{server.base_url}/api/pricing").json() == {"prices": []}
+        assert httpx2.get(f"{server.base_url}/api/pricing").json() == {**PRICED, "prices": []}
 
 
 def test_an_edited_price_is_told_from_the_next_start_and_no_plan_is_another(tmp_path: Path) -> None:

@@ -6,7 +6,12 @@ import pytest
 from tests.harness import ERAS, TODAY, Place, Server, Talk, talking
 
 FIXED = {"subscription://plans", "subscription://me", "quota://me", "alerts://me", "pricing://models"}
-OF_BASIC = {"subscription://plans/{plan}", "quota://me/{meter}", "quota://accounts/{account_id}"}
+OF_BASIC = {
+    "subscription://plans/{plan}",
+    "pricing://models/{+model}",
+    "quota://me/{meter}",
+    "quota://accounts/{account_id}",
+}
 WITH_ANALYTICS = {"usage://me/{period}", "usage://accounts/{account_id}/{period}"}
 PROMPTS = {"quota", "compare_plans", "explain_denial"}
 PERIODS = ["billing_period", "today", "this_month", "last_7_days", "last_30_days", "last_6_months"]
@@ -107,12 +112,17 @@ async def test_everybody_is_shown_what_is_theirs(place: Place, server: Server, e
     async with server.client(place.token("regular", tier="advanced"), mode) as regular:
         assert await listed(regular) == (FIXED, OF_BASIC | WITH_ANALYTICS, PROMPTS)
     async with server.client(place.token("worker", group="crew", tier="advanced"), mode) as worker:
-        of_member = {"subscription://plans/{plan}", "quota://me/{meter}", "usage://me/{period}"}
+        of_member = {
+            "subscription://plans/{plan}",
+            "pricing://models/{+model}",
+            "quota://me/{meter}",
+            "usage://me/{period}",
+        }
         assert await listed(worker) == (FIXED, of_member, PROMPTS)
     async with server.client(place.token("app", role="service"), mode) as app:
         assert await listed(app) == (
             {"subscription://plans", "pricing://models"},
-            {"subscription://plans/{plan}"},
+            {"subscription://plans/{plan}", "pricing://models/{+model}"},
             {"compare_plans"},
         )
         assert "29.00 USD" in await app.prompt("compare_plans")
@@ -254,7 +264,7 @@ async def test_without_a_token_lists_are_those_of_a_newcomer(place: Place, serve
     async with place.over_stdio(None) as nobody:
         uris, templates, prompts = await listed(nobody)
         assert (uris, prompts) == (FIXED, PROMPTS)
-        assert templates == {"subscription://plans/{plan}", "quota://me/{meter}"}
+        assert templates == {"subscription://plans/{plan}", "pricing://models/{+model}", "quota://me/{meter}"}
         for asked in (
             nobody.client.get_prompt("quota", {}),
             nobody.client.read_resource("quota://me"),

@@ -12,6 +12,8 @@ ALERTS, BILLING = wire.ListAlertsArguments, wire.GetBillingHistoryArguments
 CHECK = wire.CheckQuotaArguments
 LIMITS, USAGE = wire.ManageLimitsArguments, wire.GetUsageAnalyticsArguments
 GRANT = {"action": "grant", "meter": "calls", "window": "day", "quantity": 5}
+SET = {"action": "set", "meter": "calls", "window": "day", "reason": "x"}
+LIMIT_RULE = f'an integer from 0 to {2**53 - 1}, "unlimited", or an amount like "150.00"'
 
 
 @pytest.mark.parametrize(
@@ -22,8 +24,19 @@ GRANT = {"action": "grant", "meter": "calls", "window": "day", "quantity": 5}
         (LIMITS, {**GRANT, "reason": ""}, "reason must have at least 1 character.", "reason"),
         (LIMITS, {**GRANT, "reason": "x" * 257}, "reason must have at most 256 characters.", "reason"),
         (LIMITS, GRANT, "grant needs reason.", "arguments"),
-        (LIMITS, {"action": "set", "limit": "many"}, 'limit must be an integer or "unlimited".', "limit"),
-        (LIMITS, {"action": "set", "limit": -1}, "limit must be at least 0.", "limit"),
+        (LIMITS, {**SET, "limit": "many"}, f"limit must be {LIMIT_RULE}.", "limit"),
+        (LIMITS, {**SET, "limit": "1,50"}, 'limit must be a decimal string like "29.00".', "limit"),
+        (LIMITS, {**SET, "limit": "150.0000001"}, "limit must have at most 6 decimals.", "limit"),
+        (LIMITS, {**SET, "limit": "-1"}, "limit must be from 0 to 9007199254.740991.", "limit"),
+        (LIMITS, {**SET, "limit": -1}, f"limit must be {LIMIT_RULE}.", "limit"),
+        (LIMITS, {**SET, "limit": 150.0}, f"limit must be {LIMIT_RULE}.", "limit"),
+        (LIMITS, {**SET, "limit": True}, f"limit must be {LIMIT_RULE}.", "limit"),
+        (
+            LIMITS,
+            {**GRANT, "reason": "x", "quantity": "0"},
+            "quantity must be from 0.000001 to 1000000.",
+            "quantity",
+        ),
         (USAGE, {"meters": []}, "meters must have at least 1 entry.", "meters"),
         (USAGE, {"group_by": ["user"] * 5}, "group_by must have at most 4 entries.", "group_by"),
         (USAGE, {"start": "2026-11-01T00:00:00Z"}, "start and end go together.", "arguments"),

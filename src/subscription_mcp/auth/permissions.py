@@ -107,6 +107,7 @@ RESOURCES = Deciding(
         "subscription://plans": "list_plans",
         "subscription://plans/{plan}": "list_plans",
         "pricing://models": "list_plans",
+        "pricing://models/{+model}": "list_plans",
         "subscription://me": "get_tier_info",
         "quota://me": "get_tier_info",
         "quota://me/{meter}": "get_tier_info",
@@ -128,6 +129,7 @@ PROMPTS = Deciding(
 COMPLETIONS = Deciding(
     {
         "plan of subscription://plans/{plan}": "list_plans",
+        "model of pricing://models/{+model}": "list_plans",
         "meter of quota://me/{meter}": "get_tier_info",
         "period of usage://me/{period}": "get_usage_analytics",
         "account_id of quota://accounts/{account_id}": "get_tier_info",

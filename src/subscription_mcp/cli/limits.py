@@ -1,31 +1,25 @@
 """`limits`: limits set by hand in place of the plan's, and rates cleared, as the operator of this machine."""
 
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from subscription_mcp.cli.acting import call_tool, reason_option, target_options, whom
 from subscription_mcp.cli.common import json_option
-from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX
 
 TOOL = "manage_limits"
 meter_option = click.option("--meter", required=True, help="A meter of the catalog, like messages.")
 window_option = click.option("--window", required=True, help="day, month, … as the plan limits it.")
 
 
-class LimitValue(click.ParamType[int | str]):
-    """An integer, or `unlimited`."""
+class IntegerOrText(click.ParamType[int | str]):
+    """An integer as one, and all else as it is written: what may be said is the tool's to judge."""
 
-    name = "limit"
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if isinstance(value, int):
-            return value
-        if value == "unlimited":
-            return "unlimited"
-        if not (value.isascii() and value.isdigit() and int(value) <= TOTAL_MAX):
-            self.fail(f"give an integer from 0 to {TOTAL_MAX}, or unlimited", param, ctx)
-        return int(value)
+        is_integer = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20
+        return int(value) if is_integer else cast(int | str, value)
 
 
 @click.group()
@@ -46,7 +40,12 @@ def list_limits(ctx: click.Context, /, as_json: bool, **target: str | None) -> N
 @target_options
 @meter_option
 @window_option
-@click.option("--limit", required=True, type=LimitValue(), help="An integer, or unlimited.")
+@click.option(
+    "--limit",
+    required=True,
+    type=IntegerOrText(),
+    help="An integer, unlimited, or of a cost an amount like 150.00.",
+)
 @reason_option
 @click.option("--expires-at", help="When the plan's limit applies again, like 2026-12-31T00:00:00Z.")
 @json_option
@@ -61,7 +60,10 @@ def set_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
 @meter_option
 @window_option
 @click.option(
-    "--quantity", required=True, type=click.IntRange(1, QUANTITY_MAX), help="How much more, in all."
+    "--quantity",
+    required=True,
+    type=IntegerOrText(),
+    help="How much more, in all; of a cost also an amount like 25.00.",
 )
 @click.option("--starts-at", help="Now unless given.")
 @click.option("--expires-at", help="When it ends, like 2026-12-31T00:00:00Z; never unless given.")

@@ -81,7 +81,8 @@ def _others(catalog: Catalog, call: Call) -> Iterable[tuple[int, ModelPrice]]:
         return
     for line in catalog.prices:
         price = unit_price_of(line)
-        if line.model is not None and line.per_unit is None and price.currency == call.price.currency:
+        is_alike = line.model is not None and line.per_unit is None and line.currency == call.price.currency
+        if is_alike and price.covers(call.attributes):
             yield price.cost_micros(call.quantity, call.attributes), line
 
 

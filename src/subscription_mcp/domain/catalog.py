@@ -193,7 +193,8 @@ class ModelPrice:
     """What calls of one model, or of a provider as a whole, cost; None where it has no such price.
 
     Tokens are priced by the million, so that whole micro-units lose nothing: 0.00000015 USD for one token is
-    150_000 micros for a million. `per_unit` is the price of one of what `unit` names, like one search.
+    150_000 micros for a million. `per_unit` is the price of one of what `unit` names, like one search; `per_million` are
+    those of attributes that have one of their own (`pricing.PRICED_BY_MILLION`), by name.
     """
 
     provider: str
@@ -203,6 +204,15 @@ class ModelPrice:
     output_per_million_tokens: Money | None = None
     per_unit: Money | None = None
     unit: str | None = None
+    per_million: tuple[tuple[str, Money], ...] = ()
+
+    @property
+    def currency(self) -> str:
+        """That of all its parts, of which there is at least one."""
+        parts = (self.input_per_million_tokens, self.output_per_million_tokens, self.per_unit)
+        return next(
+            part.currency for part in (*parts, *(each for _, each in self.per_million)) if part is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -55,13 +55,15 @@ from subscription_mcp.domain.identifiers import NAME_RULE, is_name
 from subscription_mcp.domain.instants import parse_duration
 from subscription_mcp.domain.money import (
     MICROS,
+    Amount,
     currency_of,
     format_amount,
     format_decimal,
     money_unit,
     parse_amount,
 )
-from subscription_mcp.domain.pricing import INPUT_TOKENS, OUTPUT_TOKENS, canonical_provider
+from subscription_mcp.domain.pricing import INPUT_TOKENS, OUTPUT_TOKENS, PRICED_BY_MILLION
+from subscription_mcp.domain.providers import canonical_provider
 from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text
 from subscription_mcp.domain.windows import MINUTE_WINDOW, WINDOW_NAMES, Level, Lifetime, parse_window
 
@@ -250,9 +252,9 @@ def _maximum(value: Any) -> Maximum:
     return value
 
 
-def _limit_value(value: Any) -> "Maximum | _Amount":
+def _limit_value(value: Any) -> "Maximum | Amount":
     if isinstance(value, str) and value != UNLIMITED.value and value[:1].isdigit():
-        return _Amount(_amount(value))
+        return Amount(_amount(value))
     return _maximum(value)
 
 
@@ -381,13 +383,6 @@ def _feature_value(value: Any, at: Path = ()) -> FeatureValue:
     return value  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True, slots=True)
-class _Amount:
-    """A limit written as money."""
-
-    micros: int
-
-
 Name = Annotated[str, AfterValidator(_name)]
 Title = Annotated[str, AfterValidator(_title)]
 Currency = Annotated[str, AfterValidator(_currency)]
@@ -430,14 +425,14 @@ class MeterTable(Table):
 class LimitTable(Table):
     meter: str
     window: Annotated[str, PlainValidator(_window)]
-    limit: Annotated[Maximum | _Amount, PlainValidator(_limit_value)]
+    limit: Annotated[Maximum | Amount, PlainValidator(_limit_value)]
     scope: Annotated[Scope, PlainValidator(_one_of(get_args(Scope)))] = "user"
     overage: Annotated[int, PlainValidator(_positive_amount)] | None = None
     overage_max: Annotated[int, PlainValidator(_units)] | None = None
 
     @property
     def maximum(self) -> Maximum:
-        return self.limit.micros if isinstance(self.limit, _Amount) else self.limit
+        return self.limit.micros if isinstance(self.limit, Amount) else self.limit
 
 
 class PriceTable(Table):
@@ -485,6 +480,7 @@ class ModelPriceTable(Table):
     currency: Currency | None = None
     input_per_million_tokens: Micros | None = None
     output_per_million_tokens: Micros | None = None
+    per_million: dict[Annotated[str, PlainValidator(_one_of(PRICED_BY_MILLION))], Micros] = {}
     per_unit: Micros | None = None
     unit: Title | None = None
 
@@ -610,20 +606,19 @@ def _model_price(table: ModelPriceTable, currency: str, path: Path) -> ModelPric
         "output_per_million_tokens": table.output_per_million_tokens,
         "per_unit": table.per_unit,
     }
-    if all(micros is None for micros in amounts.values()):
-        raise _Fault(f"must have at least one of {', '.join(amounts)}", at=path)
+    if all(micros is None for micros in amounts.values()) and not table.per_million:
+        raise _Fault(f"must have at least one of {', '.join(amounts)}, per_million", at=path)
     if table.per_unit is not None and table.unit is None:
         raise _Fault(
             'is missing: per_unit needs what it is the price of, like unit = "search"', at=(*path, "unit")
         )
     if table.per_unit is None and table.unit is not None:
         raise _Fault("only a price with per_unit has one", at=(*path, "unit"))
-    prices = {
-        name: None if micros is None else Money(micros, table.currency or currency)
-        for name, micros in amounts.items()
-    }
-    title = table.title or table.model or table.provider
-    return ModelPrice(canonical_provider(table.provider), table.model, title, **prices, unit=table.unit)
+    currency = table.currency or currency
+    prices = {name: None if micros is None else Money(micros, currency) for name, micros in amounts.items()}
+    per_million = tuple((name, Money(micros, currency)) for name, micros in sorted(table.per_million.items()))
+    title, provider = table.title or table.model or table.provider, canonical_provider(table.provider)
+    return ModelPrice(provider, table.model, title, **prices, unit=table.unit, per_million=per_million)
 
 
 def _check_tool(pattern: str) -> None:
@@ -683,7 +678,7 @@ def _unit_of_meter(
     unit = money_unit(currency)
     if table.unit not in (None, unit):
         raise _Fault(f"must be {unit}, or left out: a cost is counted in it", at=(*path, "unit"))
-    for attribute in (INPUT_TOKENS, OUTPUT_TOKENS):
+    for attribute in (INPUT_TOKENS, OUTPUT_TOKENS, *PRICED_BY_MILLION):
         if attributes.get(attribute, "integer") != "integer":
             raise _Fault(f"cannot price '{attribute}': it is text", at=(*path, "event"))
     return unit
@@ -771,7 +766,7 @@ def _check_limits(limits: list[LimitTable], meters: Mapping[str, Meter], path: P
     priced: dict[str, int] = {}
     for index, limit in enumerate(limits):
         _declared(limit.meter, meters, "meter", (*path, index, "meter"))
-        if isinstance(limit.limit, _Amount) and not meters[limit.meter].is_cost:
+        if isinstance(limit.limit, Amount) and not meters[limit.meter].is_cost:
             raise _Fault(
                 f"{limit.meter} is no amount of money: its limit must be an integer",
                 at=(*path, index, "limit"),

@@ -4,6 +4,7 @@ No float ever holds an amount. Rounding is half up and symmetric, so a refund mi
 """
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 
 MICROS = 1_000_000
@@ -24,6 +25,13 @@ MINOR_UNIT_DIGITS: dict[str, int] = {
 
 _MONEY_UNIT = re.compile(r"micro_([a-z]{3})", re.ASCII)
 _AMOUNT = re.compile(r"(-?)(0|[1-9]\d*)(?:\.(\d+))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number of something that was written as money, in micros."""
+
+    micros: int
 
 
 def parse_amount(text: str) -> int:

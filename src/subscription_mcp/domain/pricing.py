@@ -1,92 +1,59 @@
-"""What a call costs: who provides a model, which price of the book is meant, and the cost in whole micro-units.
+"""What a call costs: which price of the book is meant, and the cost in whole micro-units.
 
 Prices are dated facts: the price an event was counted with is stored with it, so that no later price changes what
-happened. Tokens are priced by the million and everything else by the piece; a cost is rounded half up, once.
+happened. Tokens are priced by the million and everything else by the piece; a cost is rounded up, once, so that what
+costs something never costs nothing.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 
 from subscription_mcp.domain.catalog import Attributes, ModelPrice, Money
+from subscription_mcp.domain.providers import canonical_provider, names_of_model, provider_of_model
 
 CATALOG_SOURCE = "catalog"
 """The source of a price of the catalog's own book."""
 INPUT_TOKENS = "input_tokens"
 OUTPUT_TOKENS = "output_tokens"
-"""The attributes tokens are priced by."""
+"""The attributes all tokens of a call are counted in."""
+PARTS_OF_TOKENS: Mapping[str, tuple[str, ...]] = {
+    INPUT_TOKENS: (
+        *("cache_read_tokens", "cache_write_tokens"),
+        *("input_audio_tokens", "input_image_tokens", "input_video_tokens"),
+    ),
+    OUTPUT_TOKENS: (
+        *("output_audio_tokens", "output_image_tokens", "output_video_tokens"),
+        *("output_reasoning_tokens", "output_citation_tokens"),
+    ),
+}
+"""Attributes that say which of these tokens have a price of their own. They do not overlap."""
+COUNTED_BESIDE_TOKENS = ("audio_seconds", "input_characters", "input_document_pages", "web_searches")
+"""Attributes of calls that cost something besides their tokens, or instead of them."""
+WHOLE_OF = {part: whole for whole, parts in PARTS_OF_TOKENS.items() for part in parts}
+PRICED_BY_MILLION = (*WHOLE_OF, *COUNTED_BESIDE_TOKENS)
+"""Attributes that may have a price for a million of them, besides all tokens."""
 MILLION = 1_000_000
 
-PROVIDER_ALIASES = {
-    **dict.fromkeys(
-        ("google", "googleai", "google-ai", "google-genai", "google-gla"),
-        "gemini",
-    ),
-    "claude": "anthropic",
-    "metaphor": "exa",
-    "mistralai": "mistral",
-    "mistral-ai": "mistral",
-    "open-ai": "openai",
-    "stability-ai": "stability",
-    "stabilityai": "stability",
-}
-PROVIDERS = frozenset(
-    ("gemini", "openai", "anthropic", "mistral", "tavily", "serper", "exa", "firecrawl", "stability")
-)
-"""Providers that are known by one name, however it is written."""
-
-_PROVIDER_OF_MODEL = tuple(
-    (provider, re.compile(pattern))
-    for provider, pattern in (
-        ("gemini", r"gemini-"),
-        ("openai", r"gpt-(?!oss)|chatgpt-|o[1-9](-|$)|text-embedding-(3|ada)|dall-e-|whisper-1|tts-1"),
-        ("anthropic", r"claude-"),
-        (
-            "mistral",
-            r"(mistral|ministral|mixtral|open-mistral|open-mixtral|codestral|devstral|magistral|pixtral)-",
-        ),
-        ("stability", r"stable-(diffusion|image)|sd3"),
-        *((name, rf"{name}(-|$)") for name in ("tavily", "serper", "exa", "firecrawl")),
-    )
-)
-
-
-@lru_cache(4096)
-def canonical_provider(provider: str) -> str:
-    """The one name of a provider: `Google` is gemini; one that is not known stays as it is written."""
-    lower = provider.lower()
-    name = PROVIDER_ALIASES.get(lower, lower)
-    return name if name in PROVIDERS else provider
-
-
-@lru_cache(4096)
-def provider_of_model(model: str) -> str | None:
-    """Who provides a model, by its name: `gemini-2.5-pro`, `openai/gpt-5`; None where the name does not say."""
-    owner, _, name = model.lower().rpartition("/")
-    if owner:
-        said = canonical_provider(owner.rpartition("/")[2])
-        if said in PROVIDERS:
-            return said
-        if owner.rpartition("/")[2] != "models":  # how Google writes them; anything else is somebody's own
-            return None
-    return next((provider for provider, pattern in _PROVIDER_OF_MODEL if pattern.match(name)), None)
+Rates = tuple[tuple[str, int], ...]
+"""Micro-units for a million of each of some attributes of `PRICED_BY_MILLION`, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """What all tokens of a call cost whose input is longer than so many tokens."""
+    """What a call costs by the million whose input is longer than so many tokens."""
 
     above_input_tokens: int
     input_per_million_tokens: int | None
     output_per_million_tokens: int | None
+    per_million: Rates = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class UnitPrice:
-    """What a call is charged by, in micro-units of a currency: tokens by the million, `per_unit` for one of the
-    event's quantity. None is a part that costs nothing. `source` says where the price is from, like `catalog` or
-    `genai-prices 0.2.3`."""
+    """What a call is charged by, in micro-units of a currency: tokens by the million, `per_million` for what of them, or
+    besides them, has a price of its own, and `per_unit` for one of the event's quantity. None is no such price. `source`
+    says where the price is from, like `catalog` or `genai-prices 0.2.3`."""
 
     source: str
     currency: str
@@ -94,45 +61,67 @@ class UnitPrice:
     output_per_million_tokens: int | None = None
     per_unit: int | None = None
     unit: str | None = None
+    per_million: Rates = ()
     tiers: tuple[Tier, ...] = ()
     """Shortest first; none in a price that was applied."""
+
+    @cached_property
+    def _weights(self) -> Rates:
+        """What one of each attribute adds to the cost, in millionths. A part of the tokens is in their sum already: it
+        adds what it costs more than they do, or less."""
+        wholes = {
+            INPUT_TOKENS: self.input_per_million_tokens or 0,
+            OUTPUT_TOKENS: self.output_per_million_tokens or 0,
+        }
+        parts = {name: rate - wholes.get(WHOLE_OF.get(name, ""), 0) for name, rate in self.per_million}
+        return tuple((name, rate) for name, rate in {**wholes, **parts}.items() if rate)
 
     def for_call(self, attributes: Attributes) -> "UnitPrice":
         """The price as it holds for one call: that of its tier."""
         if not self.tiers:
             return self
-        tokens, found = _tokens(attributes, INPUT_TOKENS), replace(self, tiers=())
-        for tier in self.tiers:
-            if tokens > tier.above_input_tokens:
-                found = replace(
-                    found,
-                    input_per_million_tokens=tier.input_per_million_tokens,
-                    output_per_million_tokens=tier.output_per_million_tokens,
-                )
-        return found
+        tokens = _count(attributes, INPUT_TOKENS)
+        reached = [tier for tier in self.tiers if tokens > tier.above_input_tokens]
+        return self.of_tier(reached[-1]) if reached else replace(self, tiers=())
+
+    def of_tier(self, tier: Tier) -> "UnitPrice":
+        """The price as it holds in one of its tiers."""
+        return replace(
+            self,
+            input_per_million_tokens=tier.input_per_million_tokens,
+            output_per_million_tokens=tier.output_per_million_tokens,
+            per_million=tier.per_million,
+            tiers=(),
+        )
+
+    def covers(self, attributes: Attributes) -> bool:
+        """Whether it prices what a call used: where it is by tokens, it must have a price for those of each direction
+        that there are; where it is by something else, the call must say how much of that there was."""
+        if self.per_unit is not None:
+            return True
+        wholes = (
+            (INPUT_TOKENS, self.input_per_million_tokens),
+            (OUTPUT_TOKENS, self.output_per_million_tokens),
+        )
+        if all(rate is None for _, rate in wholes):
+            return any(_count(attributes, name) for name, _ in self.per_million)
+        return all(
+            rate is not None or _count(attributes, whole) <= self._priced_apart(whole, attributes)
+            for whole, rate in wholes
+        )
 
     def cost_micros(self, quantity: int, attributes: Attributes) -> int:
-        """What a call costs, rounded half up to whole micro-units."""
-        price = self.for_call(attributes)
-        millionths = (
-            _tokens(attributes, INPUT_TOKENS) * (price.input_per_million_tokens or 0)
-            + _tokens(attributes, OUTPUT_TOKENS) * (price.output_per_million_tokens or 0)
-            + quantity * (price.per_unit or 0) * MILLION
-        )
-        return (2 * millionths + MILLION) // (2 * MILLION)
+        """What a call costs, rounded up to whole micro-units."""
+        return max(0, -(-self.for_call(attributes)._millionths(quantity, attributes) // MILLION))
 
     def output_tokens_for(self, micros: int, quantity: int, attributes: Attributes) -> int:
         """The most output tokens a call may have that costs so many micro-units at most; of a price that charges for
         them. 0 where the rest of the call alone costs more."""
         price = self.for_call(attributes)
         assert price.output_per_million_tokens
-        others = (
-            _tokens(attributes, INPUT_TOKENS) * (price.input_per_million_tokens or 0)
-            + quantity * (price.per_unit or 0) * MILLION
-        )
-        # The largest sum of millionths that is not rounded to more.
-        most = (2 * micros + 1) * MILLION - 1
-        return max(0, (most - 2 * others) // (2 * price.output_per_million_tokens))
+        input_only = without(attributes, (OUTPUT_TOKENS, *PARTS_OF_TOKENS[OUTPUT_TOKENS]))
+        left = micros * MILLION - price._millionths(quantity, input_only)
+        return max(0, left // price.output_per_million_tokens)
 
     def model_price(self, provider: str, model: str | None, title: str) -> ModelPrice:
         """The same as a line of a price book."""
@@ -140,15 +129,34 @@ class UnitPrice:
         tokens_in, tokens_out, per_unit = (
             None if micros is None else Money(micros, self.currency) for micros in parts
         )
-        return ModelPrice(provider, model, title, tokens_in, tokens_out, per_unit, self.unit)
+        per_million = tuple((name, Money(micros, self.currency)) for name, micros in self.per_million)
+        return ModelPrice(provider, model, title, tokens_in, tokens_out, per_unit, self.unit, per_million)
+
+    def _millionths(self, quantity: int, attributes: Attributes) -> int:
+        """What a call costs, in millionths of a micro-unit."""
+        by_million = sum(_count(attributes, name) * weight for name, weight in self._weights)
+        return by_million + quantity * (self.per_unit or 0) * MILLION
+
+    def _priced_apart(self, whole: str, attributes: Attributes) -> int:
+        return sum(_count(attributes, name) for name, _ in self.per_million if WHOLE_OF.get(name) == whole)
 
 
 def unit_price_of(line: ModelPrice) -> UnitPrice:
     """What a line of the catalog's book charges."""
     parts = (line.input_per_million_tokens, line.output_per_million_tokens, line.per_unit)
-    currency = next(part.currency for part in parts if part is not None)
+    rates = tuple((name, money.micros) for name, money in line.per_million)
     tokens_in, tokens_out, per_unit = (None if part is None else part.micros for part in parts)
-    return UnitPrice(CATALOG_SOURCE, currency, tokens_in, tokens_out, per_unit, line.unit)
+    return UnitPrice(CATALOG_SOURCE, line.currency, tokens_in, tokens_out, per_unit, line.unit, rates)
+
+
+def too_many_parts(attributes: Attributes) -> str | None:
+    """The attribute of all tokens of a direction whose parts are more than all of them; None where there is none."""
+    sums: dict[str, int] = {}
+    for name, value in attributes.items():
+        whole = WHOLE_OF.get(name)
+        if whole is not None and isinstance(value, int):
+            sums[whole] = sums.get(whole, 0) + value
+    return next((whole for whole, parts in sums.items() if parts > _count(attributes, whole)), None)
 
 
 class PriceBook:
@@ -176,8 +184,7 @@ class PriceBook:
             if provider is None:
                 return None
         if model is not None:
-            model = model.lower()
-            for name in (model, model.rpartition("/")[2]):
+            for name in names_of_model(model):
                 line = self._lines.get((provider, name))
                 if line is not None:
                     return line
@@ -200,6 +207,6 @@ def without(attributes: Attributes, names: Iterable[str]) -> Attributes:
     return {name: value for name, value in attributes.items() if name not in names}
 
 
-def _tokens(attributes: Mapping[str, str | int], name: str) -> int:
+def _count(attributes: Attributes, name: str) -> int:
     value = attributes.get(name, 0)
     return value if isinstance(value, int) else 0

@@ -17,7 +17,7 @@ from subscription_mcp.domain.catalog import (
     derived,
 )
 from subscription_mcp.domain.errors import FieldProblem, Refusal
-from subscription_mcp.domain.pricing import UnitPrice, without
+from subscription_mcp.domain.pricing import WHOLE_OF, UnitPrice, too_many_parts, without
 
 TEXT_LENGTH_MAX = 256
 _HIDING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -45,12 +45,14 @@ def gains_of(
 ) -> dict[str, int]:
     """What each meter the event concerns gains, by meter name; nothing where the catalog has no such event any more.
 
-    Beside them it says that a cost is not known (`cost:unpriced`), and what of a gain comes from attributes, or a
+    Beside them it says that a cost is not known in full (`cost:unpriced`; then nothing is added to it), and what of a gain comes from attributes, or a
     quantity, that were only `estimated` (`tokens:estimated`).
     """
     names = catalog.meters_of_quantity.get(event)
     if names is not None and not estimated:  # most events, and looked up for each of them
         return dict.fromkeys(names, quantity)
+    if price is not None and not price.covers(attributes):
+        price = None
     gains: dict[str, int] = {}
     for meter in catalog.meters_of_event.get(event, ()):
         gain = meter.gain(event, quantity, attributes, price)
@@ -115,6 +117,15 @@ def attribute_problems(event: EventType, attributes: Attributes) -> list[FieldPr
             rule = f"must be a text of 1 to {TEXT_LENGTH_MAX} characters without control characters"
         problems.append(FieldProblem(path, rule))
     return problems
+
+
+def token_problems(attributes: Attributes) -> list[FieldProblem]:
+    """That more tokens are said to be of some kind than there are in all."""
+    whole = too_many_parts(attributes)
+    if whole is None:
+        return []
+    parts = " + ".join(name for name in attributes if WHOLE_OF.get(name) == whole)
+    return [FieldProblem(f"attributes.{whole}", f"must be all of them, but is less than {parts}")]
 
 
 SUCCEEDED = frozenset({"ok", "success", "succeeded", "completed"})

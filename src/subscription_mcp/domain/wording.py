@@ -71,6 +71,27 @@ def _refused(state: "LimitState", states: Sequence["LimitState"], gain: int) -> 
     return f"{use_of(state, states)}{_charged(state)}{asked}"
 
 
+def pricing_note(cost_meter: str | None, asks_library: bool) -> str:
+    """How calls are priced that the price book says nothing about, and which are not priced."""
+    library = (
+        "A model that is not listed costs what genai-prices says: ask with pricing://models/MODEL or GET "
+        "/api/pricing?model=MODEL. "
+    )
+    unpriced = "No meter adds up what calls cost."
+    if cost_meter is not None:
+        unpriced = (
+            "A call without a price, or with tokens its price says nothing about, adds nothing to the cost and is "
+            f"counted as {cost_meter}:unpriced; tokens that are not said to be cached, audio and the like cost what all "
+            "others do."
+        )
+    return f"{library if asks_library else ''}{unpriced}"
+
+
+def unpriced_events(count: int) -> str:
+    """Of several recorded events, that nobody knows what some cost."""
+    return f"What {counted(count, 'event')} cost is not known, so nothing is added to the cost for {'it' if count == 1 else 'them'}."
+
+
 def limit_offer(plan: Plan | None, state: "LimitState", limits_of: Callable[[Plan], Sequence[Limit]]) -> str:
     """What the next plan has instead of the limit that refused."""
     if plan is None:

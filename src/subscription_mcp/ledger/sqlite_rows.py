@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from subscription_mcp.domain.identifiers import AccountKind
+from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.subscriptions import Scheduled, Subscription
 
 KINDS: tuple[AccountKind, AccountKind] = ("personal", "group")
@@ -20,8 +21,24 @@ _SCHEDULED_COLUMNS = {
 }
 SUBSCRIPTION_COLUMNS = ", ".join((*_HELD_COLUMNS, *_SCHEDULED_COLUMNS))
 
+PRICE_COLUMNS = tuple(one.name for one in fields(UnitPrice) if one.name != "tiers")
+"""A price that was applied has no tiers any more."""
+
 # Made once: `json.dumps` would make an encoder for every row.
 json_text = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=dict).encode
+
+
+def price_of_row(row: Sequence[Any]) -> UnitPrice:
+    """A price from the values of `PRICE_COLUMNS`."""
+    stored = dict(zip(PRICE_COLUMNS, row, strict=True))
+    rates = {} if stored["per_million"] is None else json.loads(stored["per_million"])
+    return UnitPrice(**{**stored, "per_million": tuple(rates.items())})
+
+
+def price_values(value: UnitPrice) -> tuple[Any, ...]:
+    """The values of `PRICE_COLUMNS`."""
+    rates = json_text(dict(value.per_million)) if value.per_million else None
+    return tuple(rates if name == "per_million" else getattr(value, name) for name in PRICE_COLUMNS)
 
 
 def subscription_of_row(row: Sequence[Any]) -> Subscription:

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, cast
 
 from subscription_mcp.domain.identifiers import AccountKind
@@ -10,10 +9,8 @@ from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.machine.facts import CounterKey, Dimensions, Holder, HolderKey
 from subscription_mcp.ledger.queries import Whose
-from subscription_mcp.ledger.sqlite_rows import KINDS, json_text
+from subscription_mcp.ledger.sqlite_rows import KINDS, PRICE_COLUMNS, json_text, price_of_row, price_values
 
-PRICE_COLUMNS = tuple(one.name for one in fields(UnitPrice) if one.name != "tiers")
-"""A price that was applied has no tiers any more."""
 Place = tuple[int, int, int, int, int]
 """Tenant, start, window, holder and meter of a counter as they are stored."""
 
@@ -146,7 +143,7 @@ class Tables:
         """The number of a price that was applied; each is kept once."""
         found = self._price_ids.get(price)
         if found is None:
-            values = tuple(getattr(price, name) for name in PRICE_COLUMNS)
+            values = price_values(price)
             same = " AND ".join(f"{name} IS ?" for name in PRICE_COLUMNS)
             row = self.database.execute(f"SELECT id FROM price WHERE {same}", values).fetchone()
             if row is None:
@@ -163,7 +160,7 @@ class Tables:
         found = self._prices.get(number)
         if found is None:
             row = self.one(f"SELECT {', '.join(PRICE_COLUMNS)} FROM price WHERE id = ?", number)
-            found = self._prices[number] = UnitPrice(*row)
+            found = self._prices[number] = price_of_row(row)
         return found
 
     def dimensions_made(self, dimensions: Dimensions) -> int:

@@ -15,9 +15,8 @@ from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.port import TransferRefused
 from subscription_mcp.ledger.sqlite_answers import hash_of_key
-from subscription_mcp.ledger.sqlite_rows import KINDS
+from subscription_mcp.ledger.sqlite_rows import KINDS, PRICE_COLUMNS
 from subscription_mcp.ledger.sqlite_store import Store
-from subscription_mcp.ledger.sqlite_tables import PRICE_COLUMNS
 from subscription_mcp.ledger.sqlite_wide import filling
 from subscription_mcp.ledger.transfer import ExportReader, ExportWriter, Row, encode
 
@@ -72,6 +71,7 @@ class _Join:
     values: tuple[str, ...]
 
 
+_PRICE_AS_JSON = {"per_million": "json({0}_.per_million)"}
 _JOINED = {
     "word": _Join(("LEFT JOIN word {0}_ ON {0}_.id = t.{0}",), ("{0}_.text",)),
     "holder": _Join(
@@ -86,7 +86,7 @@ _JOINED = {
         ("LEFT JOIN price {0}_ ON {0}_.id = t.{0}",),
         (
             "CASE WHEN {0}_.id IS NOT NULL THEN json_object("
-            + ", ".join(f"'{name}', {{0}}_.{name}" for name in PRICE_COLUMNS)
+            + ", ".join(f"'{name}', {_PRICE_AS_JSON.get(name, f'{{0}}_.{name}')}" for name in PRICE_COLUMNS)
             + ") END",
         ),
     ),
@@ -341,7 +341,7 @@ class _Loader:
 def _price(value: Row) -> UnitPrice:
     if value.keys() != set(PRICE_COLUMNS):
         raise ValueError("this is no price")
-    return UnitPrice(**value)
+    return UnitPrice(**{**value, "per_million": tuple(sorted((value["per_million"] or {}).items()))})
 
 
 def _row(table: Table, values: Iterator[Any]) -> Row:

@@ -7,11 +7,11 @@ from hashlib import blake2b
 
 from subscription_mcp.domain.catalog import QUANTITY, Attributes
 from subscription_mcp.domain.decisions import Decision
-from subscription_mcp.domain.errors import Refusal
+from subscription_mcp.domain.errors import Refusal, not_found
 from subscription_mcp.domain.estimation import Estimates, estimated
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.pricing import UnitPrice
-from subscription_mcp.domain.usage import event_type_of
+from subscription_mcp.domain.usage import event_type_of, is_plain_text
 from subscription_mcp.ledger.commands import (
     CheckUsage,
     Decided,
@@ -23,7 +23,7 @@ from subscription_mcp.ledger.commands import (
 )
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import ME, Access, Caller, Target
-from subscription_mcp.operations.prices import Prices
+from subscription_mcp.operations.prices import KnownPrice, Prices
 
 
 @dataclass(slots=True)
@@ -103,6 +103,18 @@ class Metering:
             granted.subject_or_refuse(), call.event, call.quantity, call.attributes, call.price
         )
         return (await self._ledger.do(command, Decided, keep=False)).decision
+
+    def price_of(self, provider: str | None, model: str | None) -> tuple[KnownPrice, UnitPrice]:
+        """What calls of a model, or of a provider as a whole, cost now. Raises Refusal."""
+        said = [text for text in (provider, model) if text is not None]
+        found = None
+        if said and all(map(is_plain_text, said)):
+            found = self._prices.known(provider, model, self._ledger.now())
+        if found is None:
+            raise not_found(
+                "price", "Calls of what has none add nothing to the cost and are counted as unpriced."
+            )
+        return found
 
     async def record(self, caller: Caller, report: UsageReport) -> Decision:
         """Decide and count in one step. Raises Refusal."""

@@ -63,6 +63,8 @@ async def _values(offer: Offer, argument: CompletionArgument, caller: Caller, do
             return _beginning(typed, [plan.key for plan in await do.plans.offered()])
         case "plans":
             return _next_in_list(typed, [plan.key for plan in await do.plans.offered()])
+        case "model":
+            return _beginning(typed, do.prices.models())
         case "meter":
             return _beginning(typed, catalog.meters)
         case "period":

@@ -45,6 +45,13 @@ PRICING = Offer(
     "What calls of models and providers cost: for a million tokens, or for one search, page or image.",
     "catalog",
 )
+PRICE = Offer(
+    "pricing://models/{+model}",
+    "price",
+    "Price of one model",
+    "What calls of one model cost, also of one that is not listed, and where its price is from.",
+    "catalog",
+)
 MY_SUBSCRIPTION = Offer(
     "subscription://me",
     "my-subscription",
@@ -93,6 +100,7 @@ RESOURCES = (
     PLANS,
     PLAN,
     PRICING,
+    PRICE,
     MY_SUBSCRIPTION,
     MY_QUOTA,
     MY_QUOTA_OF_METER,
@@ -122,6 +130,7 @@ class Readings:
             PLANS: self._plans,
             PLAN: self._plan,
             PRICING: self._pricing,
+            PRICE: self._price,
             MY_SUBSCRIPTION: self._subscription,
             MY_QUOTA: self._quota,
             MY_QUOTA_OF_METER: self._quota_of_meter,
@@ -133,7 +142,7 @@ class Readings:
 
     async def read(self, offer: Offer, variables: dict[str, str]) -> str:
         """The document as JSON. Raises MCPError: unknown where it is hidden or there is no such thing."""
-        uri = offer.key.format(**variables)
+        uri = offer.key.replace("{+", "{").format(**variables)  # {+model} may hold slashes
         access = self._do.access
         account = variables.get("account_id")
         try:
@@ -166,6 +175,10 @@ class Readings:
 
     async def _pricing(self, caller: Caller, target: Target, variables: dict[str, str]) -> Document:
         return documents.pricing(self._do.plans.catalog)
+
+    async def _price(self, caller: Caller, target: Target, variables: dict[str, str]) -> Document:
+        known = self._do.metering.price_of(None, variables["model"])
+        return documents.pricing_of_model(*known, self._do.plans.catalog)
 
     async def _subscription(self, caller: Caller, target: Target, variables: dict[str, str]) -> Document:
         return documents.tier_info(await self._view(caller, target), self._do.plans.catalog)
@@ -225,6 +238,9 @@ def add_resources(server: MCPServer[Any], do: Operations, identify: Identify) ->
     async def plan(plan: str) -> str:
         return await readings.read(PLAN, {"plan": plan})
 
+    async def price(model: str) -> str:
+        return await readings.read(PRICE, {"model": model})
+
     async def my_quota_of_meter(meter: str) -> str:
         return await readings.read(MY_QUOTA_OF_METER, {"meter": meter})
 
@@ -243,6 +259,7 @@ def add_resources(server: MCPServer[Any], do: Operations, identify: Identify) ->
     fixed(MY_ALERTS)
     fixed(PRICING)
     template(PLAN, plan)
+    template(PRICE, price)
     template(MY_QUOTA_OF_METER, my_quota_of_meter)
     template(MY_USAGE, my_usage)
     template(QUOTA_OF_ACCOUNT, quota_of_account)

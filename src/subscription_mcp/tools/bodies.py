@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from subscription_mcp.domain.catalog import UNLIMITED, Maximum
 from subscription_mcp.domain.catalog_file import KEY
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.instants import Instant, parse_instant
+from subscription_mcp.domain.money import Amount
 from subscription_mcp.operations import Operations, PlanChanged
 from subscription_mcp.operations.access import Caller, Target
 from subscription_mcp.operations.billing import BillingRequest
@@ -146,9 +146,7 @@ async def record_usage_batch(do: Operations, caller: Caller, given: wire.RecordU
     reports = [_report_or_refusal(event) for event in given.events]
     results = await do.metering.record_batch(caller, reports)
     refused = [result for result in results if isinstance(result, Refusal) or not result.allowed]
-    text = f"{len(results) - len(refused)} of {len(results)} events were allowed."
-    text += "".join(f"\n{message}" for message in dict.fromkeys(result.message for result in refused[:20]))
-    return Answer(text, {"results": [result.as_dict() for result in results]})
+    return Answer(texts.batch(results, refused), {"results": [result.as_dict() for result in results]})
 
 
 async def get_usage_analytics(
@@ -218,7 +216,7 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
         extra = Extra(
             given.meter,
             given.window,
-            given.quantity,
+            _units_of(do, given, "quantity"),
             given.reason,
             instant_of(given.starts_at, "starts_at"),
             instant_of(given.expires_at, "expires_at"),
@@ -229,9 +227,7 @@ async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimits
     elif given.action == "correct":
         changed = await do.limits.correct(caller, target, given.event_id, given.reason)
     else:
-        maximum: Maximum | None = None
-        if given.action == "set":
-            maximum = UNLIMITED if given.limit == "unlimited" else given.limit
+        maximum = _units_of(do, given, "limit") if given.action == "set" else None
         expires_at = instant_of(given.expires_at, "expires_at")
         changed = await do.limits.change(
             caller, target, LimitChange(given.meter, given.window, maximum, given.reason, expires_at)
@@ -291,6 +287,19 @@ async def manage_plans(do: Operations, caller: Caller, given: wire.ManagePlansAr
 
 
 # From arguments to requests
+
+
+def _units_of(do: Operations, given: wire.ManageLimitsArguments, field: str) -> Any:
+    """What an argument says in the units of its meter; an amount is only for one of money. Raises Refusal
+    `invalid_request`."""
+    value = getattr(given, field)
+    if not isinstance(value, Amount):
+        return value
+    meter = do.plans.catalog.meters.get(given.meter)
+    if meter is not None and not meter.is_cost:
+        rule = f"must be an integer: {meter.name} is no amount of money"
+        raise Refusal("invalid_request", f"{field} {rule}.", fields=[FieldProblem(field, rule)])
+    return value.micros
 
 
 def _key_and_table(given: wire.ManagePlansArguments) -> tuple[str, dict[str, Any]]:

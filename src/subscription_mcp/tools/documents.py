@@ -20,9 +20,10 @@ from subscription_mcp.domain.decisions import LimitState, unit_of
 from subscription_mcp.domain.instants import SECOND, Instant, format_instant
 from subscription_mcp.domain.money import format_amount
 from subscription_mcp.domain.outlook import METHOD
-from subscription_mcp.domain.pricing import CATALOG_SOURCE
+from subscription_mcp.domain.pricing import CATALOG_SOURCE, UnitPrice
 from subscription_mcp.domain.subscriptions import Scheduled, Subscription, seats_max
 from subscription_mcp.domain.windows import Period
+from subscription_mcp.domain.wording import pricing_note
 from subscription_mcp.operations import (
     AccountView,
     AuditEntry,
@@ -35,9 +36,11 @@ from subscription_mcp.operations import (
 from subscription_mcp.operations.alerts import AlertsAnswer
 from subscription_mcp.operations.members import Member, MembersAnswer
 from subscription_mcp.operations.plan_editing import PlanManaged
+from subscription_mcp.operations.prices import LIBRARY_CURRENCY, KnownPrice
 from subscription_mcp.operations.reports import Outlook, TenantAnswer, UsageReportAnswer
 
 Document = dict[str, Any]
+BY_MILLION = ("input_per_million_tokens", "output_per_million_tokens", "per_million")
 
 
 def amount(money: Money | None) -> Document | None:
@@ -168,8 +171,25 @@ def features(value: Plan, catalog: Catalog) -> Document:
 
 
 def pricing(catalog: Catalog) -> Document:
-    """The price book, in the order of the catalog."""
-    return {"prices": [{**model_price(value), "source": CATALOG_SOURCE} for value in catalog.prices]}
+    """The price book, in the order of the catalog, and what of calls it does not price."""
+    prices = [{**model_price(value), "tiers": [], "source": CATALOG_SOURCE} for value in catalog.prices]
+    return {"prices": prices, "note": _note(catalog)}
+
+
+def pricing_of_model(value: KnownPrice, price: UnitPrice, catalog: Catalog) -> Document:
+    """The price of one model that was asked for, wherever it is from."""
+    line = price.model_price(value.provider, value.model, value.title)
+    tiers = [
+        {"above_input_tokens": tier.above_input_tokens, **_unit_prices(price.of_tier(tier), BY_MILLION)}
+        for tier in price.tiers
+    ]
+    shown = {**model_price(line), "tiers": tiers, "source": price.source}
+    return {"prices": [shown], "note": _note(catalog)}
+
+
+def _note(catalog: Catalog) -> str:
+    meter = next((meter.name for meter in catalog.meters.values() if meter.is_cost), None)
+    return pricing_note(meter, catalog.currency == LIBRARY_CURRENCY)
 
 
 def model_price(value: ModelPrice) -> Document:
@@ -181,7 +201,13 @@ def model_price(value: ModelPrice) -> Document:
         "output_per_million_tokens": amount(value.output_per_million_tokens),
         "per_unit": amount(value.per_unit),
         "unit": value.unit,
+        "per_million": {name: amount(money) for name, money in value.per_million},
     }
+
+
+def _unit_prices(price: UnitPrice, parts: Iterable[str]) -> Document:
+    line = model_price(price.model_price("", None, ""))
+    return {part: line[part] for part in parts}
 
 
 def tier_info(view: AccountView, catalog: Catalog) -> Document:
@@ -443,12 +469,10 @@ def applied_price(event: UsageEvent, catalog: Catalog) -> Document | None:
         return None
     costs = catalog.cost_meters_of_event.get(event.event, ())
     cost = next((event.gains[meter.name] for meter in costs if meter.name in event.gains), 0)
-    line = model_price(price.model_price("", None, ""))
-    parts = ("input_per_million_tokens", "output_per_million_tokens", "per_unit")
     return {
         "source": price.source,
         "cost": amount(Money(cost, price.currency)),
-        **{part: line[part] for part in parts},
+        **_unit_prices(price, (*BY_MILLION, "per_unit")),
     }
 
 

@@ -1,6 +1,6 @@
 """What a tool says in words: complete on its own, for clients that show no structure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from subscription_mcp.domain.catalog import (
     Price,
 )
 from subscription_mcp.domain.decisions import Decision, LimitState, unit_of
+from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import format_instant
 from subscription_mcp.domain.money import currency_of, format_amount
 from subscription_mcp.domain.wording import (
@@ -31,6 +32,7 @@ from subscription_mcp.domain.wording import (
     standstill_sentence,
     sum_text,
     trial_sentence,
+    unpriced_events,
 )
 from subscription_mcp.operations import (
     AccountView,
@@ -193,11 +195,12 @@ def model_prices(prices: Iterable[ModelPrice]) -> str:
     lines = []
     for price in prices:
         name = price.provider if price.model is None else f"{price.provider} {price.model}"
-        parts = (
+        parts: list[tuple[Money | None, str | None]] = [
             (price.input_per_million_tokens, "million input tokens"),
             (price.output_per_million_tokens, "million output tokens"),
+            *((money, f"million {name.replace('_', ' ')}") for name, money in price.per_million),
             (price.per_unit, price.unit),
-        )
+        ]
         amounts = ", ".join(f"{_money(money)} per {unit}" for money, unit in parts if money is not None)
         lines.append(f"{price.title} ({name}): {amounts}.")
     return "\n".join(lines)
@@ -413,6 +416,17 @@ def decision(decided: Decision) -> str:
     return f"{decided.event} x{decided.quantity:,} {verdict}: {decided.message}"
 
 
+def batch(results: Sequence[Decision | Refusal], refused: Sequence[Decision | Refusal]) -> str:
+    """How many events of a batch were allowed, of how many recorded ones nobody knows what they cost, and why others
+    were not."""
+    text = f"{len(results) - len(refused)} of {len(results)} events were allowed."
+    unpriced = sum(1 for one in results if isinstance(one, Decision) and one.unpriced and one.event_id)
+    if unpriced:
+        text += f" {unpriced_events(unpriced)}"
+    sentences = (one.message if isinstance(one, Refusal) else one.sentence for one in refused[:LINES_MAX])
+    return text + "".join(f"\n{sentence}" for sentence in dict.fromkeys(sentences))
+
+
 def checked(decision: Decision) -> str:
     """The sentence of a check, with what is still affordable of something that has a price."""
     left = decision.affordable
@@ -563,7 +577,10 @@ def _change_of_limit(before: Mapping[str, Any], after: Mapping[str, Any], units:
         return f"{after['event']} x{before.get('quantity', 0):,}: {after['corrects']} taken back"
     if "used" in before:
         used = before["used"].items()
-        return ", ".join(f"{meter} per {window}: {quantity} used -> 0" for meter, quantity in used)
+        return ", ".join(
+            f"{meter} per {window}: {maximum_text(quantity, units.get(meter, ''))} used -> 0"
+            for meter, quantity in used
+        )
     return f"{after.get('meter')} per {window}: {limit(before)} -> {limit(after)}"
 
 

@@ -27,7 +27,6 @@ _PATTERNS = {
     YEAR_OR_MONTH_PATTERN: "must be a year or a month, like 2026 or 2026-11",
 }
 _UNIONS = {
-    "limit": 'must be an integer or "unlimited"',
     "thresholds": 'must be a list of whole percents, or "plan"',
 }
 """Fields that take one of two kinds: a wrong kind is told once, and not as two branches of ours."""
@@ -66,7 +65,7 @@ def _problem(detail: Any, model: type[Arguments]) -> FieldProblem:
     field = ".".join(
         _shown(part)
         for part in (path[:1] if path and path[0] in _UNIONS else path)
-        if part not in ("int", "str", "constrained-int", "literal['unlimited']")
+        if part not in ("int", "str", "constrained-int")
     )
     if path and path[0] in _UNIONS and (kind in _TYPES or kind == "literal_error"):
         return FieldProblem(path[0], _UNIONS[path[0]])

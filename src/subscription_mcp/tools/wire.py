@@ -16,8 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX, thresholds_problem
+from subscription_mcp.domain.catalog import QUANTITY_MAX, TOTAL_MAX, UNLIMITED, Maximum, thresholds_problem
 from subscription_mcp.domain.identifiers import ID_PATTERN
+from subscription_mcp.domain.money import Amount, format_decimal, parse_amount
 from subscription_mcp.domain.usage import TEXT_LENGTH_MAX, is_plain_text, is_visible
 from subscription_mcp.domain.windows import MINUTE_WINDOW
 
@@ -265,12 +266,45 @@ class GetBillingHistoryArguments(TargetArguments):
     cursor: Cursor = left_out()
 
 
+def _integer_or_amount(value: Any, least: int, most: int) -> int | Amount | None:
+    """What is neither is None. Raises ValueError where it is one that cannot be."""
+    if type(value) is int and least <= value <= most:
+        return value
+    if not (isinstance(value, str) and any(map(str.isdigit, value))):
+        return None
+    micros = parse_amount(value)
+    if not least <= micros <= most:
+        raise ValueError(f"must be from {format_decimal(least)} to {format_decimal(most)}")
+    return Amount(micros)
+
+
+def _limit(value: Any) -> Maximum | Amount:
+    if value == UNLIMITED.value:
+        return UNLIMITED
+    found = _integer_or_amount(value, 0, TOTAL_MAX)
+    if found is None:
+        raise ValueError(f'must be an integer from 0 to {TOTAL_MAX}, "unlimited", or an amount like "150.00"')
+    return found
+
+
+def _extra(value: Any) -> int | Amount:
+    found = _integer_or_amount(value, 1, QUANTITY_MAX)
+    if found is None:
+        raise ValueError(f'must be an integer from 1 to {QUANTITY_MAX}, or an amount like "150.00"')
+    return found
+
+
+_NUMBER_OR_TEXT = WithJsonSchema({"type": ["integer", "string"]})
+LimitValue = Annotated[Maximum | Amount, PlainValidator(_limit), _NUMBER_OR_TEXT]
+Extra = Annotated[int | Amount, PlainValidator(_extra), _NUMBER_OR_TEXT]
+
+
 class ManageLimitsArguments(TargetArguments):
     action: Literal["list", "set", "grant", "clear", "clear_rate", "correct", "history"]
     meter: Word = left_out()
     window: Word = left_out("As the plan limits it.")
-    limit: Annotated[int, Field(ge=0, le=TOTAL_MAX)] | Literal["unlimited"] = left_out("For set.")
-    quantity: Quantity = left_out("To grant.")
+    limit: LimitValue = left_out('For set. An integer, "unlimited", or of a cost an amount: "150.00".')
+    quantity: Extra = left_out("To grant; of a cost also an amount.")
     starts_at: Instant = left_out()
     expires_at: Instant = left_out()
     grant_id: Word = left_out("To clear.")
@@ -767,6 +801,13 @@ class ManagePlansResult(Result):
     audit_id: str | None
 
 
+class PriceTierResult(Result):
+    above_input_tokens: int
+    input_per_million_tokens: AmountResult | None
+    output_per_million_tokens: AmountResult | None
+    per_million: dict[str, AmountResult]
+
+
 class ModelPriceResult(Result):
     provider: str
     model: str | None = Field(description="null is the provider as a whole.")
@@ -775,13 +816,18 @@ class ModelPriceResult(Result):
     output_per_million_tokens: AmountResult | None
     per_unit: AmountResult | None
     unit: str | None = Field(description="What per_unit is the price of, like search.")
+    per_million: dict[str, AmountResult] = Field(
+        description="For a million of an attribute: of a part of the tokens, or of something beside them."
+    )
+    tiers: list[PriceTierResult] = Field(description="What long calls cost instead.")
     source: str = Field(description="catalog: these win over the price library.")
 
 
 class PricingResult(Result):
-    """What `GET /api/pricing` answers."""
+    """What `GET /api/pricing` answers: the price book, or the one price that was asked for."""
 
     prices: list[ModelPriceResult]
+    note: str = Field(description="What is priced otherwise, and what is not priced.")
 
 
 class AuditEntryResult(Result):

@@ -15,6 +15,7 @@ from subscription_mcp.auth.jwks import KeysHealth
 from subscription_mcp.auth.permissions import ROUTES
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden, internal, not_found
 from subscription_mcp.domain.identifiers import is_id
+from subscription_mcp.domain.usage import is_plain_text
 from subscription_mcp.operations.access import Target
 from subscription_mcp.tools import documents
 from subscription_mcp.tools.toolbox import Tool, Toolbox, UnknownTool
@@ -112,7 +113,11 @@ def api_routes(
         return JsonResponse({"plans": [documents.plan(plan, do.plans.catalog) for plan in offered]})
 
     async def pricing(request: Request) -> Response:
-        return JsonResponse(documents.pricing(do.plans.catalog))
+        asked = _query(request, ("provider", "model"), is_plain_text, "a name")
+        if not asked:
+            return JsonResponse(documents.pricing(do.plans.catalog))
+        known = do.metering.price_of(asked.get("provider"), asked.get("model"))
+        return JsonResponse(documents.pricing_of_model(*known, do.plans.catalog))
 
     async def healthz(request: Request) -> Response:
         return JsonResponse({"status": "ok"})
@@ -201,20 +206,28 @@ def _envelope(body: Any) -> tuple[str | None, dict[str, Any]]:
 
 def _target_of(request: Request, tenant: str) -> Target:
     """Who is asked about beside the tenant: nobody in particular, or `user_id` and `account_id` of the query."""
-    pairs = request.query_params.multi_items()
-    given = dict(pairs)
     if not is_id(tenant):
         raise forbidden()
-    for name, value in pairs:
-        if name not in ("user_id", "account_id") or not is_id(value) or len(given) < len(pairs):
-            raise Refusal(
-                "invalid_request",
-                "The query takes user_id and account_id, each an id and once.",
-                fields=[FieldProblem("query", "takes user_id and account_id")],
-            )
+    given = _query(request, ("user_id", "account_id"), is_id, "an id")
     if not given:
         return Target()
     return Target(tenant, given.get("account_id"), given.get("user_id"))
+
+
+def _query(
+    request: Request, names: tuple[str, str], is_fit: Callable[[str], bool], kind: str
+) -> dict[str, str]:
+    """What the query says, which may be nothing. Raises Refusal `invalid_request`."""
+    pairs = request.query_params.multi_items()
+    given = dict(pairs)
+    if len(given) < len(pairs) or not all(name in names and is_fit(value) for name, value in pairs):
+        takes = f"takes {' and '.join(names)}"
+        raise Refusal(
+            "invalid_request",
+            f"The query {takes}, each {kind} and once.",
+            fields=[FieldProblem("query", takes)],
+        )
+    return given
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

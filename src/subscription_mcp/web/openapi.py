@@ -14,6 +14,7 @@ from subscription_mcp import __version__
 from subscription_mcp.domain.catalog import Catalog
 from subscription_mcp.domain.errors import HTTP_STATUS
 from subscription_mcp.domain.identifiers import ID_PATTERN
+from subscription_mcp.domain.usage import TEXT_LENGTH_MAX
 from subscription_mcp.tools import wire
 from subscription_mcp.tools.toolbox import TOOLS, Tool, schema_of
 from subscription_mcp.web.problems import PROBLEM
@@ -45,7 +46,7 @@ _WORDS = {
     401: "No access token, or one that is not accepted.",
     402: "There is no subscription.",
     403: "The role does not reach that far, the plan does not include it, or the Origin is not answered.",
-    404: "No such tool for this caller, or no such account.",
+    404: "No such tool for this caller, or no such account or price.",
     405: "This path does not take that method.",
     408: "The body was not complete within 10 seconds.",
     409: "It contradicts what is already there.",
@@ -98,15 +99,7 @@ def openapi_document(catalog: Catalog, base_url: str) -> Schema:
                 "getPlans", "The plans on offer", schemas.of(wire.PlansResult), EDGE, is_public=True
             )
         },
-        "/api/pricing": {
-            "get": _operation(
-                "getPricing",
-                "What calls of models and providers cost",
-                schemas.of(wire.PricingResult),
-                EDGE,
-                is_public=True,
-            )
-        },
+        "/api/pricing": {"get": _pricing(schemas)},
         **_about_the_server(),
         "/mcp": _mcp(),
     }
@@ -258,6 +251,25 @@ def _subscription(schemas: "_Schemas") -> Schema:
             }
             for name in ("user_id", "account_id")
         ),
+    ]
+    return operation
+
+
+def _pricing(schemas: "_Schemas") -> Schema:
+    operation = _operation(
+        "getPricing",
+        "What calls of models and providers cost, or those of one, also where it is not listed",
+        schemas.of(wire.PricingResult),
+        (*EDGE, 404, 422),
+        is_public=True,
+    )
+    a_name = {"type": "string", "minLength": 1, "maxLength": TEXT_LENGTH_MAX}
+    operation["parameters"] = [
+        {"name": name, "in": "query", "required": False, "schema": a_name, "description": description}
+        for name, description in (
+            ("model", "Like gpt-4o or openai/gpt-4o."),
+            ("provider", "Where the name of the model does not say it, or for what it costs as a whole."),
+        )
     ]
     return operation
 

@@ -37,7 +37,7 @@ from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.money import MICROS
 from subscription_mcp.domain.pricing import UnitPrice
-from subscription_mcp.domain.usage import attribute_problems, event_type_of, gains_of
+from subscription_mcp.domain.usage import attribute_problems, event_type_of, gains_of, token_problems
 from subscription_mcp.domain.windows import Period, quarter_of, window_of_key
 from subscription_mcp.ledger.commands import (
     Actor,
@@ -103,7 +103,7 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
 
 def _say_what_is_affordable(turn: Turn, located: Located, command: CheckUsage, decision: Decision) -> None:
     catalog, price = turn.facts.catalog, command.price
-    if price is None or command.event not in catalog.cost_meters_of_event:
+    if price is None or decision.unpriced or command.event not in catalog.cost_meters_of_event:
         return
     if located.plan is None or located.standstill is not None:
         return
@@ -297,7 +297,7 @@ def price_applied(
     catalog: Catalog, event: str, price: UnitPrice | None, attributes: Attributes
 ) -> UnitPrice | None:
     """The price kept with an event: as it was for this call, and only where something adds up what it costs."""
-    if price is None or event not in catalog.cost_meters_of_event:
+    if price is None or event not in catalog.cost_meters_of_event or not price.covers(attributes):
         return None
     return price.for_call(attributes)
 
@@ -316,6 +316,8 @@ def gains_or_refuse(
     event_type = catalog.events.get(event) or event_type_of(catalog, event)
     if attributes:
         problems = attribute_problems(event_type, attributes)
+        if not problems and event in catalog.cost_meters_of_event:
+            problems = token_problems(attributes)
         if problems:
             raise refused("invalid_request", f"{problems[0].field} {problems[0].rule}", *problems)
     gains = gains_of(catalog, event, quantity, attributes, price, estimated)
