@@ -1,8 +1,9 @@
-"""What calls cost, the long way round: which line of a book is meant, and exact fractions rounded once for each event.
+"""What calls cost, the long way round: which line of a book is meant, and exact fractions rounded up once for each event.
 A line is what it costs by the million tokens in and out, by the piece, and in which tiers: above how many tokens in
 everything costs otherwise."""
 
 from fractions import Fraction
+from math import ceil
 
 MILLION = 10**6
 CALLED = ("provider", "model")
@@ -42,7 +43,7 @@ def cost_of(line, quantity, attributes):
     tokens, words = attributes.get("input_tokens", 0), attributes.get("output_tokens", 0)
     price_in, price_out = for_tokens(line, tokens)
     exact = Fraction(tokens * price_in + words * price_out, MILLION) + quantity * line[2]
-    return int(exact + Fraction(1, 2))
+    return ceil(exact)
 
 
 def costs_of(event, quantity, attributes, price):

@@ -453,7 +453,7 @@ async def test_what_is_hidden_is_not_betrayed_by_a_call_that_is_wrong(
 
 # --- Resources, prompts, completions -------------------------------------------------------------------------
 
-VARIABLES = {"plan": "basic", "meter": "messages", "period": "today"}
+VARIABLES = {"plan": "basic", "model": "openai/gpt-4o", "meter": "messages", "period": "today"}
 ARGUMENTS = {"explain_denial": MESSAGE}
 """What a prompt needs beside its name."""
 
@@ -466,7 +466,7 @@ async def read(talk: Talk, key: str, **variables: str) -> Said:
 
 
 def uri_of(key: str, **variables: str) -> str:
-    return key.format(**{**VARIABLES, **variables})
+    return key.replace("{+", "{").format(**{**VARIABLES, **variables})
 
 
 @pytest.mark.parametrize("era", ERAS)
