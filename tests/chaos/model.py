@@ -9,14 +9,16 @@ from types import SimpleNamespace as Thing
 from tests.chaos.model_costs import CALLED, costs_of, line_said
 from tests.chaos.model_counting import HELD, REFUSED, USED, Counting, own, total
 from tests.chaos.model_lifecycle import No
+from tests.chaos.model_refusals import Refusals
 from tests.chaos.periods import SECOND, gains_of
 
 DAYS_35 = 35 * 86_400 * SECOND
 
 
-class Model(Counting):
+class Model(Counting, Refusals):
     def __init__(self, accounts):
-        super().__init__(accounts)
+        Counting.__init__(self, accounts)
+        Refusals.__init__(self)
         self.answers = []
 
     def at(self, now):
@@ -85,13 +87,23 @@ class Model(Counting):
             return {"code": "invalid_request"}
         answer, event = self.decide(command, at)
         if answer["code"] != "ok" and command.enforce:
-            return answer
+            return self.refuse(answer, event)
         return self.keep(self.events, event, answer, USED)
 
     def Reserve(self, command):
         answer, one = self.decide(command, self.now)
         one.ends = self.now + command.ttl_seconds * SECOND
-        return self.keep(self.reservations, one, answer, HELD) if answer["code"] == "ok" else answer
+        refused = answer["code"] != "ok"
+        return self.refuse(answer, one) if refused else self.keep(self.reservations, one, answer, HELD)
+
+    def refuse(self, answer, thing):
+        meters = {meter for (meter, *_), row in answer["limits"].items() if row[REFUSED]}
+        return self.counted(answer, thing.account, thing.user, meters)
+
+    def OpenSession(self, command):
+        answer = self.accounts.OpenSession(command)
+        meter = "sessions" if answer["code"] == "session_limit" else ""
+        return self.counted(answer, self.accounts.home(command.subject), command.subject.user, {meter})
 
     def Settle(self, command):
         one = next((one for one in self.reservations if one.id == command.reservation_id), None)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,7 @@ class World:
                 self.compare([model.apply(preview, getattr(outcome, "as_of", model.now))], [outcome])
             await self.look_at_events(ledger, tenant)
         self.look_at_what_is_gone()
+        self.look_at_refusals()
         recount(self.path, self.spectator)
 
     def look_at_what_is_gone(self) -> None:
@@ -338,6 +340,24 @@ class World:
         for one in [one for one in sessions if one.id is not None and one.id not in there["session"]]:
             assert now - min(one.ends, one.closed_at or one.ends) >= 400 * DAY
             sessions.remove(one)
+
+    def look_at_refusals(self) -> None:
+        """Each was counted once, in its hour, for a limit that refused it; for 401 days."""
+        rows = self.spectator.execute(
+            "SELECT t.text, h.account_kind, a.text, u.text, d.hour, c.text, m.text, d.count FROM denial d"
+            " JOIN holder h ON h.id = d.holder JOIN word t ON t.id = d.tenant JOIN word a ON a.id = h.account"
+            " JOIN word u ON u.id = h.user JOIN word c ON c.id = d.code JOIN word m ON m.id = d.meter"
+        )
+        found: Counter[Any] = Counter()
+        reasons = self.model.reasons()
+        for tenant, kind, account, user, hour, code, meter, count in rows:
+            place = ((tenant, ("personal", "group")[kind], account), user, hour, code)
+            found[place] += count
+            assert meter in reasons[place]
+        wanted = self.model.refused_by_hour()
+        young = {place: count for place, count in wanted.items() if self.model.now - place[2] < 401 * DAY}
+        assert found.items() <= wanted.items()
+        assert young.items() <= found.items()
 
     async def look_at_events(self, ledger: Ledger, tenant: str) -> None:
         mine = [one for one in self.model.events if one.account[0] == tenant]
