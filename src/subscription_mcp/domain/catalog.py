@@ -63,11 +63,6 @@ class EventType:
         """Its own attributes and those every event may carry."""
         return {**dict.fromkeys(DIMENSIONS, "text"), **self.attributes}
 
-    @cached_property
-    def tells_response(self) -> bool:
-        """Whether it may say how long something took, and whether it failed."""
-        return self.attributes.get("response_ms") == "integer" or "status" in self.attributes
-
 
 @dataclass(frozen=True, slots=True)
 class Meter:

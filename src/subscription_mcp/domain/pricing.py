@@ -33,6 +33,8 @@ COUNTED_BESIDE_TOKENS = ("audio_seconds", "input_characters", "input_document_pa
 WHOLE_OF = {part: whole for whole, parts in PARTS_OF_TOKENS.items() for part in parts}
 PRICED_BY_MILLION = (*WHOLE_OF, *COUNTED_BESIDE_TOKENS)
 """Attributes that may have a price for a million of them, besides all tokens."""
+PRICED_BY = (INPUT_TOKENS, OUTPUT_TOKENS, *PRICED_BY_MILLION)
+"""All attributes that a cost may follow from."""
 MILLION = 1_000_000
 
 Rates = tuple[tuple[str, int], ...]

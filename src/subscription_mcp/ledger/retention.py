@@ -3,9 +3,19 @@ versions are kept; pure."""
 
 from subscription_mcp.domain.alerts import is_due_again
 from subscription_mcp.domain.catalog import OVERAGE, OVERAGE_CHARGE, derived
-from subscription_mcp.domain.instants import DAY, QUARTER, Instant
+from subscription_mcp.domain.instants import DAY, HOUR, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells
-from subscription_mcp.domain.windows import BillingPeriod, Level, Rolling, rolling_length, window_of_key
+from subscription_mcp.domain.windows import (
+    BillingPeriod,
+    Day,
+    Hour,
+    Level,
+    Month,
+    Rolling,
+    Week,
+    rolling_length,
+    window_of_key,
+)
 from subscription_mcp.ledger.commands import DeliveryState
 from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE, KEY_RETENTION, SESSION_RETENTION
 from subscription_mcp.ledger.recount import latest_end
@@ -15,8 +25,6 @@ OFFER_RETENTION = 1 * DAY
 _CHARGED = (derived("", OVERAGE), derived("", OVERAGE_CHARGE))
 COUNTER_RETENTION = 400 * DAY
 """As far as a report reaches back; late events only come 35 days late."""
-
-
 ALERT_RETENTION = COUNTER_RETENTION
 DELIVERY_RETENTION = 7 * DAY
 """How long a message that was received is remembered, and how long one waits that no server is there to send."""
@@ -24,6 +32,18 @@ DEAD_RETENTION = KEY_RETENTION
 """How long a message that could not be sent can be sent again."""
 REPORT_RETENTION = 401 * DAY
 """Of what is only kept for reports, by the hour."""
+LONGEST_PERIOD = {
+    Hour.name: HOUR,
+    Day.name: DAY + HOUR,
+    Week.name: 7 * DAY + HOUR,
+    Month.name: 31 * DAY + HOUR,
+    BillingPeriod.name: 366 * DAY + HOUR,
+    Level.name: 0,
+}
+"""How long a period of a window may be, by its name and in every time zone. What is not here never ends. Of a level
+nothing is used up, so nothing of it lasts either."""
+FOLDED: Instant = 0
+"""The period under which stands what a grant gave in those that are over: none but that without end begins there."""
 
 
 def answer_is_over(at: Instant, now: Instant) -> bool:
@@ -84,3 +104,17 @@ def delivery_is_over(
             return now - (ended_at or created_at) >= DEAD_RETENTION
         case "pending":
             return attempts == 0 and now - created_at >= DELIVERY_RETENTION
+
+
+def grant_needed_since(window: str, now: Instant) -> Instant:
+    """Grants of a window that ended before are asked for no more, but for corrections: what they gave is in no period any
+    more that an event may still come for."""
+    longest = LONGEST_PERIOD.get(window)
+    return 0 if longest is None else now - KEY_RETENTION - longest
+
+
+def grant_use_is_over(window: str, start: Instant, now: Instant) -> bool:
+    """Whether what a grant gave in a period need no longer be told apart: the counter of that is gone, too, so nothing is
+    given back any more."""
+    longest = LONGEST_PERIOD.get(window)
+    return longest is not None and start != FOLDED and now - start >= longest + COUNTER_RETENTION

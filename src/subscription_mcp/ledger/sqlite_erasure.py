@@ -15,6 +15,7 @@ from uuid import UUID
 from subscription_mcp.domain.catalog import DIMENSIONS
 from subscription_mcp.domain.erasure import Redaction, hashed_name
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.pricing import PRICED_BY
 from subscription_mcp.ledger.commands import UserErased
 from subscription_mcp.ledger.sqlite_answers import hash_of_key
 from subscription_mcp.ledger.sqlite_events import EVENTS_PER_BLOCK_BITS
@@ -285,7 +286,8 @@ class Erasure:
             ).fetchall()
 
     def _strip_events(self) -> None:
-        """Of their attributes what all usage is told apart by stays: rollups are made of it."""
+        """Of their attributes what all usage is told apart by stays, rollups are made of it; and how many tokens there were,
+        what something cost follows from them."""
         events, kept = 0, []
         for seq, _, attributes in self._events():
             events += 1
@@ -297,6 +299,7 @@ class Erasure:
     def _stripped(self, attributes: str) -> str | None:
         given = json.loads(attributes)
         kept = {name: self._theirs.document(given[name]) for name in DIMENSIONS if name in given}
+        kept |= {name: given[name] for name in PRICED_BY if isinstance(given.get(name), int)}
         return encode(kept) if kept else None
 
     def _rename_dimensions(self) -> None:

@@ -1,4 +1,5 @@
-"""Every counter, rolling window, rollup and hold worked out again from the rows and held against what is stored.
+"""Every counter, rolling window, rollup, hold, cost, grant and response time worked out again from the rows and held against
+what is stored.
 
 One pass over the events adds up what each cell must be, in a private temporary file where memory is not enough;
 then the cells and the stored rows are walked through side by side, in the order of their common key.
@@ -6,9 +7,8 @@ then the cells and the stored rows are walked through side by side, in the order
 
 import json
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Iterator, Set
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import ExitStack, closing
 from itertools import chain, groupby, islice
 from pathlib import Path
 from uuid import UUID
@@ -63,6 +63,9 @@ from subscription_mcp.ledger.sqlite_schema import (
 from subscription_mcp.ledger.sqlite_tables import Tables
 from subscription_mcp.ledger.sqlite_transfer import row_counts
 from subscription_mcp.ledger.sqlite_verify_billing import charges
+from subscription_mcp.ledger.sqlite_verify_costs import Costs
+from subscription_mcp.ledger.sqlite_verify_grants import Grants
+from subscription_mcp.ledger.sqlite_verify_reports import Responses, denials
 from subscription_mcp.ledger.sqlite_wide import EVERYBODY, differences
 from subscription_mcp.ledger.transfer import encode
 
@@ -81,20 +84,23 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
     loose = tuple(islice(dangling(connection), DIFFERENCES_MAX))
     if loose:
         return Verification(0, 0, 0, 0, loose)
-    with closing(Cells()) as counters, closing(Cells()) as rolling, closing(Cells()) as rollups:
-        recount = _Recount(connection, now, levels, counters, rolling, rollups)
+    with ExitStack() as stack:
+        cells = [stack.enter_context(closing(Cells())) for _ in range(5)]
+        recount = _Recount(connection, now, levels, *cells)
         events = recount.add_events()
         found = tuple(
             islice(
                 chain(
-                    recount.corrections(),
-                    recount.grants(),
+                    recount.of_events(),
+                    recount.grants.sums(),
                     recount.counters(),
                     recount.rolling(),
                     recount.rollups(),
                     recount.wide_rollups(),
                     holds(connection, recount.names, now),
                     sizes(connection, recount.names),
+                    recount.responses.differences(),
+                    denials(connection, recount.names, now),
                     alerts(connection, recount.names),
                     answers(connection),
                     charges(connection, now),
@@ -153,6 +159,8 @@ class _Recount:
         counters: Cells,
         rolling: Cells,
         rollups: Cells,
+        responses: Cells,
+        grant_uses: Cells,
     ) -> None:
         self.names = Names(connection)
         self._db = connection
@@ -187,8 +195,10 @@ class _Recount:
             )
         }
         self._tables = Tables(connection)
-        self._loose: list[str] = []
-        self._grant_uses: Counter[tuple[int, bytes, Instant]] = Counter()
+        self._costs = Costs(connection)
+        self.grants = Grants(connection, now, grant_uses)
+        self.responses = Responses(connection, self.names, now, responses)
+        self._of_events: list[str] = []
         self._anchors: dict[int, AnchorHistory] = {}
         self._windows: dict[str, Window] = {}
         self._periods: dict[tuple[str, Anchor], Period] = {}
@@ -197,22 +207,36 @@ class _Recount:
     def add_events(self) -> int:
         """Add up every event; how many there are."""
         events = 0
-        for tenant, grants, corrects, recorded_at, *row in self._db.execute(
-            "SELECT tenant, grants, corrects, recorded_at, holder, event, plan, attributes, gains, occurred_at FROM event"
-            " ORDER BY seq"
+        for id_, tenant, quantity, price, grants, corrects, recorded_at, *row in self._db.execute(
+            "SELECT id, tenant, quantity, price, grants, corrects, recorded_at, holder, event, plan, attributes, gains,"
+            " occurred_at FROM event ORDER BY seq"
         ):
-            for grant, start, units in json.loads(grants) if grants is not None else ():
-                self._grant_uses[(tenant, UUID(grant).bytes, start)] += units
-            if corrects is not None:
+            holder, event, _, attributes, text, occurred_at = row
+            gains: dict[str, int] = json.loads(text)
+            number = 1 if corrects is None else -1
+            name = self.names.text(event)
+            self._note(self._costs.differences(id_, name, quantity, attributes, gains, price, number))
+            if grants is not None:
+                whole = self.names.holder(holder).whole
+                holders = (holder,) if whole is None else (holder, whole)
+                self._note(self.grants.differences(id_, tenant, holders, occurred_at, gains, grants))
+            if corrects is None:
+                self.responses.add(tenant, holder, event, attributes, occurred_at)
+            else:
                 # It is taken back from where it was counted, which goes by when it was recorded.
                 found = event_of_id(self._tables, self.names.text(tenant), corrects)
                 if found is None:
-                    self._loose.append(f"Event {UUID(bytes=corrects)} is taken back and is not there.")
+                    self._note([f"Event {UUID(bytes=corrects)} is taken back and is not there."])
                 else:
                     recorded_at = found.recorded_at
-            self._add(*row, recorded_at=recorded_at, number=1 if corrects is None else -1)
+                    self._note(self._costs.taken_back(id_, gains, found))
+            self._add(holder, event, row[2], attributes, gains, occurred_at, recorded_at, number)
             events += 1
         return events
+
+    def _note(self, differences: Iterable[str]) -> None:
+        if len(self._of_events) < DIFFERENCES_MAX:
+            self._of_events += differences
 
     def _add(
         self,
@@ -220,9 +244,8 @@ class _Recount:
         event: int,
         plan_id: int,
         attributes: str | None,
-        gains: str,
+        gains: Mapping[str, int],
         occurred_at: Instant,
-        *,
         recorded_at: Instant,
         number: int,
     ) -> None:
@@ -231,7 +254,7 @@ class _Recount:
         # Without a holder the group's counters were never made: they are missing.
         whole = -holder if who.whole is None else who.whole
         dimensions: int | None = None
-        for meter_name, gain in json.loads(gains).items():
+        for meter_name, gain in gains.items():
             meter = self.names.word(meter_name)
             if dimensions is None:
                 dimensions = self._dimensions(who.tenant, event, plan_id, attributes)
@@ -336,32 +359,9 @@ class _Recount:
             found = self._anchors[holder] = anchor_history(self._db, *account)
         return found
 
-    def corrections(self) -> Iterator[str]:
-        """Events that are taken back and are not there."""
-        yield from self._loose
-
-    def grants(self) -> Iterator[str]:
-        """How what grants gave differs from the events, and grants that gave more than they had."""
-        stored = {
-            (tenant, id_, start): quantity
-            for tenant, id_, start, quantity in self._db.execute(
-                "SELECT tenant, id, start, quantity FROM grant_use"
-            )
-        }
-        for key in sorted(stored.keys() | self._grant_uses.keys()):
-            said = self._grant_uses[key]
-            if stored.get(key) != said:
-                start = format_instant(key[2])
-                yield (
-                    f"Grant {UUID(bytes=key[1])} says it gave {stored.get(key, 0):,} in the period from {start}; "
-                    f"the events say {said:,}."
-                )
-        for id_, quantity, given in self._db.execute(
-            "SELECT u.id, g.quantity, sum(u.quantity) AS given FROM grant_use u LEFT JOIN allowance_grant g"
-            " ON g.tenant = u.tenant AND g.id = u.id GROUP BY u.tenant, u.id, g.quantity"
-            " HAVING g.quantity IS NULL OR given > g.quantity"
-        ):
-            yield f"Grant {UUID(bytes=id_)} of {quantity or 0:,} gave {given:,}."
+    def of_events(self) -> Iterator[str]:
+        """What cannot be of single events: what they cost, what they take of grants or back."""
+        yield from self._of_events
 
     def counters(self) -> Iterator[str]:
         """How the counters differ from the events."""

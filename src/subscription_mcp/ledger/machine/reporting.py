@@ -40,12 +40,10 @@ def note_denial(turn: Turn, located: Located, decision: Decision) -> None:
 
 
 def note_response(turn: Turn, event: UsageEvent) -> None:
-    """Count how long something took and whether it failed, where the event says so."""
-    event_type = turn.facts.catalog.events.get(event.event)
-    if event_type is None or not event_type.tells_response:
-        return
+    """Count how long something took and whether it failed, where the event says so. What it says is declared, or it would
+    have been refused; so the events alone tell these counts."""
     took, status = event.attributes.get("response_ms"), event.attributes.get("status")
-    if took is None and status is None:
+    if not isinstance(took, int) and status is None:
         return
     cell = cell_of(took) if isinstance(took, int) else NO_CELL
     account = AccountKey(event.tenant, event.account_kind, event.account)
