@@ -1,5 +1,7 @@
 """Extra allowance: used after the plan's own, soonest to expire first, and before anything is charged or refused."""
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -297,3 +299,54 @@ async def test_included_granted_and_charged_add_up_and_nothing_is_granted_after_
 
 async def grants(ledger: Ledger):
     return view_of(await ledger.rehearse(Arrive(a_subject()))).grants
+
+
+async def test_grants_that_ended_long_ago_are_not_looked_at_and_a_correction_still_finds_them(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    catalog = one_plan(a_limit(10, window="month"))
+    async with store.open(catalog=catalog, clock=clock) as ledger:
+        await ledger.submit_one(a_record())
+        await ledger.submit_one(a_grant(5, expires_at=clock.now + DAY))
+        over = decision_of(await ledger.submit_one(a_record(quantity=12)))
+        await ledger.submit_one(a_grant(5))
+        assert sorted(await left(ledger)) == [2, 5]
+    clock.advance(days=100)
+    async with store.open(catalog=catalog, clock=clock, publish=False) as ledger:
+        assert await left(ledger) == [5]
+        assert over.event_id is not None
+        assert code_of(await ledger.submit_one(a_correction(over.event_id))) == "ok"
+        await agrees(ledger)
+    with closing(sqlite3.connect(store.path)) as connection:
+        assert connection.execute("SELECT quantity FROM grant_use").fetchall() == [(0,)]
+
+
+async def test_what_a_grant_gave_long_ago_becomes_one_sum(store: SqliteStore) -> None:
+    clock = Clock()
+    catalog = one_plan(a_limit(1, window="day"))
+    async with store.open(catalog=catalog, clock=clock) as ledger:
+        await ledger.submit_one(a_record())
+        await ledger.submit_one(a_grant(500, window="day"))
+        early = []
+        for _ in range(30):
+            early.append(decision_of(await ledger.submit_one(a_record(quantity=1))))
+            await ledger.submit_one(a_record(quantity=2))
+            clock.advance(days=1)
+        assert store.rows()["grant_use"] == 30
+        given = 500 - (await left(ledger))[0]
+        clock.advance(days=380)
+        for _ in range(20):  # with each some rows are looked at
+            await ledger.submit_one(a_record("eve"))
+            await agrees(ledger)
+        assert 1 < store.rows()["grant_use"] < 25
+        clock.advance(days=30)
+        for _ in range(20):
+            await ledger.submit_one(a_record("eve"))
+        assert store.rows()["grant_use"] == 1
+        assert await left(ledger) == [500 - given]
+        # Nothing of it is given back, whether or not this process knew it apart.
+        assert early[3].event_id is not None
+        assert code_of(await ledger.submit_one(a_correction(early[3].event_id))) == "ok"
+        assert await left(ledger) == [500 - given]
+        await agrees(ledger)

@@ -8,6 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from subscription_mcp.domain.catalog import Overage
+from subscription_mcp.domain.instants import DAY, Instant
+from subscription_mcp.domain.windows import LONGEST_PERIOD
+
+USE_RETENTION = 400 * DAY
+"""How long after a period what a grant gave in it is told apart: as long as the counter of that is kept."""
+FOLDED: Instant = 0
+"""The period under which stands what a grant gave in those that are over: none but that without end begins there."""
+
+
+def use_is_over(window: str, start: Instant, now: Instant) -> bool:
+    """Whether what grants gave in the period of a window is one sum by now, and nothing of it given back any more."""
+    longest = LONGEST_PERIOD.get(window)
+    return longest is not None and start != FOLDED and now - start >= longest + USE_RETENTION
 
 
 class Pot(NamedTuple):

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from subscription_mcp.domain.instants import (
+    DAY,
     HOUR,
     QUARTER,
     SECOND,
@@ -202,6 +203,16 @@ Window = CalendarWindow | Rolling
 _CALENDAR: dict[str, type[CalendarWindow]] = {
     kind.name: kind for kind in (Hour, Day, Week, Month, BillingPeriod, Lifetime, Level)
 }
+LONGEST_PERIOD = {
+    Hour.name: HOUR,
+    Day.name: DAY + HOUR,
+    Week.name: 7 * DAY + HOUR,
+    Month.name: 31 * DAY + HOUR,
+    BillingPeriod.name: 366 * DAY + HOUR,
+    Level.name: 0,
+}
+"""How long a period of a window may be, by its name and in every time zone. What is not here never ends. Of a level
+nothing is used up, so nothing of it lasts either."""
 MINUTE_WINDOW = "minute"
 ROLLING_PREFIX = "rolling:"
 ROLLING_SECONDS_MAX = 400 * 86_400

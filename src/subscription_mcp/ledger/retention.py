@@ -3,16 +3,13 @@ versions are kept; pure."""
 
 from subscription_mcp.domain.alerts import is_due_again
 from subscription_mcp.domain.catalog import OVERAGE, OVERAGE_CHARGE, derived
-from subscription_mcp.domain.instants import DAY, HOUR, QUARTER, Instant
+from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.rolling import Cells
 from subscription_mcp.domain.windows import (
+    LONGEST_PERIOD,
     BillingPeriod,
-    Day,
-    Hour,
     Level,
-    Month,
     Rolling,
-    Week,
     rolling_length,
     window_of_key,
 )
@@ -32,18 +29,6 @@ DEAD_RETENTION = KEY_RETENTION
 """How long a message that could not be sent can be sent again."""
 REPORT_RETENTION = 401 * DAY
 """Of what is only kept for reports, by the hour."""
-LONGEST_PERIOD = {
-    Hour.name: HOUR,
-    Day.name: DAY + HOUR,
-    Week.name: 7 * DAY + HOUR,
-    Month.name: 31 * DAY + HOUR,
-    BillingPeriod.name: 366 * DAY + HOUR,
-    Level.name: 0,
-}
-"""How long a period of a window may be, by its name and in every time zone. What is not here never ends. Of a level
-nothing is used up, so nothing of it lasts either."""
-FOLDED: Instant = 0
-"""The period under which stands what a grant gave in those that are over: none but that without end begins there."""
 
 
 def answer_is_over(at: Instant, now: Instant) -> bool:
@@ -95,15 +80,20 @@ def mark_is_over(window_key: str, start: Instant, until: Instant, now: Instant) 
 
 
 def delivery_is_over(
-    state: DeliveryState, attempts: int, created_at: Instant, ended_at: Instant | None, now: Instant
+    state: DeliveryState,
+    created_at: Instant,
+    next_attempt_at: Instant,
+    ended_at: Instant | None,
+    now: Instant,
 ) -> bool:
+    """One that waits is over where nobody has tried when it was due, nor since: no server knows an address any more."""
     match state:
         case "delivered":
             return now - (ended_at or created_at) >= DELIVERY_RETENTION
         case "dead":
             return now - (ended_at or created_at) >= DEAD_RETENTION
         case "pending":
-            return attempts == 0 and now - created_at >= DELIVERY_RETENTION
+            return now - max(created_at, next_attempt_at) >= DELIVERY_RETENTION
 
 
 def grant_needed_since(window: str, now: Instant) -> Instant:
@@ -111,10 +101,3 @@ def grant_needed_since(window: str, now: Instant) -> Instant:
     more that an event may still come for."""
     longest = LONGEST_PERIOD.get(window)
     return 0 if longest is None else now - KEY_RETENTION - longest
-
-
-def grant_use_is_over(window: str, start: Instant, now: Instant) -> bool:
-    """Whether what a grant gave in a period need no longer be told apart: the counter of that is gone, too, so nothing is
-    given back any more."""
-    longest = LONGEST_PERIOD.get(window)
-    return longest is not None and start != FOLDED and now - start >= longest + COUNTER_RETENTION

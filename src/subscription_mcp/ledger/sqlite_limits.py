@@ -6,8 +6,17 @@ from uuid import UUID
 
 from subscription_mcp.domain.catalog import UNLIMITED, Maximum
 from subscription_mcp.domain.instants import Instant
+from subscription_mcp.domain.windows import LONGEST_PERIOD, Lifetime
 from subscription_mcp.ledger.commands import Grant
-from subscription_mcp.ledger.machine.facts import Changes, CounterKey, HolderKey, Override, OverrideKey
+from subscription_mcp.ledger.machine.facts import (
+    Changes,
+    CounterKey,
+    HolderKey,
+    Override,
+    OverrideKey,
+)
+from subscription_mcp.ledger.retention import grant_needed_since
+from subscription_mcp.ledger.sqlite_rows import json_text
 from subscription_mcp.ledger.sqlite_tables import Place, Tables
 
 # Facts
@@ -27,32 +36,45 @@ def read_overrides(tables: Tables, key: HolderKey) -> dict[OverrideKey, Override
     }
 
 
-def read_grants(tables: Tables, key: HolderKey) -> list[Grant]:
+def read_grants(tables: Tables, key: HolderKey, now: Instant) -> list[Grant]:
+    """Those that an event may still take of, or that gave something in a period one may still come for."""
+    since = {window: grant_needed_since(window, now) for window in (*LONGEST_PERIOD, Lifetime.name)}
+    return _grants(
+        tables,
+        key,
+        "SELECT g.* FROM json_each(:windows) s CROSS JOIN allowance_grant g WHERE g.tenant = :tenant AND g.holder = :holder"
+        " AND g.window = s.key AND g.ends_at IS NULL"
+        " UNION ALL SELECT g.* FROM json_each(:windows) s CROSS JOIN allowance_grant g WHERE g.tenant = :tenant"
+        " AND g.holder = :holder AND g.window = s.key AND g.ends_at > s.value",
+        windows=json_text(since),
+    )
+
+
+def read_grants_of_old(tables: Tables, key: HolderKey) -> list[Grant]:
+    """All that have an end."""
+    picked = (
+        "SELECT * FROM allowance_grant WHERE tenant = :tenant AND holder = :holder AND ends_at IS NOT NULL"
+    )
+    return _grants(tables, key, picked)
+
+
+def _grants(tables: Tables, key: HolderKey, picked: str, **values: str) -> list[Grant]:
     holder, tenant = tables.holder(key), tables.word(key[0].tenant)
     if holder is None:
         return []
-    found = []
-    for id_, meter, window, scope, quantity, starts_at, ends_at in tables.database.execute(
-        "SELECT id, meter, window, scope, quantity, starts_at, ends_at FROM allowance_grant"
-        " WHERE tenant = ? AND holder = ? ORDER BY id",
-        (tenant, holder),
-    ).fetchall():
-        uses = tables.database.execute(
-            "SELECT start, quantity FROM grant_use WHERE tenant = ? AND id = ?", (tenant, id_)
-        )
-        found.append(
-            Grant(
-                str(UUID(bytes=id_)),
-                tables.text(meter),
-                window,
-                scope,
-                quantity,
-                starts_at,
-                ends_at,
-                dict(uses.fetchall()),
-            )
-        )
-    return found
+    found: dict[bytes, Grant] = {}
+    for id_, meter, window, scope, quantity, starts_at, ends_at, start, used in tables.rows(
+        "SELECT g.id, g.meter, g.window, g.scope, g.quantity, g.starts_at, g.ends_at, u.start, u.quantity"
+        f" FROM ({picked}) g LEFT JOIN grant_use u ON u.tenant = g.tenant AND u.id = g.id ORDER BY g.id",
+        {"tenant": tenant, "holder": holder, **values},
+    ):
+        one = found.get(id_)
+        if one is None:
+            limit = (tables.text(meter), window, scope)
+            one = found[id_] = Grant(str(UUID(bytes=id_)), *limit, quantity, starts_at, ends_at)
+        if start is not None:
+            one.uses[start] = used
+    return list(found.values())
 
 
 def cleared_at(tables: Tables, place: Place | None) -> Instant:

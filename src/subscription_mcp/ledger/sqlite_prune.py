@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from subscription_mcp.domain.allowances import FOLDED, use_is_over
 from subscription_mcp.domain.identifiers import uuid7_after
 from subscription_mcp.domain.instants import MINUTE, Instant
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, SESSION_RETENTION
@@ -91,6 +92,7 @@ class _Sweep:
             ("session", self._sessions),
             ("counter", self._counters),
             ("alert_mark", self._marks),
+            ("allowance_grant", self._grant_uses),
             ("rolling", partial(self._sliding, "rolling", "r.cells")),
             ("denial", partial(self._hours, "denial", "code, meter")),
             ("response", partial(self._hours, "response", "event, failed, cell")),
@@ -135,11 +137,11 @@ class _Sweep:
     def _deliveries(self) -> Iterator[int]:
         place = 0
         while rows := self._db.execute(
-            "SELECT seq, state, attempts, created_at, ended_at FROM delivery WHERE seq > ? ORDER BY seq LIMIT ?",
+            "SELECT seq, state, created_at, next_attempt_at, ended_at FROM delivery WHERE seq > ? ORDER BY seq LIMIT ?",
             (place, ROWS_A_BATCH),
         ).fetchall():
-            for seq, state, attempts, created_at, ended_at in rows:
-                if delivery_is_over(state, attempts, created_at, ended_at, self._now):
+            for seq, state, created_at, next_attempt_at, ended_at in rows:
+                if delivery_is_over(state, created_at, next_attempt_at, ended_at, self._now):
                     self._db.execute("DELETE FROM delivery WHERE seq = ?", (seq,))
             yield len(rows)
             place = rows[-1][0]
@@ -231,6 +233,35 @@ class _Sweep:
                         (tenant, *key),
                     )
             yield len(rows)
+
+    def _grant_uses(self, tenant: int) -> Iterator[int]:
+        """What a grant gave in periods that are over becomes one sum."""
+        for rows in self._few(
+            "SELECT holder, id, window FROM allowance_grant WHERE tenant = ? AND (holder, id) > (?, ?)"
+            " ORDER BY holder, id LIMIT ?",
+            tenant,
+            (0, b""),
+        ):
+            for _, id_, window in rows:
+                yield 1
+                while over := self._uses_over(tenant, id_, window):
+                    self._db.execute(
+                        "INSERT INTO grant_use (tenant, id, start, quantity) VALUES (?, ?, ?, ?)"
+                        " ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
+                        (tenant, id_, FOLDED, sum(quantity for _, quantity in over)),
+                    )
+                    self._db.executemany(
+                        "DELETE FROM grant_use WHERE tenant = ? AND id = ? AND start = ?",
+                        [(tenant, id_, start) for start, _ in over],
+                    )
+                    yield len(over)
+
+    def _uses_over(self, tenant: int, id_: bytes, window: str) -> list[tuple[Instant, int]]:
+        rows: list[tuple[Instant, int]] = self._db.execute(
+            "SELECT start, quantity FROM grant_use WHERE tenant = ? AND id = ? AND start > ? ORDER BY start LIMIT ?",
+            (tenant, id_, FOLDED, ROWS_A_BATCH),
+        ).fetchall()
+        return [row for row in rows if use_is_over(window, row[0], self._now)]
 
     def _hours(self, table: str, rest: str, tenant: int) -> Iterator[int]:
         columns = f"hour, holder, {rest}"

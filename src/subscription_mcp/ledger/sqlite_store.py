@@ -70,6 +70,7 @@ from subscription_mcp.ledger.sqlite_counters import Counters, save_counters
 from subscription_mcp.ledger.sqlite_events import event_page, newest_event, read_event, save_events
 from subscription_mcp.ledger.sqlite_limits import (
     read_grants,
+    read_grants_of_old,
     read_overrides,
     save_grants,
     save_override,
@@ -126,7 +127,7 @@ _READ: dict[str, Callable[[Tables, Any], Any]] = {
     "deliveries_dead": read_dead,
     "dimensions": read_dimensions,
     "events": read_event,
-    "grants": read_grants,
+    "grants_of_old": read_grants_of_old,
     "groups": read_group_size,
     "last_rows": last_row_of,
     "members": read_membership,
@@ -144,6 +145,7 @@ _READ: dict[str, Callable[[Tables, Any], Any]] = {
 }
 _READ_AS_OF_NOW: dict[str, Callable[[Tables, Any, Instant], Any]] = {
     "deliveries_due": read_due,
+    "grants": read_grants,
     "holdings": read_holdings,
     "open_sessions": read_open_sessions,
     "pending_offers": read_pending_offers,

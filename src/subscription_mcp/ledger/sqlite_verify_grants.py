@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
+from subscription_mcp.domain.allowances import FOLDED, use_is_over
 from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.ledger.machine.facts import FUTURE_TOLERANCE
-from subscription_mcp.ledger.retention import FOLDED, grant_use_is_over
 from subscription_mcp.ledger.sqlite_cells import Cells, Key, Sums, keyed, side_by_side
 from subscription_mcp.ledger.sqlite_consistency import make_room
 
@@ -100,7 +100,7 @@ class Grants:
         for (_, _, _, start, _), kept, took in uses:
             gave, said = (kept or (0,))[0], (took or (0,))[0]
             total += gave
-            if start == FOLDED or (window is not None and grant_use_is_over(window, start, self._now)):
+            if start == FOLDED or (window is not None and use_is_over(window, start, self._now)):
                 folded += gave - said
             elif gave != said:
                 yield (

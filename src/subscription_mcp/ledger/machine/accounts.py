@@ -401,10 +401,24 @@ def overrides_of(
 
 
 def grants_of(facts: Facts, account: AccountKey, user: str | None) -> tuple[Grant, ...]:
-    """What was granted the account, and the user in it."""
+    """What was granted the account, and the user in it, as far as an event may still need it."""
+    holders = _holders_granted(account, user)
+    return tuple(grant for holder in holders for grant in facts.read("grants", holder) or ())
+
+
+def with_grants_of_old(facts: Facts, located: Located) -> Located:
+    """The same with every grant there ever was. They may be missing."""
+    found = []
+    for holder in _holders_granted(located.account, located.user):
+        known = {one.id for one in facts.grants[holder]}
+        found += [one for one in facts.read("grants_of_old", holder) or () if one.id not in known]
+    return replace(located, grants=(*located.grants, *found)) if found else located
+
+
+def _holders_granted(account: AccountKey, user: str | None) -> list[HolderKey]:
     holders = [""] if account.account_kind == "group" else []
     holders += [user] if user else []
-    return tuple(grant for holder in holders for grant in facts.read("grants", (account, holder)) or ())
+    return [(account, holder) for holder in holders]
 
 
 def limits_in_effect(totals: Totals, located: Located) -> Callable[[Plan], Sequence[Limit]]:

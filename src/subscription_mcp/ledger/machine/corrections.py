@@ -4,14 +4,21 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from subscription_mcp.domain.allowances import shares_of
+from subscription_mcp.domain.allowances import shares_of, use_is_over
 from subscription_mcp.domain.catalog import OVERAGE, OVERAGE_CHARGE, Limit, Plan, derived, is_derived
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.rolling import used_at
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Anchor
 from subscription_mcp.ledger.commands import CorrectUsage, LimitsChanged, UsageEvent, refused
-from subscription_mcp.ledger.machine.accounts import Located, audit, locate_again, totals_of, view_of
+from subscription_mcp.ledger.machine.accounts import (
+    Located,
+    audit,
+    locate_again,
+    totals_of,
+    view_of,
+    with_grants_of_old,
+)
 from subscription_mcp.ledger.machine.alerts import alerts_of_counters, raise_alerts
 from subscription_mcp.ledger.machine.counting import (
     Passed,
@@ -45,6 +52,7 @@ def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
     if located is None or anchors is None:
         return None
     before = view_of(turn, located)
+    of_today, located = located, with_grants_of_old(facts, located)
     passable = _limits_passed(turn, located, event)
     found = _tally(turn, located, event, anchors, passable)
     dimensions = dimensions_counted(turn, event.tenant, dimensions_of_event(event))
@@ -86,7 +94,7 @@ def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
         {"event": event.event, "event_id": event.id, "quantity": event.quantity},
         {"event": event.event, "event_id": correction.id, "quantity": 0, "corrects": event.id},
     )
-    return LimitsChanged(before, view_of(turn, located), entry)
+    return LimitsChanged(before, view_of(turn, of_today), entry)
 
 
 def _is_meant(event: UsageEvent, command: CorrectUsage) -> bool:
@@ -166,7 +174,8 @@ def _give_back(totals: Totals, tally: Tally, limit: Limit, gains: Mapping[str, i
     if used is None or limit.window.is_rolling:
         return
     charged = by_place.get((units, limit.window.key, whose))
-    pots = totals.pots(limit)
+    start = totals.period(limit.window).start
+    pots = [] if use_is_over(limit.window.name, start, totals.now) else totals.pots(limit)
     shares = shares_of(
         limit.included,
         used.used,
@@ -174,7 +183,7 @@ def _give_back(totals: Totals, tally: Tally, limit: Limit, gains: Mapping[str, i
         pots=[pot for _, pot in pots],
         charged=charged.used if charged is not None else 0,
     )
-    start, grants = totals.period(limit.window).start, {grant.id: grant for grant, _ in pots}
+    grants = {grant.id: grant for grant, _ in pots}
     passed.taken += [(grants[id_], start, back) for id_, back in shares.granted.items()]
     if limit.overage is None or units in passed.charged:
         return

@@ -303,6 +303,9 @@ class Facts:
     """Trials had before, by tenant and `trial_of`."""
     overrides: dict[HolderKey, dict[OverrideKey, Override]] = field(default_factory=dict)
     grants: dict[HolderKey, list[Grant]] = field(default_factory=dict)
+    """Those that an event may still need."""
+    grants_of_old: dict[HolderKey, list[Grant]] = field(default_factory=dict)
+    """All that have an end, for one batch: only a correction asks for them."""
     counters: dict[CounterKey, Counter] = field(default_factory=dict)
     answers: dict[AnswerKey, StoredAnswer | None] = field(default_factory=dict)
     events: dict[tuple[str, str], UsageEvent | None] = field(default_factory=dict)
@@ -375,6 +378,7 @@ class Facts:
         self.named.clear()
         self.alerts.clear()
         self.deliveries.clear()
+        self.grants_of_old.clear()
 
     def counter(self, key: CounterKey) -> Counter | None:
         """The running total, or None after noting that it is missing."""
@@ -405,8 +409,9 @@ class Facts:
     def size(self) -> int:
         """How many facts are remembered."""
         tables = (self.members, self.subscriptions, self.overrides, self.counters, self.answers, self.periods)
-        grants = (self.grants, self.last_rows)
         others = (
+            self.grants,
+            self.last_rows,
             self.located,
             self.offers,
             self.pending_offers,
@@ -417,7 +422,7 @@ class Facts:
             self.alert_marks,
             self.alert_settings,
         )
-        return sum(len(table) for table in (*tables, *grants, *others))
+        return sum(len(table) for table in (*tables, *others))
 
     def kept_since(self, key: CounterKey) -> Instant | None:
         """Since when a running total is kept for everybody; None where it is not."""
