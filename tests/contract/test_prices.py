@@ -160,9 +160,29 @@ async def test_it_is_told_and_alerted_also_where_the_subscription_stands_still(t
         await ledger.submit([a_record("bob", "message"), a_status("suspend")])
         said = decision_of(await ledger.submit_one(a_call(1_000, price=None, enforce=False)))
         assert (said.code, said.unpriced) == ("subscription_inactive", True)
-        found = await ledger.query(AlertPage(Whose("acme"), 100))
+        found = [alert for _, alert in await ledger.query(AlertPage(Whose("acme"), 100))]
         assert [alert.meter for alert in found] == ["cost:unpriced"]
         assert (await events_of(ledger))[0].gains["cost:unpriced"] == 1
+
+
+async def test_of_many_models_without_a_price_a_few_are_told_one_by_one(tmp_path: Path) -> None:
+    async def told(ledger: Ledger) -> list[str]:
+        found = [alert for _, alert in await ledger.query(AlertPage(Whose("acme"), 100))]
+        return [alert.message for alert in reversed(found)]
+
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=priced_catalog(), clock=clock) as ledger:
+        for number in (*range(25), 3):
+            call = a_record("bob", "api_call", attributes={"model": f"m{number}"}, price=None)
+            assert decision_of(await ledger.submit_one(call)).unpriced
+        found = await told(ledger)
+        assert len(found) == 21
+        assert found[19].startswith("Calls of the model m19 are counted as if they cost nothing")
+        assert found[20].startswith("Calls of the model m20, and perhaps of others after it, are counted")
+        clock.advance(days=1)
+        await ledger.submit_one(a_record("bob", "api_call", attributes={"model": "m24"}, price=None))
+        assert (await told(ledger))[21].startswith("Calls of the model m24 are counted")
+        assert (await ledger.engine.verify()).differences == ()
 
 
 async def test_a_settle_prices_what_really_happened(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ GROUP = {"group": "crew"}
 
 async def alerts(ledger: Ledger, whose: Whose = BOB, **page) -> list[Alert]:
     """The oldest first."""
-    found: list[Alert] = await ledger.query(AlertPage(whose, 100, **page))
+    found: list[Alert] = [alert for _, alert in await ledger.query(AlertPage(whose, 100, **page))]
     return found[::-1]
 
 
@@ -71,8 +71,7 @@ async def test_an_alert_says_what_is_used_and_what_to_do(store: SqliteStore) -> 
     assert alert.message == "Basic plan: 40 of 50 messages used today; 80 % is reached."
     assert alert.suggested_plan is None
     assert alert.recommendation == (
-        "Basic was enough for the 40 messages used so far: if this one is like it, nothing has to change. "
-        "It resets 2026-11-21 00:00 UTC."
+        "No other plan is needed as long as the 10 messages left will do. It resets 2026-11-21 00:00 UTC."
     )
 
 
@@ -115,7 +114,10 @@ async def test_the_plan_suggested_is_the_cheapest_that_would_have_sufficed_last_
         (80, None),
         (90, None),
     ]
-    assert "Basic was enough for the last day (40 messages)" in ninety.recommendation
+    assert ninety.recommendation == (
+        "The last day took 40 messages, for which Basic is enough. This one took more already: no other plan is needed as "
+        "long as the 5 messages left will do. It resets 2026-11-24 00:00 UTC."
+    )
 
 
 async def test_where_no_plan_has_enough_the_alert_says_whom_to_ask(store: SqliteStore) -> None:

@@ -58,8 +58,7 @@ async def test_who_nears_a_limit_is_told_reads_it_and_marks_it_as_read(
             "severity": "warning",
             "message": "Basic plan: 45 of 50 messages used today; 90 % is reached.",
             "recommendation": (
-                "Basic was enough for the 45 messages used so far: if this one is like it, nothing has to change. "
-                "It resets 2026-11-21 00:00 UTC."
+                "No other plan is needed as long as the 5 messages left will do. It resets 2026-11-21 00:00 UTC."
             ),
             "suggested_plan": None,
             "read": False,
@@ -81,7 +80,7 @@ async def test_who_nears_a_limit_is_told_reads_it_and_marks_it_as_read(
 async def test_an_account_chooses_its_own_thresholds(place: Place, server: Server) -> None:
     async with server.api(place.token("chooser")) as api:
         answer = await api.call("list_alerts", thresholds=[50])
-        assert answer.json()["result"] == {"alerts": [], "truncated": False, "thresholds": [50]}
+        assert answer.json()["result"] == {"alerts": [], "next_cursor": None, "thresholds": [50]}
         await record(place, server, "chooser", 25)
         (alert,) = (await api.call("list_alerts")).json()["result"]["alerts"]
         assert (alert["threshold_percent"], alert["severity"]) == (50, "info")
@@ -112,7 +111,7 @@ async def test_a_list_of_many_says_whose_each_is_and_that_there_are_older_ones(t
             for number in range(33):
                 await record(place, server, f"user{number}", 50)
             few = (await api.call("list_alerts", tenant_id="acme")).json()
-            assert (len(few["result"]["alerts"]), few["result"]["truncated"]) == (99, False)
+            assert (len(few["result"]["alerts"]), few["result"]["next_cursor"]) == (99, None)
             first = few["result"]["alerts"][0]
             assert few["text"].startswith(
                 "2026-11-20 14:03 UTC, critical, user32: Basic plan: 50 of 50 messages"
@@ -121,8 +120,16 @@ async def test_a_list_of_many_says_whose_each_is_and_that_there_are_older_ones(t
             assert "And 79 older alerts." in few["text"]
             await record(place, server, "user33", 50)
             many = (await api.call("list_alerts", tenant_id="acme")).json()
-            assert (len(many["result"]["alerts"]), many["result"]["truncated"]) == (100, True)
+            assert len(many["result"]["alerts"]) == 100
             assert "And more than 80 older alerts." in many["text"]
+            cursor = many["result"]["next_cursor"]
+            older = (await api.call("list_alerts", tenant_id="acme", cursor=cursor)).json()["result"]
+            assert (len(older["alerts"]), older["next_cursor"]) == (2, None)
+            shown = [one["alert_id"] for one in (*many["result"]["alerts"], *older["alerts"])]
+            assert len({*shown}) == 102
+            for other in ({"tenant_id": "acme", "unread_only": True}, {"user_id": "user1"}):
+                wrong = await api.call("list_alerts", cursor=cursor, **other)
+                assert problem_of(wrong, 422, "invalid_request")["fields"][0]["field"] == "cursor"
 
 
 async def test_nobody_reads_or_marks_what_is_anothers(place: Place, server: Server) -> None:

@@ -265,3 +265,21 @@ async def test_no_subscription_is_402_over_http(place: Place, server: Server) ->
         refused = await app.call("record_usage", user_id="nobody-yet", event="llm")
         problem = problem_of(refused, 402, "payment_required")
         assert problem["decision"]["unlocks"] == [{"action": "upgrade_tier", "plan": "basic"}]
+
+
+async def test_only_an_admin_marks_what_the_whole_group_reads(place: Place, server: Server) -> None:
+    admin = place.token("alice", group="alerted", role="admin")
+    member, app = place.token("max", group="alerted"), place.token("app", role="service")
+    async with server.api(admin) as alice, server.api(member) as max_, server.api(app) as service:
+        async with talking(place, server, "http", admin, ERAS["modern"]) as talk:
+            await talk.buy("basic")
+        await max_.call("get_tier_info")
+        await service.call("record_usage", user_id="max", event="llm", quantity=80_000)
+        (alert,) = (await max_.call("list_alerts")).json()["result"]["alerts"]
+        assert (alert["user_id"], alert["account_id"]) == (None, "alerted")
+        denied = problem_of(await max_.call("list_alerts", mark_read=[alert["alert_id"]]), 403, "forbidden")
+        assert "an admin of the group marks it as read" in denied["detail"]
+        assert len((await alice.call("list_alerts", unread_only=True)).json()["result"]["alerts"]) == 1
+        marked = await alice.call("list_alerts", mark_read=[alert["alert_id"]], unread_only=True)
+        assert marked.json()["result"]["alerts"] == []
+        assert (await max_.call("list_alerts", unread_only=True)).json()["result"]["alerts"] == []

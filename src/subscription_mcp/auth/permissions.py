@@ -61,7 +61,7 @@ REACH: Mapping[str, Mapping[str, Reach]] = {
         "has_feature": _READS,
         "list_plans": _READS,
         "list_alerts": _READS,
-        "list_alerts.mark_read": _MARKS,
+        "list_alerts.mark_read": _MARKS,  # what a whole group reads only from ACCOUNT on
         "list_alerts.thresholds": _CHANGES,
         "manage_limits": _CHANGES,
         "manage_limits.clear_rate": _OF_TENANTS,

@@ -17,7 +17,7 @@ from subscription_mcp.domain.instants import DAY, Instant
 from subscription_mcp.domain.money import currency_of, format_amount
 from subscription_mcp.domain.rolling import Cells
 from subscription_mcp.domain.windows import MINUTE_WINDOW, Level, Lifetime, Rolling, Window
-from subscription_mcp.domain.wording import clock_time, counted, per_window, use_of
+from subscription_mcp.domain.wording import clock_time, counted, overage_text, per_window, use_of
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -89,12 +89,12 @@ def is_due_again(window: Window, above_until: Instant, now: Instant) -> bool:
 
 
 def message_of(plan: Plan, state: LimitState, threshold_percent: int) -> str:
-    """That a threshold is reached, as a complete sentence: `Basic plan: 40 of 50 messages used today, 80 % or more.`"""
-    how = (
-        "the limit is reached"
-        if threshold_percent == CRITICAL_PERCENT
-        else f"{threshold_percent} % is reached"
-    )
+    """That a threshold is reached, as a complete sentence: `Basic plan: 40 of 50 messages used today; 80 % is reached.`"""
+    how = f"{threshold_percent} % is reached"
+    if threshold_percent == CRITICAL_PERCENT:
+        how = "the limit is reached"
+        if state.limit.overage is not None:
+            how = f"what the plan includes is used up{overage_text(state.limit)}"
     return f"{plan.title} plan: {use_of(state)}; {how}."
 
 
@@ -159,12 +159,10 @@ def recommendation_of(
     """What to do, and why."""
     before = _basis(state, need, is_reached=is_reached)
     if suggested is None:
-        return (
-            f"No plan that can be changed to would have been enough for {before}. {_comes_back(state)}ask the operator of "
-            "this service for a higher limit."
-        )
+        else_ = _what_else(state, is_reached=is_reached)
+        return f"No plan that can be changed to would have been enough for {before}. {else_}"
     if suggested.key == plan.key:
-        return f"{plan.title} was enough for {before}: if this one is like it, nothing has to change.{_when(state)}"
+        return f"{_still_enough(plan, state, need)}{_when(state)}"
     price = suggested.price.monthly
     cost = (
         ""
@@ -184,11 +182,32 @@ def _basis(state: LimitState, need: Need, *, is_reached: bool) -> str:
     return f"the last {window.name.replace('_', ' ')} ({counted(need.used_before, state.unit)})"
 
 
-def _comes_back(state: LimitState) -> str:
-    end = state.period.end
-    if end is None or isinstance(state.limit.window, Lifetime):
-        return "Use less, or "
-    return f"Wait until {clock_time(end, state.timezone)}, or "
+def _still_enough(plan: Plan, state: LimitState, need: Need) -> str:
+    """Why no other plan is suggested, and how much there is left to go by."""
+    assert isinstance(state.limit.maximum, int)
+    left = f"{counted(max(state.limit.maximum - state.used, 0), state.unit)} left"
+    window = state.limit.window.name.replace("_", " ")
+    if need.used_before is None:
+        return f"No other plan is needed as long as the {left} will do."
+    last = f"The last {window} took {counted(need.used_before, state.unit)}, for which {plan.title} is enough"
+    if need.used_now <= need.used_before:
+        return f"{last}: if this one is like it, nothing has to change."
+    return f"{last}. This one took more already: no other plan is needed as long as the {left} will do."
+
+
+def _what_else(state: LimitState, *, is_reached: bool) -> str:
+    """What helps where no other plan does."""
+    limit, end = state.limit, state.period.end
+    ask = "sk the operator of this service for a higher limit"
+    if limit.overage is not None:
+        return f"What goes beyond this one is allowed{overage_text(limit)}; or a{ask}."
+    if not is_reached:
+        return f"A{ask} before it is reached."
+    if isinstance(limit.window, Level):
+        return f"Use less, or a{ask}."
+    if end is None or isinstance(limit.window, Lifetime):
+        return f"A{ask}: it never resets."
+    return f"Wait until {clock_time(end, state.timezone)}, or a{ask}."
 
 
 def _when(state: LimitState) -> str:

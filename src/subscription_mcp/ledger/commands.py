@@ -401,14 +401,15 @@ class PayInvoice:
 
 @dataclass(slots=True)
 class MarkAlerts:
-    """Mark alerts as read: such of a whole tenant, of an account, or of one user of it, who reads those of the account
-    as a whole, too. `with_service` are those that concern every tenant."""
+    """Mark alerts as read: such of a whole tenant, of an account, or of one user of it, and `with_whole` those of the
+    account as a whole, which others read, too. `with_service` are those that concern every tenant."""
 
     tenant: str
     account: AccountKey | None
     user: str | None
     with_service: bool
     alert_ids: Sequence[str]
+    with_whole: bool = True
 
 
 @dataclass(slots=True)
@@ -447,9 +448,13 @@ class SettleDelivery:
     dice_permille: int
 
 
+RESENT_MAX = 1_000
+"""How many messages that are dead are taken at a time."""
+
+
 @dataclass(slots=True)
 class ResendDeliveries:
-    """Take messages to send them again, from the first attempt on: those named, or (None) all that are dead. With so
+    """Take messages to send them again, from the first attempt on: those named, or (None) the oldest that are dead. With so
     many sent `at_once` one that waits its turn is taken for as long as that may last."""
 
     lease: str

@@ -277,13 +277,14 @@ class AccountsToBill:
 
 @dataclass(frozen=True, slots=True)
 class AlertPage:
-    """Alerts newest first, at most `size`: of a tenant, an account, or one user of it, who reads those of the account as
+    """Alerts newest first, at most `size`, each with its place, and those `before` a place: of a tenant, an account, or one user of it, who reads those of the account as
     a whole, too. `with_service` are those that concern every tenant."""
 
     whose: Whose
     size: int
     unread_only: bool = False
     with_service: bool = False
+    before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

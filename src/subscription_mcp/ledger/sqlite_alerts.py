@@ -9,14 +9,14 @@ from pydantic_core import to_json
 from subscription_mcp.domain.identifiers import AccountKind, uuid_bytes
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import AccountKey
-from subscription_mcp.ledger.commands import Alert, Delivery
+from subscription_mcp.ledger.commands import RESENT_MAX, Alert, Delivery
 from subscription_mcp.ledger.machine.facts import Changes, MarkKey
 from subscription_mcp.ledger.queries import AlertPage, DeliveriesDue, DeliveryPage
 from subscription_mcp.ledger.sqlite_rows import KINDS
 from subscription_mcp.ledger.sqlite_tables import Tables
 
 _ALERT = (
-    "SELECT a.id, t.text, h.account_kind, h.account, h.user, a.meter, a.window, a.start, a.scope, a.threshold,"
+    "SELECT a.seq, a.id, t.text, h.account_kind, h.account, h.user, a.meter, a.window, a.start, a.scope, a.threshold,"
     " a.severity, a.message, a.recommendation, a.suggested_plan, a.used, a.maximum, a.created_at, a.read_at"
     " FROM alert a JOIN holder h ON h.id = a.holder JOIN word t ON t.id = a.tenant"
 )
@@ -65,7 +65,7 @@ def read_alert(tables: Tables, key: tuple[str, str]) -> Alert | None:
     tenant, id_ = key
     values = {"tenant": tables.word(tenant), "id": uuid_bytes(id_)}
     found = tables.rows(f"{_ALERT} WHERE a.tenant = :tenant AND a.id = :id", values)
-    return _alert(tables, found[0]) if found else None
+    return _alert(tables, found[0][1:]) if found else None
 
 
 def read_delivery(tables: Tables, id_: str) -> Delivery | None:
@@ -85,7 +85,8 @@ def read_dead(tables: Tables, ids: tuple[str, ...] | None) -> list[Delivery]:
     if ids is not None:
         named = [read_delivery(tables, id_) for id_ in ids]
         return [one for one in named if one is not None]
-    return [_delivery(row) for row in tables.rows(f"{_DELIVERY} WHERE d.state = 'dead' ORDER BY d.seq", {})]
+    dead = f"{_DELIVERY} WHERE d.state = 'dead' ORDER BY d.seq LIMIT :size"
+    return [_delivery(row) for row in tables.rows(dead, {"size": RESENT_MAX})]
 
 
 # Changes
@@ -172,11 +173,13 @@ def save_alerts(tables: Tables, changes: Changes) -> None:
 # Questions
 
 
-def alert_page(tables: Tables, question: AlertPage) -> list[Alert]:
+def alert_page(tables: Tables, question: AlertPage) -> list[tuple[int, Alert]]:
     """Newest first, by the holders asked about; those of all tenants among those of a whole tenant."""
     whose = question.whose
     values = {"tenant": tables.word(whose.tenant), "size": question.size}
     unread = " AND a.read_at IS NULL" if question.unread_only else ""
+    if question.before is not None:
+        unread, values["before"] = f"{unread} AND a.seq < :before", question.before
     if whose.account is not None and whose.account_kind is not None:
         account = AccountKey(whose.tenant, whose.account_kind, whose.account)
         if whose.user is None:
@@ -190,7 +193,7 @@ def alert_page(tables: Tables, question: AlertPage) -> list[Alert]:
     else:
         picked = "a.tenant = :tenant"
     rows = tables.rows(f"{_ALERT} WHERE {picked}{unread} ORDER BY a.seq DESC LIMIT :size", values)
-    return [_alert(tables, row) for row in rows]
+    return [(seq, _alert(tables, row)) for seq, *row in rows]
 
 
 def deliveries_due(tables: Tables, question: DeliveriesDue) -> tuple[int, Instant | None]:

@@ -18,6 +18,7 @@ from subscription_mcp.ledger.commands import (
 from subscription_mcp.ledger.queries import AlertPage, Whose
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target, whose_of
+from subscription_mcp.operations.cursors import cursor_of, position_of
 
 TOOL = "list_alerts"
 MARK_READ = f"{TOOL}.mark_read"
@@ -27,12 +28,12 @@ ALERTS_SHOWN = 100
 
 @dataclass(frozen=True, slots=True)
 class AlertsAnswer:
-    """The newest alerts first, and at which percents the account has them; None of a whole tenant. `truncated` says that
-    there are older ones, `is_of_many` that they may be of several users."""
+    """The newest alerts first, and at which percents the account has them; None of a whole tenant. `next_cursor`
+    is there where there are older ones, `is_of_many` says that they may be of several users."""
 
     alerts: list[Alert]
     thresholds: tuple[int, ...] | None
-    truncated: bool
+    next_cursor: str | None
     is_of_many: bool
     marked: int | None = None
 
@@ -45,26 +46,42 @@ class Alerts:
         self._access = access
 
     async def listed(
-        self, caller: Caller, target: Target, *, unread_only: bool = False, marked: int | None = None
+        self,
+        caller: Caller,
+        target: Target,
+        cursor: str | None = None,
+        *,
+        unread_only: bool = False,
+        marked: int | None = None,
     ) -> AlertsAnswer:
-        """The alerts of a user with those of their account as a whole, of an account, or of a tenant with those of the
+        """One page: the alerts of a user with those of their account as a whole, of an account, or of a tenant with those of the
         service. Raises Refusal."""
         granted = await self._access.grant(TOOL, caller, target)
         view = await self._view(granted)
         whose = Whose(granted.tenant) if view is None else whose_of(view)
-        page = AlertPage(whose, ALERTS_SHOWN + 1, unread_only, with_service=view is None)
-        found: list[Alert] = await self._ledger.query(page)
+        of_list = (
+            TOOL,
+            whose.tenant,
+            whose.account_kind,
+            whose.account,
+            whose.user,
+            "unread" if unread_only else None,
+        )
+        before = position_of(cursor, *of_list)
+        page = AlertPage(whose, ALERTS_SHOWN + 1, unread_only, with_service=view is None, before=before)
+        found: list[tuple[int, Alert]] = await self._ledger.query(page)
+        shown = found[:ALERTS_SHOWN]
         return AlertsAnswer(
-            found[:ALERTS_SHOWN],
+            [alert for _, alert in shown],
             None if view is None else view.alert_thresholds,
-            truncated=len(found) > ALERTS_SHOWN,
+            cursor_of(shown[-1][0], *of_list) if len(found) > len(shown) else None,
             is_of_many=whose.user is None,
             marked=marked,
         )
 
     async def mark_read(self, caller: Caller, target: Target, ids: Sequence[str]) -> int:
-        """Mark alerts of the target as read, for everybody who reads them; how many were not. Those of the service are
-        the superadmin's to mark. Raises Refusal."""
+        """Mark alerts of the target as read, for everybody who reads them; how many were not. Those of a group as a whole
+        are its admins' to mark, those of the service the superadmin's. Raises Refusal."""
         granted = await self._access.grant(MARK_READ, caller, target)
         view = await self._view(granted)
         account = user = None
@@ -72,9 +89,10 @@ class Alerts:
             standing = view.standing
             account = AccountKey(standing.tenant, standing.account_kind, standing.account)
             user = standing.user
-        with_service = view is None and self._access.reach_of(MARK_READ, caller) >= Reach.ALL
+        reached = self._access.reach_of(MARK_READ, caller)
+        with_service, with_whole = view is None and reached >= Reach.ALL, reached >= Reach.ACCOUNT
         outcome = await self._ledger.submit_one(
-            MarkAlerts(granted.tenant, account, user, with_service, tuple(ids))
+            MarkAlerts(granted.tenant, account, user, with_service, tuple(ids), with_whole)
         )
         if isinstance(outcome, Refusal):
             raise outcome

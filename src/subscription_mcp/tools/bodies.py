@@ -251,7 +251,9 @@ async def list_alerts(do: Operations, caller: Caller, given: wire.ListAlertsArgu
         await do.alerts.set_thresholds(caller, target, own)
     if given.mark_read is not None:
         marked = await do.alerts.mark_read(caller, target, given.mark_read)
-    answer = await do.alerts.listed(caller, target, unread_only=given.unread_only, marked=marked)
+    answer = await do.alerts.listed(
+        caller, target, given.cursor, unread_only=given.unread_only, marked=marked
+    )
     return Answer(texts.alerts(answer), documents.alerts(answer))
 
 

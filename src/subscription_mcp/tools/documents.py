@@ -510,7 +510,7 @@ def alerts(answer: AlertsAnswer) -> Document:
             }
             for alert in answer.alerts
         ],
-        "truncated": answer.truncated,
+        "next_cursor": answer.next_cursor,
         "thresholds": None if answer.thresholds is None else list(answer.thresholds),
     }
 

@@ -96,7 +96,7 @@ def alerts(answer: AlertsAnswer) -> str:
     ]
     more = len(answer.alerts) - LINES_MAX
     if more > 0:
-        lines.append(f"And {'more than ' if answer.truncated else ''}{counted(more, 'older alert')}.")
+        lines.append(f"And {'more than ' if answer.next_cursor else ''}{counted(more, 'older alert')}.")
     marked = [] if answer.marked is None else [f"{counted(answer.marked, 'alert')} marked as read."]
     at = []
     if answer.thresholds is not None:

@@ -348,6 +348,7 @@ def _that_can_be(thresholds: list[int]) -> list[int]:
 
 class ListAlertsArguments(TargetArguments):
     unread_only: bool = False
+    cursor: Cursor = left_out()
     mark_read: Annotated[list[LeaseId], AfterValidator(_at_most_a_hundred)] = left_out()
     thresholds: Annotated[list[int], AfterValidator(_that_can_be)] | Literal["plan"] = left_out(
         'Percents to be alerted at; "plan": its plan\'s.'
@@ -880,7 +881,7 @@ class AlertResult(Result):
 
 class AlertsResult(Result):
     alerts: list[AlertResult]
-    truncated: bool = Field(description="There are older ones.")
+    next_cursor: str | None
     thresholds: list[int] | None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger.commands import (
+    RESENT_MAX,
     Deliveries,
     Delivery,
     LeaseDeliveries,
@@ -76,10 +77,12 @@ class Courier:
 
     async def send_again(self, ids: Sequence[str] | None) -> list[Delivery]:
         """Send these now, once each, or (None) all that are dead: as they are afterwards. Raises Refusal."""
-        lease = self._new_lease()
-        return await self._sent(
-            ResendDeliveries(lease, self._lease_seconds, None if ids is None else tuple(ids), AT_ONCE)
-        )
+        named, sent = None if ids is None else tuple(ids), list[Delivery]()
+        while True:
+            again = ResendDeliveries(self._new_lease(), self._lease_seconds, named, AT_ONCE)
+            sent += (found := await self._sent(again))
+            if named is not None or len(found) < RESENT_MAX:
+                return sent
 
     async def send_test(self) -> list[Delivery]:
         """Send a message that means nothing. Raises Refusal."""

@@ -56,6 +56,10 @@ SERVICE_THRESHOLD = 0
 """The threshold under which troubles of the service are marked."""
 UNAVAILABLE = "service:unavailable"
 UNPRICED_MODEL = "cost:unpriced"
+UNPRICED_TOLD_MAX = 20
+"""How many models without a price a tenant is told of one by one, each day."""
+_ALL_UNPRICED = ""
+"""The subject of the mark that says how many were told; each of them has its own."""
 
 
 @dataclass(slots=True)
@@ -293,9 +297,7 @@ def alert_as_dict(alert: Alert) -> dict[str, object]:
 
 def trouble_due(turn: Turn, tenant: str, trouble: ServiceTrouble) -> Due | None:
     """What a fault of the service alerts of; None where it did already. Facts may be missing afterwards."""
-    start = trouble.window.period_at(turn.now, NO_ANCHOR).start
-    place = CounterKey(tenant, start, trouble.window.key, "personal", "", "", trouble.meter)
-    key = MarkKey(place, "account", trouble.subject)
+    key = _trouble_key(turn, tenant, trouble)
     marks: Mapping[int, Instant] | None = turn.facts.read("alert_marks", key)
     if marks is None or SERVICE_THRESHOLD in marks:
         return None
@@ -303,7 +305,7 @@ def trouble_due(turn: Turn, tenant: str, trouble: ServiceTrouble) -> Due | None:
         *("", tenant, "personal", "", ""),
         trouble.meter,
         trouble.window.key,
-        start,
+        key.place.start,
         "account",
         None,
         trouble.severity,
@@ -317,22 +319,39 @@ def trouble_due(turn: Turn, tenant: str, trouble: ServiceTrouble) -> Due | None:
     return Due([alert], {key: {SERVICE_THRESHOLD: FOR_GOOD}})
 
 
+def _trouble_key(turn: Turn, tenant: str, trouble: ServiceTrouble) -> MarkKey:
+    start = trouble.window.period_at(turn.now, NO_ANCHOR).start
+    place = CounterKey(tenant, start, trouble.window.key, "personal", "", "", trouble.meter)
+    return MarkKey(place, "account", trouble.subject)
+
+
 def unpriced_due(turn: Turn, tenant: str, event: str, dimensions: Dimensions) -> Due | None:
-    """That a call has no price: once for each model and day."""
+    """That a call has no price: once for each model and day. Who names a model as they like could make any number of
+    them; so after `UNPRICED_TOLD_MAX` one more alert stands for all the others of that day."""
     _, _, provider, model, *_ = dimensions
     called = model or provider or event
     what = f"the model {model}" if model else f"{provider or event} without a model"
-    return trouble_due(
-        turn,
-        tenant,
-        ServiceTrouble(
-            UNPRICED_MODEL,
-            Day(),
-            "critical",
-            f"Calls of {what} are counted as if they cost nothing: no price for them is known.",
-            "Add one to [[prices]] of the catalog, or correct the provider and model the events name.",
-            called,
-        ),
+    due = trouble_due(turn, tenant, _unpriced(f"of {what}", called))
+    told_key = _trouble_key(turn, tenant, _unpriced("", _ALL_UNPRICED))
+    told: Mapping[int, Instant] | None = turn.facts.read("alert_marks", told_key)
+    if due is None or told is None or len(told) > UNPRICED_TOLD_MAX:
+        return None
+    if len(told) == UNPRICED_TOLD_MAX:
+        due = trouble_due(turn, tenant, _unpriced(f"of {what}, and perhaps of others after it,", called))
+        assert due is not None
+        due.marks.clear()
+    due.marks[told_key] = {len(told): FOR_GOOD}
+    return due
+
+
+def _unpriced(calls: str, subject: str) -> ServiceTrouble:
+    return ServiceTrouble(
+        UNPRICED_MODEL,
+        Day(),
+        "critical",
+        f"Calls {calls} are counted as if they cost nothing: no price for them is known.",
+        "Add one to [[prices]] of the catalog, or correct the provider and model the events name.",
+        subject,
     )
 
 
@@ -370,6 +389,11 @@ def mark_alerts(turn: Turn, command: MarkAlerts) -> AlertsMarked | None:
     if turn.facts.missing:
         return None
     alerts = [alert for alert in found if alert is not None and _is_for(alert, command)]
+    if len(alerts) == len(found) and not command.with_whole and any(_is_of_group(alert) for alert in alerts):
+        raise refused(
+            "forbidden",
+            "One of these is of the whole group: an admin of the group marks it as read, for everybody. None was marked.",
+        )
     if len(alerts) < len(found):
         raise refused("not_found", "One of these is no alert that is yours to mark; none was marked as read.")
     if not turn.may_write:
@@ -387,6 +411,10 @@ def _is_for(alert: Alert, command: MarkAlerts) -> bool:
         return True
     account = AccountKey(alert.tenant, alert.account_kind, alert.account)
     return account == command.account and (command.user is None or alert.user in (command.user, ""))
+
+
+def _is_of_group(alert: Alert) -> bool:
+    return alert.account_kind == "group" and not alert.user
 
 
 def set_alert_thresholds(turn: Turn, command: SetAlertThresholds) -> ThresholdsSet | None:

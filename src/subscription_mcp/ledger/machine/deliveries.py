@@ -19,6 +19,9 @@ from subscription_mcp.ledger.commands import (
 )
 from subscription_mcp.ledger.machine.facts import Turn
 
+INTERRUPTED = "interrupted"
+"""The error of a message of whose last attempt nothing came back."""
+
 
 def tell_webhook(turn: Turn, event: str, tenant: str, data: Mapping[str, Any]) -> Delivery:
     """Have a message sent once this is committed; `event` is one of `WEBHOOK_EVENTS`."""
@@ -38,7 +41,14 @@ def lease_deliveries(turn: Turn, command: LeaseDeliveries) -> Deliveries | None:
     due: list[Delivery] | None = turn.facts.read("deliveries_due", command.size)
     if due is None or not turn.may_write:
         return None
-    return Deliveries([_taken(turn, one, command) for one in due])
+    taken = []
+    for one in due:
+        if one.attempts < ATTEMPTS_MAX:
+            taken.append(_taken(turn, one, command))
+        else:  # whoever made the last attempt died meanwhile
+            error = one.last_error or INTERRUPTED
+            _saved(turn, replace(one, state="dead", lease=None, last_error=error, ended_at=turn.now))
+    return Deliveries(taken)
 
 
 def settle_delivery(turn: Turn, command: SettleDelivery) -> Deliveries | None:
