@@ -174,13 +174,16 @@ def alerts(connection: sqlite3.Connection, names: Names) -> Iterator[str]:
             f"An alert of {names.whose(holder)} says {threshold} % of {maximum:,} {names.text(meter)} are reached by "
             f"{used:,}."
         )
+    lowered: dict[int, bool] = {}
     for threshold, meter, holder, used, counted in connection.execute(
         "SELECT a.threshold, a.meter, a.holder, a.used, c.used FROM alert a JOIN counter c ON c.tenant = a.tenant"
         " AND c.start = a.start AND c.window = a.window AND c.holder = a.holder AND c.meter = a.meter"
         " JOIN word w ON w.id = a.window WHERE c.used < a.used AND w.text <> ? ORDER BY a.seq",
         (Level.name,),
     ).fetchall():
-        if not _was_lowered(connection, names.text(meter)):
+        if meter not in lowered:  # it looks at every event: once for each meter
+            lowered[meter] = _was_lowered(connection, names.text(meter))
+        if not lowered[meter]:
             yield (
                 f"An alert of {names.whose(holder)} at {threshold} % says {used:,} {names.text(meter)} were used, and only "
                 f"{counted:,} were counted."
