@@ -331,10 +331,12 @@ def unpriced_due(turn: Turn, tenant: str, event: str, dimensions: Dimensions) ->
     _, _, provider, model, *_ = dimensions
     called = model or provider or event
     what = f"the model {model}" if model else f"{provider or event} without a model"
-    due = trouble_due(turn, tenant, _unpriced(f"of {what}", called))
     told_key = _trouble_key(turn, tenant, _unpriced("", _ALL_UNPRICED))
     told: Mapping[int, Instant] | None = turn.facts.read("alert_marks", told_key)
-    if due is None or told is None or len(told) > UNPRICED_TOLD_MAX:
+    if told is not None and len(told) > UNPRICED_TOLD_MAX:
+        return None
+    due = trouble_due(turn, tenant, _unpriced(f"of {what}", called))
+    if due is None or told is None:
         return None
     if len(told) == UNPRICED_TOLD_MAX:
         due = trouble_due(turn, tenant, _unpriced(f"of {what}, and perhaps of others after it,", called))
