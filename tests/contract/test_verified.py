@@ -84,7 +84,7 @@ COSTS = {
 async def test_a_falsified_cost_is_named(tmp_path: Path, statements: tuple[str, ...], sentence: str) -> None:
     async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
         await ledger.submit([a_call(1_000, 500), a_call(price=SEARCH, quantity=3), a_call(1, price=None)])
-        # Half a micro is rounded up, once
+        # Half a micro is rounded up
         taken_back = decision_of(
             await ledger.submit_one(a_call(2, 0, replace(PRO, input_per_million_tokens=250_000)))
         )

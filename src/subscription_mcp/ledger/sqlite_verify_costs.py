@@ -89,7 +89,7 @@ def _cost(price: _Price, quantity: int, attributes: str | None) -> int:
     """Whole micro-units, rounded up. Told here a second time, apart from how it is counted: what has a price of its own is
     taken out of all tokens first."""
     given = json.loads(attributes) if attributes else {}
-    millionths = quantity * price.per_unit * MILLION
+    millionths: int = quantity * price.per_unit * MILLION
     for whole, rate in (
         (INPUT_TOKENS, price.input_per_million_tokens),
         (OUTPUT_TOKENS, price.output_per_million_tokens),
