@@ -106,6 +106,48 @@ async def test_what_expires_first_is_used_first_and_nothing_after_its_end(store:
         await agrees(ledger)
 
 
+async def test_what_happened_before_a_grant_takes_no_room_of_it(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=one_plan(a_limit(10, window="month")), clock=clock) as ledger:
+        before = clock.now
+        await ledger.submit_one(a_record(quantity=10))
+        clock.advance(days=2)
+        await ledger.submit_one(a_grant(5))
+        late = decision_of(await ledger.submit_one(a_record(occurred_at=before)))
+        assert (late.code, late.limits[0].maximum) == ("quota_exceeded", 10)
+        late = decision_of(await ledger.submit_one(a_record(quantity=3, occurred_at=before, enforce=False)))
+        assert late.message.startswith("Basic plan: 13 of 10 messages used this month.")
+        assert ((await state_of(ledger)).remaining, await left(ledger)) == (5, [5])
+        assert code_of(await ledger.submit_one(a_record(quantity=6))) == "quota_exceeded"
+        decision = decision_of(await ledger.submit_one(a_record(quantity=4)))
+        assert decision.message.startswith("Basic plan: 17 of 18 messages used this month, 1 left.")
+        assert await left(ledger) == [1]
+        assert code_of(await ledger.submit_one(a_record())) == "ok"
+        assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+        assert ((await state_of(ledger)).maximum, await left(ledger)) == (15, [0])
+        await agrees(ledger)
+
+
+async def test_what_was_charged_before_a_grant_takes_no_room_of_it_either(store: SqliteStore) -> None:
+    clock = Clock()
+    async with sold(store, a_month(10, 3), clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=13))
+        await ledger.submit_one(a_grant(5))
+        assert code_of(await ledger.submit_one(a_record(quantity=6))) == "quota_exceeded"
+        assert code_of(await ledger.submit_one(a_record(quantity=5))) == "ok"
+        assert (await left(ledger), await beyond(ledger, clock)) == ([0], (3, 6_000))
+        assert code_of(await ledger.submit_one(a_record())) == "quota_exceeded"
+        await agrees(ledger)
+
+
+async def test_a_level_above_its_limit_is_granted_no_more_than_was_given(store: SqliteStore) -> None:
+    async with store.open(catalog=one_plan(a_limit(10, meter="storage_mb", window="level"))) as ledger:
+        await ledger.submit_one(a_record(event="storage", quantity=12, enforce=False))
+        granted = await ledger.submit_one(a_grant(5, meter="storage_mb", window="level"))
+        assert isinstance(granted, LimitsChanged)
+        assert granted.after.limits[0].maximum == 15
+
+
 async def test_grants_come_before_overage(store: SqliteStore) -> None:
     clock = Clock()
     async with sold(store, a_month(10), clock=clock) as ledger:

@@ -72,9 +72,24 @@ class Totals:
     def _with_grants(self, limit: Limit) -> Limit:
         if limit.maximum is UNLIMITED:
             return limit
-        extra = sum(pot.given + pot.left for _, pot in self.pots(limit))
+        pots = self.pots(limit)
+        given, left = sum(pot.given for _, pot in pots), sum(pot.left for _, pot in pots)
+        extra = given + left
+        if left and not isinstance(limit.window, Level):
+            extra += self._unsold(limit, given)
         extra = min(extra, TOTAL_MAX - limit.maximum)
         return replace(limit, maximum=limit.maximum + extra, granted=extra) if extra else limit
+
+    def _unsold(self, limit: Limit, given: int) -> int:
+        """What went beyond the plan when nothing was in effect, and was not charged: it takes no room of grants. Whoever
+        decides has the counters loaded; asking for others here would come too late."""
+
+        def used(meter: str) -> int:
+            counter = self.facts.counters.get(self.key(meter, limit.window, limit.scope))
+            return 0 if counter is None else counter.used
+
+        charged = used(derived(limit.meter, OVERAGE)) if limit.overage is not None else 0
+        return max(0, used(limit.meter) - charged - limit.included - given)
 
     def key(self, meter: str, window: Window, scope: Scope) -> CounterKey:
         account = self.account
