@@ -36,7 +36,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from subscription_mcp.domain.instants import Instant, parse_instant
+from subscription_mcp.domain.instants import NOT_RFC_3339, Instant, parse_instant
 from subscription_mcp.domain.usage import Bounds
 
 PREFIX = "SUBSCRIPTION_MCP_"
@@ -316,7 +316,7 @@ class Settings(BaseSettings):
         if text is None:
             return None
         if not isinstance(text, str):
-            raise ValueError("must be an RFC 3339 instant with an offset, like 2026-11-20T14:00:00Z")
+            raise ValueError(NOT_RFC_3339)
         return parse_instant(text)
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subscription_mcp.domain.instants import EARLIEST, LATEST, format_instant, parse_instant
+from subscription_mcp.domain.instants import EARLIEST, LATEST, format_instant, parse_instant, parse_moment
 
 NOON = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z
 
@@ -105,6 +105,27 @@ OUT_OF_RANGE = "between the years 2000 and 2100"
 def test_other_texts_are_refused_with_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         parse_instant(text)
+
+
+def test_a_day_is_its_beginning_in_utc_where_somebody_asks_for_a_moment() -> None:
+    assert parse_moment("2026-01-01") == NOON - 12 * 3_600_000_000
+    assert parse_moment("2026-01-01T13:00:00+01:00") == NOON
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("2026-02-30", NO_SUCH),
+        ("1999-12-31", OUT_OF_RANGE),
+        ("2100-01-01", OUT_OF_RANGE),
+        ("2026-1-1", "or a day like 2026-11-20"),
+        ("2026-01-01T12:00:00", "or a day like 2026-11-20"),
+        ("2026-01", "or a day like 2026-11-20"),
+    ],
+)
+def test_what_is_neither_a_moment_nor_a_day_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        parse_moment(text)
 
 
 def test_the_range_is_half_open() -> None:

@@ -1,16 +1,13 @@
 """Periods on the command line: instants as everywhere, and days in UTC for people."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from subscription_mcp.cli.acting import Command
-from subscription_mcp.domain.instants import EARLIEST, LATEST, Instant, parse_instant
+from subscription_mcp.domain.instants import EARLIEST, LATEST, Instant, parse_moment
 from subscription_mcp.domain.windows import Period
-
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class InstantParameter(click.ParamType[Instant]):
@@ -22,9 +19,9 @@ class InstantParameter(click.ParamType[Instant]):
         if isinstance(value, int):
             return value
         try:
-            return parse_instant(f"{value}T00:00:00Z" if _DAY.fullmatch(value) else value)
+            return parse_moment(value)
         except ValueError as error:
-            self.fail(f"{error} (a moment, or a day like 2026-11-20)", param, ctx)
+            self.fail(str(error), param, ctx)
 
 
 def instant_option(*names: str, help_: str) -> Callable[[Command], Command]:

@@ -47,7 +47,7 @@ def list_limits(ctx: click.Context, /, as_json: bool, **target: str | None) -> N
     help="An integer, unlimited, or of a cost an amount like 150.00.",
 )
 @reason_option
-@click.option("--expires-at", help="When the plan's limit applies again, like 2026-12-31T00:00:00Z.")
+@click.option("--expires-at", help="When the plan's limit applies again: RFC 3339, or a day in UTC.")
 @json_option
 @click.pass_context
 def set_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
@@ -65,8 +65,8 @@ def set_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     type=IntegerOrText(),
     help="How much more, in all; of a cost also an amount like 25.00.",
 )
-@click.option("--starts-at", help="Now unless given.")
-@click.option("--expires-at", help="When it ends, like 2026-12-31T00:00:00Z; never unless given.")
+@click.option("--starts-at", help="RFC 3339, or a day in UTC; now unless given.")
+@click.option("--expires-at", help="When it ends, like 2027-01-01 for the whole of 2026; never unless given.")
 @reason_option
 @json_option
 @click.pass_context

@@ -26,6 +26,7 @@ _RFC_3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt ]((?:[01]\d|2[0-3]):\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-](?:0\d|1[0-4]):[0-5]\d)",
     re.ASCII,
 )
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _ISO_8601_DURATION = re.compile(
     r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII
 )
@@ -33,6 +34,7 @@ _DURATION_UNITS_SECONDS = (604_800, 86_400, 3_600, 60, 1)
 DURATION_SECONDS_MAX = 2**53 - 1
 EARLIEST: Instant = 946_684_800 * SECOND  # 2000-01-01
 LATEST: Instant = 4_102_444_800 * SECOND  # 2100-01-01
+NOT_RFC_3339 = "must be an RFC 3339 instant with an offset, like 2026-11-20T14:00:00Z"
 
 
 def parse_instant(text: str) -> Instant:
@@ -42,7 +44,7 @@ def parse_instant(text: str) -> Instant:
     """
     match = _RFC_3339.fullmatch(text)
     if match is None:
-        raise ValueError("must be an RFC 3339 instant with an offset, like 2026-11-20T14:00:00Z")
+        raise ValueError(NOT_RFC_3339)
     date, time, fraction, offset = match.groups()
     try:
         moment = datetime.fromisoformat(f"{date}T{time}{offset.upper().replace('Z', '+00:00')}")
@@ -52,6 +54,19 @@ def parse_instant(text: str) -> Instant:
     if not EARLIEST <= instant < LATEST:
         raise ValueError("must lie between the years 2000 and 2100")
     return instant
+
+
+def parse_moment(text: str) -> Instant:
+    """The instant somebody asks for: as `parse_instant`, or a day like 2026-11-20, which stands for its first moment in
+    UTC; as an end, the day itself is not in it.
+
+    Raises ValueError with a sentence for the caller.
+    """
+    if _DAY.fullmatch(text):
+        return parse_instant(f"{text}T00:00:00Z")
+    if _RFC_3339.fullmatch(text) is None:
+        raise ValueError(f"{NOT_RFC_3339}, or a day like 2026-11-20")
+    return parse_instant(text)
 
 
 @lru_cache(maxsize=4096)  # ends of windows are told with every decision, and are the same for everybody

@@ -41,6 +41,7 @@ INSTRUCTIONS = (
     "Plans, quotas and usage. get_tier_info says which plan the caller has, what is left of each limit and when it "
     "resets; check_quota asks before acting; upgrade_tier changes the plan and asks for a confirmation first. "
     "Whom a call is about: nobody named is the caller, account_id alone a whole account, tenant_id alone a whole tenant. "
+    "A time is RFC 3339, or a day like 2026-11-20: its beginning in UTC. "
     "A refused decision says why, until when, and what would help; retrying does not help unless retryable is true."
 )
 

@@ -33,7 +33,8 @@ YEAR_OR_MONTH_PATTERN = r"^20\d\d(-(0[1-9]|1[0-2]))?$"
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 SignedQuantity = Annotated[int, Field(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
-Instant = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
+Instant = Annotated[str, Field(max_length=40)]
+"""RFC 3339, or a day, which is its beginning in UTC: so it has no format that JSON Schema knows."""
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 LeaseId = Annotated[str, Field(min_length=1, max_length=64)]
 TtlSeconds = Annotated[int, Field(ge=1, le=31_622_400)]
@@ -156,7 +157,7 @@ class CheckQuotaArguments(TargetArguments):
 
 class RecordUsageArguments(CheckQuotaArguments):
     idempotency_key: Id = left_out("The same key and request count once; kept 35 days.")
-    occurred_at: Instant = left_out("RFC 3339; 35 days back to 5 minutes ahead.")
+    occurred_at: Instant = left_out("35 days back to 5 minutes ahead.")
     enforce: bool = Field(True, description="False: it already happened, record it even when over a limit.")
 
 
@@ -229,7 +230,7 @@ class ListPlansArguments(Arguments):
 class GetUsageAnalyticsArguments(TargetArguments):
     period: NamedPeriod = "billing_period"
     start: Instant = left_out("With end, instead of period; at most 400 days.")
-    end: Instant = left_out()
+    end: Instant = left_out("Not with it.")
     granularity: Granularity = "day"
     group_by: Annotated[list[GroupKey], Field(max_length=4)] = Field(default_factory=list)
     meters: Annotated[list[Word], Field(min_length=1, max_length=50)] = left_out()
@@ -245,8 +246,8 @@ class GetUsageAnalyticsArguments(TargetArguments):
 
 
 class ListUsageEventsArguments(TargetArguments):
-    start: Instant = left_out("RFC 3339; 30 days before end unless given.")
-    end: Instant = left_out()
+    start: Instant = left_out("30 days before end unless given.")
+    end: Instant = left_out("Not with it.")
     event: Word = left_out()
     cursor: Cursor = left_out("next_cursor of the last page.")
     page_size: PageSize = 50
@@ -254,8 +255,8 @@ class ListUsageEventsArguments(TargetArguments):
 
 class ExportUsageArguments(TargetArguments):
     format: Literal["csv", "jsonl"]
-    start: Instant = Field(description="RFC 3339.")
-    end: Instant = Field(description="At most 400 days after start.")
+    start: Instant
+    end: Instant = Field(description="Not with it; at most 400 days after start.")
     cursor: Annotated[str, Field(min_length=1, max_length=EXPORT_CURSOR_MAX)] = left_out(
         "next_cursor of the last page."
     )
