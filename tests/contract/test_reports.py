@@ -171,7 +171,8 @@ recorded = st.tuples(
 
 @settings(max_examples=8, deadline=None)
 @given(
-    st.lists(recorded, min_size=1, max_size=25), st.sampled_from(["UTC", "Asia/Kolkata", "America/New_York"])
+    st.lists(recorded, min_size=1, max_size=25),
+    st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York"]),
 )
 def test_totals_series_and_breakdowns_agree_with_the_events_for_everybody_in_every_zone(
     events, zone: str

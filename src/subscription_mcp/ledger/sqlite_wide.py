@@ -8,9 +8,10 @@ makes them anew, `differences` says where they are not what the rollups say.
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, Literal, cast
 
-from subscription_mcp.domain.analytics import UsageRow, tiles_of
+from subscription_mcp.domain.analytics import Tile, UsageRow, tiles_of
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.windows import Period, quarter_of
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
@@ -67,12 +68,13 @@ def differences(connection: sqlite3.Connection) -> Iterator[Cell]:
 
 
 def usage_totals(tables: Tables, question: UsageTotals) -> list[UsageRow]:
-    """Whole quarters of an hour from the rollups, whole days from the wider ones where no step of a series begins
-    within; where the period begins or ends within a quarter, that part of it from the events themselves."""
+    """Whole quarters of an hour from the rollups, whole days from the wider ones; where the period begins or ends within
+    a quarter, that part of it from the events themselves."""
     whole, edges = _whole_quarters(question)
-    exactly = "quarter" in question.columns and question.steps is None
-    tiles = tiles_of(whole, None if exactly else question.steps or ())
-    totals = [row for span, periods in tiles for row in _sums(tables, question, span, periods)]
+    if "quarter" in question.columns and question.steps is None:
+        totals = [row for _, row in _sums(tables, question, QUARTER, [whole], "cell")]
+    else:
+        totals = _of_tiles(tables, question, tiles_of(whole, question.steps or ()))
     for edge in edges:
         page = EventPage(question.whose, edge.start, cast(Instant, edge.end), size=-1)
         for _, event in event_page(tables, page)[0]:
@@ -91,15 +93,44 @@ def usage_totals(tables: Tables, question: UsageTotals) -> list[UsageRow]:
     return totals
 
 
+def _of_tiles(tables: Tables, question: UsageTotals, tiles: Sequence[Tile]) -> list[UsageRow]:
+    """One row for each step, or for all of them, and whatever else was asked for."""
+    by_step = "quarter" in question.columns
+    sums: dict[tuple[Any, ...], UsageRow] = {}
+    lessened: set[tuple[Any, ...]] = set()
+    for span in (DAY, QUARTER):
+        of_span = [tile for tile in tiles if tile.span == span]
+        periods = [tile.period for tile in of_span]
+        for place, row in _sums(tables, question, span, periods, "tile" if by_step else None):
+            for step, sign in of_span[place].steps if by_step else ((None, 1),):
+                key = (step, row.meter, row.account, row.user, row.dimensions)
+                total = sums.get(key)
+                if total is None:
+                    total = sums[key] = replace(row, events=0, quantity=0, quarter=step)
+                total.events += sign * row.events
+                total.quantity += sign * row.quantity
+                if sign < 0:
+                    lessened.add(key)
+    for key in lessened:
+        if not sums[key].events and not sums[key].quantity:
+            del sums[key]  # all of that day was in the other step
+    return list(sums.values())
+
+
 def _sums(
-    tables: Tables, question: UsageTotals, span: Instant, periods: Sequence[Period]
-) -> Iterator[UsageRow]:
+    tables: Tables,
+    question: UsageTotals,
+    span: Instant,
+    periods: Sequence[Period],
+    when: Literal["cell", "tile"] | None,
+) -> Iterator[tuple[int, UsageRow]]:
+    """Sums over periods of whole cells: of each cell, of each period (with its place among them), or of all."""
     if not periods:
         return
     columns = question.columns
     by_holder = bool({"user", "account"} & columns)
     picked = ["meter"]
-    picked += ["at"] if "quarter" in columns else []
+    picked += [when] if when is not None else []
     picked += ["holder"] if by_holder else []
     picked += ["dimensions"] if "dimensions" in columns else []
     holders = tables.holders_of(question.whose)
@@ -111,26 +142,32 @@ def _sums(
     if everybody or holders is not None:
         # A few among a tenant's many: one seek for each cell instead of a walk over all of them.
         statement = (
-            "WITH RECURSIVE step (at, until) AS (SELECT value ->> 0, value ->> 1 FROM json_each(:periods)"
-            f" UNION ALL SELECT at + {span}, until FROM step WHERE at + {span} < until)"
+            "WITH RECURSIVE step (tile, cell, until) AS"
+            " (SELECT key, value ->> 0, value ->> 1 FROM json_each(:periods)"
+            f" UNION ALL SELECT tile, cell + {span}, until FROM step WHERE cell + {span} < until)"
             f" SELECT {names}, sum(events), sum(quantity) FROM step CROSS JOIN {source}"
-            f" WHERE tenant = :tenant AND {start} = at{where}"
+            f" WHERE tenant = :tenant AND {start} = cell{where}"
         )
     else:
+        known = {"cell": f"{start} AS cell", "tile": "key AS tile"}
         statement = (
-            f"SELECT {', '.join(f'{start} AS at' if one == 'at' else one for one in picked)}, sum(events), sum(quantity)"
+            f"SELECT {', '.join(known.get(one, one) for one in picked)}, sum(events), sum(quantity)"
             f" FROM json_each(:periods) CROSS JOIN {source}"
             f" WHERE tenant = :tenant AND {start} >= value ->> 0 AND {start} < value ->> 1{where}"
         )
     values = {"tenant": tables.word(question.whose.tenant), "periods": json.dumps(periods)}
+    named: dict[int, tuple[str, str]] = {}
     for *found, events, quantity in tables.rows(f"{statement} GROUP BY {names}", values):
         row: dict[str, Any] = dict(zip(picked, found, strict=True))
-        total = UsageRow(tables.text(row["meter"]), events, quantity, row.get("at"))
+        total = UsageRow(tables.text(row["meter"]), events, quantity, row.get("cell"))
         if by_holder:
-            total.account, total.user = tables.holder_names(row["holder"])
+            holder = row["holder"]
+            if holder not in named:
+                named[holder] = tables.holder_names(holder)
+            total.account, total.user = named[holder]
         if "dimensions" in row:
             total.dimensions = tuple(json.loads(tables.text(row["dimensions"])))
-        yield total
+        yield row.get("tile", 0), total
 
 
 def _whole_quarters(question: UsageTotals) -> tuple[Period, list[Period]]:
