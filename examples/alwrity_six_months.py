@@ -42,11 +42,7 @@ MARCH = {
 def in_short(words: str) -> str:
     """Without what each answer says about fourteen limits: costs are what this is about."""
     lines = [line.partition(" Then: ")[0] for line in words.splitlines()]
-    return "\n".join(
-        line
-        for line in lines
-        if line.count(", resets ") < 2 and ("per month)" not in line or line.endswith("(cost per month)"))
-    )
+    return "\n".join(line for line in lines if line.count(", resets ") < 2)
 
 
 class Cast:
@@ -152,10 +148,7 @@ async def june(cast: Cast) -> None:
         "wren: will it be enough?", cast.wren, "get_usage_analytics", period="this_month", meters=["cost"]
     )
     half_a_year = {"period": "last_6_months", "granularity": "month", "meters": ["cost"]}
-    told = await cast.ask("wren: and since January?", cast.wren, "get_usage_analytics", **half_a_year)
-    for point in told["series"]:
-        print(f"{point['start'][:7]}: {point['quantity'] / 1_000_000:.2f} USD")
-    print()
+    await cast.ask("wren: and since January?", cast.wren, "get_usage_analytics", **half_a_year)
     for by in ("model", "user"):
         line = f"finance: what did March cost by {by}?"
         await cast.ask(line, cast.finance, "get_usage_analytics", group_by=[by], **MARCH)

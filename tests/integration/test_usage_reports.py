@@ -1,11 +1,13 @@
 """Reports as people and agents get them: over stdio in both eras and over HTTP, from one file."""
 
+import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import ERAS, Place, talking
+from tests.harness import ERAS, Api, Place, Server, talking
 
 CATALOG = """
 name = "reports"
@@ -75,7 +77,8 @@ async def test_a_report_says_what_is_usual_whether_it_lasts_how_long_it_took_and
         async with server.api(place.token("bella")) as api:
             answer = (await api.call("get_usage_analytics", period="this_month")).json()
             answers.append({**answer["result"], "text": answer["text"]})
-    assert all(answer == answers[0] for answer in answers)
+    for answer in answers:
+        assert answer == answers[0]
     report = answers[0]
     assert report["totals"] == [{"meter": "calls", "unit": "call", "quantity": 18, "events": 18}]
     (month,) = [one for one in report["projection"]["limits"] if one["window"] == "month"]
@@ -95,46 +98,131 @@ async def test_a_report_says_what_is_usual_whether_it_lasts_how_long_it_took_and
     assert "1 quota_exceeded (calls), 1 session_limit (sessions)" in report["text"]
 
 
-async def test_a_report_of_very_many_groups_is_cut_at_256_kib_and_goes_on_with_its_cursor(
-    place: Place,
-) -> None:
-    with place.serving() as server:
+WIDE = "😀" + "é" * 240
+USERS, HOURS, KINDS = 700, 600, 120
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A tenant of very many users, each with a provider, model, tool and client of their own; among them bella, who called
+    in every hour of weeks, and of whom very many kinds of things were refused."""
+    folder = tmp_path_factory.mktemp("crowd")
+    forbidden = "".join(
+        f"[events.kind{n}]\n[meters.meter{n}]\nunit = 'call'\nevent = 'kind{n}'\n" for n in range(KINDS)
+    )
+    limits = "".join(f', {{ meter = "meter{n}", window = "month", limit = 0 }}' for n in range(KINDS))
+    (folder / "catalog.toml").write_text(
+        CATALOG.replace("limit = 30 }]", "limit = 30 }" + limits + "]") + forbidden, "utf-8"
+    )
+    place = Place(folder, clock="2026-11-20T12:00:00Z", CATALOG=str(folder / "catalog.toml"))
+    named = [
+        {
+            "user_id": f"{number:04d}{'u' * 120}",
+            "attributes": dict.fromkeys(("provider", "model", "tool", "client"), f"{number:04d}{WIDE}"),
+        }
+        for number in range(USERS)
+    ]
+    hourly = [
+        {"attributes": {"tool": tool}, "occurred_at": f"2026-11-{1 + at // 24:02d}T{at % 24:02d}:30:00Z"}
+        for at in range(19 * 24)
+        for tool in ("search", "write", "fetch")
+    ]
+    # Things that happened at noon today, each beside nothing of its kind.
+    wide = [{"attributes": {"tool": f"{number:04d}{WIDE}"}} for number in range(HOURS)]
+    events = [
+        {"user_id": "bella", "event": "call", "enforce": False} | one for one in (*named, *hourly, *wide)
+    ]
+    refused = [{"user_id": "bella", "event": f"kind{number}"} for number in range(KINDS)]
+
+    async def fill(server: Server) -> None:
         async with server.api(place.token("app", role="service")) as app:
-            for start in range(0, 1200, 200):
-                events = [
-                    {
-                        "user_id": "bella",
-                        "event": "call",
-                        "enforce": False,
-                        "attributes": dict.fromkeys(
-                            ("model", "tool", "client"), f"😀{number:06d}{'é' * 240}"
-                        ),
-                    }
-                    for number in range(start, start + 200)
-                ]
-                await app.call("record_usage_batch", events=events)
-        asked = {"period": "today", "group_by": ["model", "tool", "client"]}
-        async with server.api(place.token("bella")) as bella:
-            steps, lines, pages, cursor = 0, 0, 0, {}
-            while True:
-                response = await bella.call("get_usage_analytics", **asked, **cursor)
-                report = response.json()["result"]
-                assert len(response.content) < ANSWER_BYTES_MAX
-                assert len(json.dumps(report)) < ANSWER_BYTES_MAX
-                steps, lines, pages = (
-                    steps + len(report["series"]),
-                    lines + len(report["breakdown"]),
-                    pages + 1,
-                )
-                assert report["totals"][0]["quantity"] == 1200
-                assert report["truncated"] is (report["next_cursor"] is not None)
-                if not report["truncated"]:
-                    break
-                cursor = {"cursor": report["next_cursor"]}
-            assert (steps, lines) == (1200, 1200)
-            assert pages > 2
-            other = await bella.call("get_usage_analytics", period="this_month", **cursor)
-            assert other.status_code == 422
+            for first in range(0, len(events), 500):
+                answer = await app.call("record_usage_batch", events=events[first : first + 500])
+                assert all(one["event_id"] for one in answer.json()["result"]["results"])
+            answer = await app.call("record_usage_batch", events=refused)
+            assert not any(one["allowed"] for one in answer.json()["result"]["results"])
+
+    with place.serving() as server:
+        asyncio.run(fill(server))
+        yield server
+
+
+async def pages_of(api: Api, tool: str, **asked: Any) -> list[dict[str, Any]]:
+    """Every page of an answer, none of which is too large, in whatever way it is asked for."""
+    pages: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        response = await api.call(tool, **asked, **cursor)
+        assert response.status_code == 200, response.text
+        page = response.json()["result"]
+        assert len(response.content) < ANSWER_BYTES_MAX
+        assert len(json.dumps(page)) < ANSWER_BYTES_MAX
+        assert page.get("truncated", page["next_cursor"] is not None) is (page["next_cursor"] is not None)
+        # Whoever reads the words only is told, too.
+        assert (page["next_cursor"] or "cursor") in response.json()["text"] or page["next_cursor"] is None
+        pages.append(page)
+        if page["next_cursor"] is None:
+            return pages
+        cursor = {"cursor": page["next_cursor"]}
+
+
+@pytest.mark.parametrize("key", ["user", "account", "provider", "model", "tool", "client"])
+async def test_a_report_by_very_many_is_cut_at_256_kib_and_goes_on_with_its_cursor(
+    crowd: Server, key: str
+) -> None:
+    asked = {"period": "this_month", "granularity": "month", "group_by": [key], "meters": ["calls"]}
+    async with crowd.api(crowd.place.token("tara", role="tenant_admin")) as tara:
+        pages = await pages_of(tara, "get_usage_analytics", tenant_id="acme", **asked)
+        lines = [line for page in pages for line in page["breakdown"]]
+        steps = [step for page in pages for step in page["series"]]
+        assert len(pages) > 2
+        assert len({line[key] for line in lines}) == len(lines) == len(steps) >= USERS
+        total = pages[0]["totals"][0]["quantity"]
+        assert sum(line["quantity"] for line in lines) == sum(step["quantity"] for step in steps) == total
+        assert all(page["totals"] == pages[0]["totals"] for page in pages)
+        cursor = {"cursor": pages[0]["next_cursor"]}
+        other = await tara.call(
+            "get_usage_analytics", tenant_id="acme", **{**asked, "period": "today"}, **cursor
+        )
+        assert other.status_code == 422
+
+
+async def test_a_series_of_very_many_steps_is_cut_with_the_newest_first(crowd: Server) -> None:
+    asked = {"period": "this_month", "granularity": "hour", "group_by": ["tool"]}
+    async with crowd.api(crowd.place.token("bella")) as bella:
+        pages = await pages_of(bella, "get_usage_analytics", **asked)
+    steps = [step for page in reversed(pages) for step in page["series"]]
+    assert len(pages) > 2 and len(steps) == 19 * 24 * 3 + HOURS
+    assert [step["start"] for step in steps] == sorted(step["start"] for step in steps)
+    assert sum(step["quantity"] for step in steps) == pages[0]["totals"][0]["quantity"]
+
+
+async def test_very_many_single_events_come_in_pages_that_are_not_too_large(crowd: Server) -> None:
+    async with crowd.api(crowd.place.token("bella")) as bella:
+        pages = await pages_of(bella, "list_usage_events", page_size=200, start="2026-11-20")
+    ids = [event["event_id"] for page in pages for event in page["events"]]
+    assert len(ids) == len(set(ids)) == HOURS
+    assert any(len(page["events"]) < 200 for page in pages[:-1])
+
+
+async def test_very_many_kinds_of_refusals_end_with_the_number_of_all_others(crowd: Server) -> None:
+    async with crowd.api(crowd.place.token("bella")) as bella:
+        (report,) = await pages_of(bella, "get_usage_analytics", period="today", meters=["calls"])
+        assert report["denials"] == []
+        (report, *_) = await pages_of(bella, "get_usage_analytics", period="today")
+    assert sum(one["count"] for one in report["denials"]) == KINDS
+    *kinds, rest = report["denials"]
+    assert rest == {"code": "other", "meter": None, "count": KINDS - len(kinds)}
+    assert len(report["limits"]) == KINDS + 2
+
+
+async def test_of_one_meter_asked_for_only_that_is_told(crowd: Server) -> None:
+    async with crowd.api(crowd.place.token("bella")) as bella:
+        answer = (await bella.call("get_usage_analytics", period="this_month", meters=["calls"])).json()
+    report = answer["result"]
+    told = (report["limits"], report["projection"]["limits"], report["trend"]["meters"], report["totals"])
+    assert [{one["meter"] for one in part} for part in told] == [{"calls"}] * 4
+    assert "meter" not in answer["text"]
 
 
 async def test_a_tenants_summary_says_who_began_to_pay(place: Place) -> None:

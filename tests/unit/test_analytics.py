@@ -120,15 +120,15 @@ def test_shares_are_floored_and_never_pass_the_whole_of_their_meter(rows_and_zon
     groups = grouped(rows_and_zone[0], keys)
     for meter in {group.meter for group in groups}:
         of_meter = [group for group in groups if group.meter == meter]
-        assert sum(group.share_permille for group in of_meter) <= 1000
+        assert sum(group.share_millionths for group in of_meter) <= 1_000_000
         assert [g.quantity for g in of_meter] == sorted((g.quantity for g in of_meter), reverse=True)
 
 
 def test_meters_are_never_added_to_each_other() -> None:
     rows = [UsageRow("messages", 1, 10), UsageRow("tokens", 1, 30)]
-    assert [(group.meter, group.quantity, group.share_permille) for group in grouped(rows, ())] == [
-        ("messages", 10, 1000),
-        ("tokens", 30, 1000),
+    assert [(group.meter, group.quantity, group.share_millionths) for group in grouped(rows, ())] == [
+        ("messages", 10, 1_000_000),
+        ("tokens", 30, 1_000_000),
     ]
 
 

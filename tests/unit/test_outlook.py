@@ -1,5 +1,8 @@
 """Whether usage is as usual and whether it will last; percentiles from few integers; sessions of a period."""
 
+from bisect import bisect_right
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,31 +82,40 @@ quarters = st.integers(MIDNIGHT // QUARTER - 400 * 96, MIDNIGHT // QUARTER).map(
 @given(
     quarters,
     st.integers(0, 70 * 96),
-    st.sampled_from(["hour", "day", "week", "month"]),
+    st.sampled_from(["day", "week", "month"]),
     st.sampled_from(ZONES),
 )
-def test_a_period_is_tiled_without_gap_or_overlap_and_no_day_reaches_across_a_step(
+def test_a_period_is_tiled_so_that_every_quarter_counts_once_and_in_its_step(
     start: int, length: int, granularity, zone: str
 ) -> None:
     period = Period(start, start + length * QUARTER)
-    steps = step_starts(period, granularity, zone)
-    (day, days), (quarter, left) = tiles_of(period, steps)
-    assert (day, quarter) == (DAY, QUARTER)
-    tiled = sorted([*days, *left])
-    assert [one.start for one in tiled[1:]] == [one.end for one in tiled[:-1]]
-    if tiled:
-        assert (tiled[0].start, tiled[-1].end) == period
-    assert sum((one.end or 0) - one.start for one in tiled) == length * QUARTER
-    for one in days:
-        assert one.start % DAY == (one.end or 0) % DAY == 0
-        assert not any(one.start < step < (one.end or 0) for step in steps or ())
-    assert granularity != "hour" or not days
+    steps = step_starts(period, granularity, zone) or ()
+    tiles = tiles_of(period, steps)
+    counted: Counter[tuple[int, int]] = Counter()
+    for tile in tiles:
+        assert tile.period.start % tile.span == (tile.period.end or 0) % tile.span == 0
+        for quarter in range(tile.period.start, tile.period.end or 0, QUARTER):
+            for step, sign in tile.steps:
+                counted[(step, quarter)] += sign
+    bounds = [start, *steps]
+    expected = {
+        (bounds[bisect_right(bounds, quarter) - 1], quarter): 1
+        for quarter in range(start, period.end or 0, QUARTER)
+    }
+    assert {key: times for key, times in counted.items() if times} == expected
+    # No more is read than the cells themselves would be.
+    assert sum(((tile.period.end or 0) - tile.period.start) // tile.span for tile in tiles) <= length
 
 
-def test_a_month_in_utc_is_all_days() -> None:
-    period = Period(parse_instant("2026-11-01T00:00:00Z"), parse_instant("2026-12-01T00:00:00Z"))
-    (_, days), (_, left) = tiles_of(period, step_starts(period, "day", "UTC"))
-    assert (len(days), left) == (30, [])
+@pytest.mark.parametrize(
+    ("zone", "cells"), [("UTC", 30), ("Europe/Berlin", 29 + 29 * 4 + 96), ("Asia/Kolkata", 29 + 29 * 22 + 96)]
+)
+def test_a_month_is_read_by_days_and_by_the_shorter_parts_of_those_that_midnight_parts(
+    zone: str, cells: int
+) -> None:
+    period = Month(zone).period_at(NOW, Anchor(0))
+    tiles = tiles_of(period, step_starts(period, "day", zone) or ())
+    assert sum(((tile.period.end or 0) - tile.period.start) // tile.span for tile in tiles) == cells
 
 
 # Pages
@@ -135,7 +147,7 @@ def test_a_projection_goes_on_as_on_the_complete_days() -> None:
     found = projected(60, [0, 0, 4, 2, 6])  # 4 a day; ten and a half days are left
     assert (found.days, found.projected, found.percent, found.runs_out_at) == (3, 102, 102, NOW + 10 * DAY)
     assert found.message == (
-        "At this pace 102 messages by 2026-12-01 00:00 UTC, 102 % of 100. It runs out 2026-11-30 12:00 UTC."
+        "At the pace of the last 3 days 102 messages by 2026-12-01 00:00 UTC, 102 % of 100. It runs out 2026-11-30 12:00 UTC."
     )
 
 
@@ -194,12 +206,16 @@ def test_months_are_compared_with_months_however_short() -> None:
     assert format_instant(february.end or 0) == "2026-03-01T00:00:00Z"
 
 
+TODAY_SO_FAR = comparison(Month("UTC").period_at(NOW, Anchor(0)), "day", "UTC", NOW)
+
+
 def test_a_trend_says_how_much_more_than_usual_it_is() -> None:
     usual = [{"messages": 10}, {"messages": 30}, {"messages": 20}, {}]
     (line,) = trend(
         ["messages"],
         {"messages": "message"},
         "day",
+        TODAY_SO_FAR,
         {"messages": 25},
         usual,
         {"messages": 80},
@@ -213,14 +229,70 @@ def test_a_trend_says_how_much_more_than_usual_it_is() -> None:
         -20,
     )
     assert line.message == (
-        "25 messages today so far, 25 % more than usual; usual by now is 20, the median of 3 days."
+        "25 messages today so far, 25 % more than usual; usual by now is 20 messages, the median of 3 days."
     )
 
 
 def test_two_days_do_not_say_what_is_usual() -> None:
-    (line,) = trend(["messages"], {}, "day", {}, [{"messages": 10}, {"messages": 30}, {}, {}], {}, {})
+    usual = [{"messages": 10}, {"messages": 30}, {}, {}]
+    (line,) = trend(["messages"], {}, "day", TODAY_SO_FAR, {"messages": 1}, usual, {}, {})
     assert (line.usual, line.change_percent, line.previous_change_percent) == (None, None, None)
     assert "too little" in line.message
+
+
+def test_before_the_first_of_a_day_nothing_is_said_to_be_less() -> None:
+    usual = [{"messages": 10}, {"messages": 30}, {"messages": 20}]
+    (line,) = trend(
+        ["messages"], {"messages": "message"}, "day", TODAY_SO_FAR, {}, usual, {}, {"messages": 9}
+    )
+    assert (line.current, line.usual, line.change_percent, line.previous_change_percent) == (
+        0,
+        20,
+        None,
+        None,
+    )
+    assert line.message == (
+        "Nothing yet today (messages); usual by now is 20 messages, the median of 3 days."
+    )
+
+
+@pytest.mark.parametrize(
+    ("previous", "said"),
+    [
+        (
+            {"messages": 100},
+            "80 messages in this period, 20 % less than the 100 messages in the 31 days before.",
+        ),
+        ({"messages": 80}, "80 messages in this period, 80 messages in the 31 days before."),
+        ({}, "80 messages in this period, 0 messages in the 31 days before."),
+    ],
+)
+def test_a_period_that_is_over_is_compared_as_a_whole_and_not_with_today(
+    previous: dict[str, int], said: str
+) -> None:
+    march = Period(parse_instant("2026-03-01T00:00:00Z"), parse_instant("2026-04-01T00:00:00Z"))
+    compared = comparison(march, "day", "UTC", NOW)
+    assert compared.is_over
+    assert not comparison(march, "day", "UTC", (march.end or 0) - 1).is_over
+    (line,) = trend(
+        ["messages"], {"messages": "message"}, "day", compared, {}, [], {"messages": 80}, previous
+    )
+    assert line.message == said
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "end", "said"),
+    [
+        ("Europe/Berlin", "2026-02-28T23:00:00Z", "2026-03-31T22:00:00Z", "the 31 days before"),
+        ("UTC", "2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z", "in the day before"),
+        ("UTC", "2026-03-01T00:00:00Z", "2026-03-01T02:00:00Z", "the 2 hours before"),
+    ],
+)
+def test_the_time_before_is_told_in_days_where_it_is_days(zone: str, start: str, end: str, said: str) -> None:
+    period = Period(parse_instant(start), parse_instant(end))
+    compared = comparison(period, "day", zone, NOW)
+    (line,) = trend(["messages"], {}, "day", compared, {}, [], {"messages": 1}, {})
+    assert said in line.message
 
 
 # Sessions
@@ -234,13 +306,15 @@ def test_sessions_are_counted_with_the_most_at_once() -> None:
         (NOW + 60 * SECOND, None),
         (NOW + 3599 * SECOND, NOW + 7200 * SECOND),
     ]
-    found = session_summary(spans, period)
-    assert (found.count, found.peak_concurrent) == (4, 2)
+    found = session_summary(spans, period, 4)
+    assert (found.count, found.peak_concurrent, found.truncated) == (4, 2, False)
+    newest = session_summary(spans, period, 3)
+    assert (newest.count, newest.longest_seconds, newest.truncated) == (3, 3660, True)
     assert (found.p50_seconds, found.p95_seconds, found.longest_seconds) == (3601, 3660, 3660)
 
 
 def test_no_sessions_have_no_length() -> None:
-    found = session_summary([], Period(NOW, NOW + HOUR))
+    found = session_summary([], Period(NOW, NOW + HOUR), 4)
     assert (found.count, found.p50_seconds, found.longest_seconds, found.peak_concurrent) == (
         0,
         None,

@@ -77,7 +77,7 @@ async def _print(
                 if as_json:
                     click.echo(json.dumps(documents.usage_event(one, catalog), ensure_ascii=False))
                 else:
-                    click.echo(texts.usage_events([one], None))
+                    click.echo(texts.usage_event(one))
             sys.stdout.flush()
     finally:
         await ledger.close()

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, cast
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from subscription_mcp.domain.catalog import DIMENSIONS
 from subscription_mcp.domain.errors import FieldProblem, Refusal
@@ -68,7 +69,7 @@ class Group:
     meter: str
     quantity: int
     events: int
-    share_permille: int = 0
+    share_millionths: int = 0
     start: Instant | None = None
     end: Instant | None = None
 
@@ -130,26 +131,45 @@ def step_starts(period: Period, granularity: Granularity, timezone: str) -> tupl
     return tuple(starts)
 
 
-def tiles_of(
-    period: Period, steps: Sequence[Instant] | None
-) -> tuple[tuple[Instant, list[Period]], tuple[Instant, list[Period]]]:
-    """A period of whole quarters of an hour as whole UTC days, none of which a step begins within, and the quarters
-    that are left: stretches of each. With `steps` None all of it is quarters."""
+class Tile(NamedTuple):
+    """A stretch of cells of one width that is read as a whole, and the steps it counts in, by their beginnings: added,
+    or (-1) taken away."""
+
+    span: Instant
+    period: Period
+    steps: tuple[tuple[Instant, Literal[1, -1]], ...]
+
+
+def tiles_of(period: Period, starts: Sequence[Instant]) -> list[Tile]:
+    """A period of whole quarters of an hour, as whole UTC days where no step but the first begins within, and quarters
+    for what is left. A day that is parted once, as by midnight elsewhere, is read as a whole and its shorter part by
+    quarters: they are of one step, and what is left of the day of the other."""
     assert period.end is not None
-    if steps is None:
-        return (DAY, []), (QUARTER, [period] if period.start < period.end else [])
-    days: list[Period] = []
-    quarters: list[Period] = []
-    start = period.start
-    for end in (*(one for one in steps if period.start < one < period.end), period.end):
-        first, last = start + -start % DAY, end - end % DAY
-        left = [Period(start, end)]
-        if first < last:
-            days.append(Period(first, last))
-            left = [Period(start, first), Period(last, end)]
-        quarters += [one for one in left if one.start < cast(Instant, one.end)]
-        start = end
-    return (DAY, days), (QUARTER, quarters)
+    bounds = [period.start, *(one for one in starts if period.start < one < period.end), period.end]
+    parted: dict[Instant, list[int]] = {}
+    for place, at in enumerate(bounds[1:-1], 1):
+        day = at - at % DAY
+        if at != day and period.start <= day and day + DAY <= period.end:
+            parted.setdefault(day, []).append(place)
+    once = {day: places[0] for day, places in parted.items() if len(places) == 1}
+    tiles: list[Tile] = []
+    for place, (start, end) in enumerate(pairwise(bounds)):
+        low = start - start % DAY + DAY if once.get(start - start % DAY) == place else start
+        high = end - end % DAY if once.get(end - end % DAY) == place + 1 else end
+        first, last = low + -low % DAY, high - high % DAY
+        spans = [(DAY, first, last), (QUARTER, low, first), (QUARTER, last, high)]
+        if last < first:
+            spans = [(QUARTER, low, high)]
+        tiles += [Tile(span, Period(of, to), ((start, 1),)) for span, of, to in spans if of < to]
+    for day, place in once.items():
+        short, of, rest = Period(day, bounds[place]), bounds[place - 1], bounds[place]
+        if bounds[place] - day > DAY // 2:
+            short, of, rest = Period(bounds[place], day + DAY), rest, of
+        tiles += [
+            Tile(DAY, Period(day, day + DAY), ((rest, 1),)),
+            Tile(QUARTER, short, ((of, 1), (rest, -1))),
+        ]
+    return tiles
 
 
 def totals(rows: Iterable[UsageRow]) -> list[Group]:
@@ -172,8 +192,8 @@ def grouped(rows: Iterable[UsageRow], keys: Sequence[GroupKey]) -> list[Group]:
         group.events += row.events
         whole[row.meter] = whole.get(row.meter, 0) + row.quantity
     for group in sums.values():
-        group.share_permille = group.quantity * 1000 // whole[group.meter] if whole[group.meter] else 0
-    return sorted(sums.values(), key=lambda group: (group.meter, -group.quantity, str(group.keys)))
+        group.share_millionths = group.quantity * 1_000_000 // whole[group.meter] if whole[group.meter] else 0
+    return sorted(sums.values(), key=lambda group: (group.meter, -group.quantity, _names(group)))
 
 
 def series(
@@ -195,7 +215,11 @@ def series(
             group = sums[place] = Group(named, row.meter, 0, 0, start=step.start, end=step.end)
         group.quantity += row.quantity
         group.events += row.events
-    return sorted(sums.values(), key=lambda group: (group.start or 0, group.meter, str(group.keys)))
+    return sorted(sums.values(), key=lambda group: (group.start or 0, group.meter, _names(group)))
+
+
+def _names(group: Group) -> list[str]:
+    return [name or "" for name in group.keys.values()]
 
 
 def page_of(groups: Sequence[Group], skip: int, rows_max: int, bytes_max: int) -> list[Group]:

@@ -10,7 +10,7 @@ from subscription_mcp.domain.decisions import LimitState
 from subscription_mcp.domain.instants import DAY, QUARTER, Instant
 from subscription_mcp.domain.money import currency_of, round_to_minor
 from subscription_mcp.domain.windows import Level, Period, add_months, local_date, midnight
-from subscription_mcp.domain.wording import clock_time, counted, number, sum_text
+from subscription_mcp.domain.wording import clock_time, counted, duration_text, meter_text, number, sum_text
 
 DAYS_BEHIND = 14
 """How many complete days a projection looks at, and among how many a usual day is looked for."""
@@ -31,11 +31,14 @@ class Comparison:
     usual: tuple[Period, ...]
     before: Period
     """As long as the period asked for has lasted, right before it."""
+    is_over: bool
+    """The period asked for has ended: the step is its last one, and not that of now."""
 
 
 @dataclass(slots=True)
 class TrendLine:
-    """One meter: this step beside the usual, and this period beside the one before."""
+    """One meter: this step beside the usual, and this period beside the one before. While there is nothing yet, it is
+    not said to be less."""
 
     meter: str
     current: int
@@ -75,7 +78,8 @@ def comparison(period: Period, granularity: Granularity, timezone: str, now: Ins
     ends = [step_at(start, granularity, timezone).end or start for start in starts]
     usual = [Period(start, min(start + elapsed, end)) for start, end in zip(starts, ends, strict=True)]
     length = max(until - period.start, QUARTER)
-    return Comparison(Period(step.start, until), tuple(usual), Period(period.start - length, period.start))
+    before = Period(period.start - length, period.start)
+    return Comparison(Period(step.start, until), tuple(usual), before, period.end <= now)
 
 
 def _starts_before(start: Instant, granularity: Granularity, timezone: str) -> list[Instant]:
@@ -95,6 +99,7 @@ def trend(
     meters: Sequence[str],
     units: Mapping[str, str],
     granularity: Granularity,
+    compared: Comparison,
     current: Sums,
     usual: Sequence[Sums],
     total: Sums,
@@ -106,35 +111,56 @@ def trend(
         usual = usual[:-1]
     lines = []
     for meter in meters:
-        now, most = current.get(meter, 0), len(usual)
+        now, whole, most = current.get(meter, 0), total.get(meter, 0), len(usual)
         median = _median([sums.get(meter, 0) for sums in usual]) if most >= DAYS_NEEDED else None
-        lines.append(
-            TrendLine(
-                meter,
-                now,
-                median,
-                _change(now, median),
-                total.get(meter, 0),
-                previous.get(meter, 0),
-                _change(total.get(meter, 0), previous.get(meter, 0)),
-                _trend_sentence(meter, now, median, most, units.get(meter, meter), granularity),
-            )
+        line = TrendLine(
+            meter,
+            now,
+            median,
+            _change(now, median) if now or compared.is_over else None,
+            whole,
+            previous.get(meter, 0),
+            _change(whole, previous.get(meter, 0)) if whole or compared.is_over else None,
+            "",
         )
+        unit = units.get(meter, meter)
+        line.message = (
+            _past_sentence(line, unit, compared.before)
+            if compared.is_over
+            else _trend_sentence(line, unit, granularity, most)
+        )
+        lines.append(line)
     return lines
 
 
-def _trend_sentence(
-    meter: str, now: int, median: int | None, most: int, unit: str, granularity: Granularity
-) -> str:
-    said = sum_text(meter, now, unit)
-    used = f"{said} this {granularity} so far" if granularity != "day" else f"{said} today so far"
-    if median is None:
+def _trend_sentence(line: TrendLine, unit: str, granularity: Granularity, most: int) -> str:
+    """This step so far beside the usual by now, of so many steps before it."""
+    step, change = "today" if granularity == "day" else f"this {granularity}", line.change_percent
+    used = f"{sum_text(line.meter, line.current, unit)} {step} so far"
+    if not line.current:
+        used = f"Nothing yet {step} ({meter_text(line.meter)})"
+    if line.usual is None:
         return f"{used}; too little before it to say what is usual."
-    change = _change(now, median)
-    usual = f"usual by now is {number(median, unit)}, the median of {most} {granularity}s"
-    if change is None or change == 0:
-        return f"{used}; {usual}."
-    return f"{used}, {abs(change):,} % {'more' if change > 0 else 'less'} than usual; {usual}."
+    usual = f"usual by now is {counted(line.usual, unit)}, the median of {most} {granularity}s"
+    return f"{used}, {_more(change)} than usual; {usual}." if change else f"{used}; {usual}."
+
+
+def _past_sentence(line: TrendLine, unit: str, before: Period) -> str:
+    """A period that is over beside as long a time before it."""
+    assert before.end is not None
+    length, change = before.end - before.start, line.previous_change_percent
+    days = (length + DAY // 2) // DAY  # one with a change of clocks in it is as good as another
+    ago = "the day before"
+    if days != 1:
+        ago = f"the {counted(days, 'day') if days else duration_text(length)} before"
+    used = f"{sum_text(line.meter, line.total, unit)} in this period"
+    if change:
+        return f"{used}, {_more(change)} than the {counted(line.previous, unit)} in {ago}."
+    return f"{used}, {counted(line.previous, unit)} in {ago}."
+
+
+def _more(change_percent: int) -> str:
+    return f"{abs(change_percent):,} % {'more' if change_percent > 0 else 'less'}"
 
 
 def projections(
@@ -166,7 +192,7 @@ def _projection(state: LimitState, days: Sequence[int], now: Instant) -> Project
     if end is not None:
         found.projected = state.used + rate * max(end - now, 0) // span
         found.message = (
-            f"At this pace {counted(_rounded(found.projected, state.unit), state.unit)} "
+            f"At the pace of the last {counted(len(days), 'day')} {counted(_rounded(found.projected, state.unit), state.unit)} "
             f"by {clock_time(end, state.timezone)}."
         )
     if maximum is None:
@@ -209,17 +235,23 @@ def _change(now: int, before: int | None) -> int | None:
 
 @dataclass(slots=True)
 class SessionSummary:
-    """The sessions of a period: how many were open in it, how long those that ended lasted, how many at once."""
+    """The sessions of a period: how many were open in it, how long those that ended lasted, how many at once. With
+    `truncated` there were more, and only the newest were looked at."""
 
     count: int
     p50_seconds: int | None
     p95_seconds: int | None
     longest_seconds: int | None
     peak_concurrent: int
+    truncated: bool
 
 
-def session_summary(spans: Sequence[tuple[Instant, Instant | None]], period: Period) -> SessionSummary:
-    """`spans` are sessions that were open in the period: opened and ended, None while they last."""
+def session_summary(
+    spans: Sequence[tuple[Instant, Instant | None]], period: Period, most: int
+) -> SessionSummary:
+    """`spans` are sessions that were open in the period, the newest first: opened and ended, None while they last. Of
+    more than `most`, the newest are looked at."""
+    truncated, spans = len(spans) > most, spans[:most]
     seconds = sorted((ended - opened) // 1_000_000 for opened, ended in spans if ended is not None)
     steps: list[tuple[Instant, int]] = []
     for opened, ended in spans:
@@ -233,7 +265,7 @@ def session_summary(spans: Sequence[tuple[Instant, Instant | None]], period: Per
         open_now += step
         peak = max(peak, open_now)
     return SessionSummary(
-        len(spans), _rank(seconds, 50), _rank(seconds, 95), seconds[-1] if seconds else None, peak
+        len(spans), _rank(seconds, 50), _rank(seconds, 95), seconds[-1] if seconds else None, peak, truncated
     )
 
 

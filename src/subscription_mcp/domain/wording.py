@@ -338,7 +338,19 @@ def maximum_text(maximum: Maximum, unit: str = "") -> str:
 def sum_text(meter: str, quantity: int, unit: str) -> str:
     """A total with its unit; of what is counted beside a meter it says what that is: `3 events (cost unpriced)`."""
     said = counted(quantity, unit)
-    return f"{said} ({meter.replace(':', ' ').replace('_', ' ')})" if is_derived(meter) else said
+    return f"{said} ({meter_text(meter)})" if is_derived(meter) else said
+
+
+def meter_text(meter: str) -> str:
+    """A meter's name as words, of what is counted beside one too: `cost unpriced`."""
+    return meter.replace(":", " ").replace("_", " ")
+
+
+def share_text(share_millionths: int) -> str:
+    """A share as people read it: `41.2 %`, and of what is there at all never `0.0 %`."""
+    if 0 < share_millionths < 1000:
+        return "<0.1 %"
+    return f"{share_millionths // 1000 / 10} %"
 
 
 @lru_cache(1024)

@@ -63,6 +63,8 @@ PAGE_SIZE = 50
 SESSIONS_MAX = 200_000
 """How many sessions of a period are looked at, the newest first."""
 DENIALS_MAX = 100
+"""Kinds of refusals: what is left is one more, `OTHER`."""
+OTHER = "other"
 TOOLS_MAX = 20
 """Of each plan, in a tenant's summary."""
 _ROWS = 2**31
@@ -81,6 +83,10 @@ class UsageRequest:
     meters: Sequence[str] | None = None
     cursor: str | None = None
 
+    def is_about(self, meter: str) -> bool:
+        """Whether a meter was asked for, or is counted beside one that was."""
+        return self.meters is None or meter.partition(":")[0] in self.meters
+
 
 @dataclass(slots=True)
 class EventPerformance:
@@ -96,7 +102,7 @@ class EventPerformance:
 
 @dataclass(slots=True)
 class Denied:
-    """How often something was refused with a code, by a limit on a meter where one did."""
+    """How often something was refused with a code, by a limit on a meter where one did; with `OTHER`, all the rest."""
 
     code: str
     meter: str
@@ -149,8 +155,18 @@ class EventsRequest:
 
 @dataclass(slots=True)
 class EventsAnswer:
+    """Events newest first. Whoever shows fewer of them asks `cursor_after` for where the next page begins."""
+
     events: list[UsageEvent]
-    next_cursor: str | None
+    positions: list[int]
+    has_more: bool
+    whose: Whose
+
+    def cursor_after(self, count: int) -> str | None:
+        """Where the page ends after so many of its events; None where that is the end of the list."""
+        if count == len(self.events) and not self.has_more:
+            return None
+        return cursor_of(self.positions[count - 1], *astuple(self.whose))
 
 
 @dataclass(slots=True)
@@ -194,6 +210,7 @@ class Reports:
         view = await self._view(granted)
         plan = view.plan if view is not None else None
         timezone = plan.timezone if plan is not None else self._access.catalog.timezone
+        limits = [state for state in view.limits if request.is_about(state.meter)] if view is not None else []
         whose = whose_of(view) if view is not None else Whose(granted.tenant)
         now = self._ledger.now()
         period = self._period(request, view, now, timezone)
@@ -208,7 +225,9 @@ class Reports:
         sums = totals(rows)
         outlook = None
         if request.cursor is None:
-            outlook = await self._outlook(whose, view, period, timezone, request, sums, now)
+            outlook = await self._outlook(whose, period, timezone, request, sums, now)
+            if view is not None:
+                outlook.projections = await self._projections(whose, limits, timezone, now)
         asked = (*astuple(whose), _digest(period, request))
         skipped = divmod(position_of(request.cursor, *asked) or 0, _ROWS)
         # The newest steps first: what is left out is long ago.
@@ -220,7 +239,7 @@ class Reports:
             period,
             timezone,
             sums,
-            view.limits if view is not None else [],
+            limits,
             some_steps[::-1],
             some_lines,
             outlook,
@@ -252,9 +271,7 @@ class Reports:
         page, more = await self._ledger.query(
             EventPage(whose, period.start, period.end or end, request.page_size, request.event, before)
         )
-        return EventsAnswer(
-            [event for _, event in page], cursor_of(page[-1][0], *astuple(whose)) if more else None
-        )
+        return EventsAnswer([event for _, event in page], [position for position, _ in page], more, whose)
 
     async def tenant(self, caller: Caller, tenant: str) -> TenantAnswer:
         """Accounts, users and usage by plan, and which tools each plan uses. Raises Refusal."""
@@ -320,7 +337,6 @@ class Reports:
     async def _outlook(
         self,
         whose: Whose,
-        view: AccountView | None,
         period: Period,
         timezone: str,
         request: UsageRequest,
@@ -336,29 +352,27 @@ class Reports:
             await self._sums(whose, one) for one in (compared.current, before, *compared.usual)
         ]
         total = {line.meter: line.quantity for line in sums}
-        meters = [
-            meter
-            for meter in sorted({*total, *current, *previous, *(meter for one in usual for meter in one)})
-            if request.meters is None or meter in request.meters
-        ]
+        known = {*total, *current, *previous, *(meter for one in usual for meter in one)}
+        meters = [meter for meter in sorted(known) if request.is_about(meter)]
         units = {meter: unit_of(self._access.catalog, meter) for meter in meters}
-        spans = await self._ledger.query(SessionSpans(whose, start, end, now, SESSIONS_MAX))
+        spans = await self._ledger.query(SessionSpans(whose, start, end, now, SESSIONS_MAX + 1))
         denied = await self._ledger.query(Denials(whose, start, end))
         return Outlook(
             compared,
-            trend(meters, units, request.granularity, current, usual, total, previous),
-            await self._projections(view, timezone, now) if view is not None else None,
+            trend(meters, units, request.granularity, compared, current, usual, total, previous),
+            None,
             performance_of(await self._ledger.query(Responses(whose, start, end))),
-            session_summary(spans, period),
-            [Denied(*one) for one in denied[:DENIALS_MAX]],
+            session_summary(spans, period, SESSIONS_MAX),
+            denials_of(one for one in denied if not one[1] or request.is_about(one[1])),
         )
 
-    async def _projections(self, view: AccountView, timezone: str, now: Instant) -> list[Projection]:
+    async def _projections(
+        self, whose: Whose, limits: Sequence[LimitState], timezone: str, now: Instant
+    ) -> list[Projection]:
         today = local_date(now, timezone)
         starts = [midnight(today - timedelta(days=n), timezone) for n in range(DAYS_BEHIND, -1, -1)]
         daily: dict[str, list[Mapping[str, int]]] = {}
-        whose = whose_of(view)
-        for scope in sorted({state.scope for state in view.limits}):
+        for scope in sorted({state.scope for state in limits}):
             of_scope = replace(whose, user=None) if scope == "account" else whose
             question = UsageTotals(of_scope, starts[0], starts[-1], frozenset({"quarter"}), tuple(starts))
             days: list[dict[str, int]] = [{} for _ in starts[1:]]
@@ -366,7 +380,7 @@ class Reports:
                 day = days[bisect_right(starts, row.quarter) - 1]
                 day[row.meter] = day.get(row.meter, 0) + row.quantity
             daily[scope] = list(days)
-        return projections(view.limits, daily, now)
+        return projections(limits, daily, now)
 
     async def _sums(self, whose: Whose, period: Period) -> dict[str, int]:
         assert period.end is not None
@@ -384,7 +398,7 @@ class Reports:
         assert period.end is not None
         question = UsageTotals(whose, period.start, period.end, frozenset(columns), starts)
         rows: list[UsageRow] = await self._ledger.query(question)
-        return [row for row in rows if request.meters is None or row.meter in request.meters]
+        return [row for row in rows if request.is_about(row.meter)]
 
     def _period(self, request: UsageRequest, view: AccountView | None, now: Instant, timezone: str) -> Period:
         if request.start is not None and request.end is not None:
@@ -420,6 +434,13 @@ def performance_of(rows: Iterable[tuple[str, bool, int, int]]) -> list[EventPerf
     for event, of_event in cells.items():
         found[event].p50_ms, found[event].p95_ms = percentile(of_event, 50), percentile(of_event, 95)
     return [found[event] for event in sorted(found)]
+
+
+def denials_of(rows: Iterable[tuple[str, str, int]]) -> list[Denied]:
+    """Code, meter and how often, the most first; beyond the first ones in one number."""
+    found = [Denied(*one) for one in rows]
+    rest = sum(one.count for one in found[DENIALS_MAX:])
+    return [*found[:DENIALS_MAX], *([Denied(OTHER, "", rest)] if rest else [])]
 
 
 def _digest(period: Period, request: UsageRequest) -> str:

@@ -1,5 +1,6 @@
 """The bodies of the tools: parsed arguments to an operation, its answer to words and a document."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 from subscription_mcp.domain.catalog_file import KEY
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.errors import FieldProblem, Refusal
-from subscription_mcp.domain.instants import Instant, parse_instant
+from subscription_mcp.domain.instants import Instant, parse_moment
 from subscription_mcp.domain.money import Amount
 from subscription_mcp.operations import Operations, PlanChanged
 from subscription_mcp.operations.access import Caller, Target
@@ -19,6 +20,9 @@ from subscription_mcp.operations.metering import Settlement, UsageReport
 from subscription_mcp.operations.reports import EventsRequest, UsageRequest
 from subscription_mcp.tools import documents, invoices, texts, wire
 from subscription_mcp.tools.validation import refusal_of
+
+EVENTS_BYTES_MAX = 224 * 1024
+"""Of a page of single events, in words and as structure: an answer stays within 256 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +189,18 @@ async def list_usage_events(do: Operations, caller: Caller, given: wire.ListUsag
         given.page_size,
     )
     answer = await do.reports.events(caller, target_of(given), request)
-    document = {
-        "events": [documents.usage_event(event, do.plans.catalog) for event in answer.events],
-        "next_cursor": answer.next_cursor,
-    }
-    return Answer(texts.usage_events(answer.events, answer.next_cursor), document)
+    shown: list[dict[str, Any]] = []
+    lines: list[str] = []
+    room = EVENTS_BYTES_MAX
+    for event in answer.events:
+        row, line = documents.usage_event(event, do.plans.catalog), texts.usage_event(event)
+        room -= len(json.dumps(row)) + len(json.dumps(line))
+        if room < 0 and shown:
+            break
+        shown.append(row)
+        lines.append(line)
+    next_cursor = answer.cursor_after(len(shown))
+    return Answer(texts.usage_events(lines, next_cursor), {"events": shown, "next_cursor": next_cursor})
 
 
 async def manage_limits(do: Operations, caller: Caller, given: wire.ManageLimitsArguments) -> Answer:
@@ -327,11 +338,11 @@ def target_of(given: wire.TargetArguments) -> Target:
 
 
 def instant_of(text: str | None, field: str) -> Instant | None:
-    """The instant a field names. Raises Refusal `invalid_request`."""
+    """The instant a field names, or a day its beginning. Raises Refusal `invalid_request`."""
     if text is None:
         return None
     try:
-        return parse_instant(text)
+        return parse_moment(text)
     except ValueError as error:
         rule = str(error)
         raise Refusal("invalid_request", f"{field} {rule}.", fields=[FieldProblem(field, rule)]) from None

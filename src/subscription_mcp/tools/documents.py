@@ -358,7 +358,7 @@ def usage_report(answer: UsageReportAnswer, catalog: Catalog) -> Document:
                 **line.keys,
                 "meter": line.meter,
                 "quantity": line.quantity,
-                "share": line.share_permille / 1000,  # shown, never calculated with
+                "share": line.share_millionths / 1_000_000,  # shown, never calculated with
             }
             for line in answer.breakdown
         ],
@@ -432,6 +432,7 @@ def _outlook(outlook: Outlook | None) -> Document:
             "p95_seconds": outlook.sessions.p95_seconds,
             "longest_seconds": outlook.sessions.longest_seconds,
             "peak_concurrent": outlook.sessions.peak_concurrent,
+            "truncated": outlook.sessions.truncated,
         },
         "denials": [
             {"code": one.code, "meter": one.meter or None, "count": one.count} for one in outlook.denials

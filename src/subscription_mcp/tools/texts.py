@@ -16,19 +16,23 @@ from subscription_mcp.domain.catalog import (
 )
 from subscription_mcp.domain.decisions import Decision, LimitState, unit_of
 from subscription_mcp.domain.errors import Refusal
-from subscription_mcp.domain.instants import format_instant
+from subscription_mcp.domain.instants import SECOND, format_instant
 from subscription_mcp.domain.money import currency_of, format_amount
+from subscription_mcp.domain.outlook import TrendLine
 from subscription_mcp.domain.wording import (
     clock_time,
     counted,
+    duration_text,
     line_of,
     lines_of,
     maximum_of,
     maximum_text,
+    meter_text,
     meter_words,
     overage_text,
     overview_sentence,
     per_window,
+    share_text,
     standstill_sentence,
     sum_text,
     trial_sentence,
@@ -52,6 +56,8 @@ from subscription_mcp.operations.plans import FeatureAnswer
 from subscription_mcp.operations.reports import Outlook, UsageReportAnswer
 
 LINES_MAX = 20
+STEPS_MAX = 13
+"""Steps of a series that are told one by one: a year of months."""
 OUTLOOK_MAX = 8
 """Lines of each kind of what a report's numbers mean."""
 DECLINED = "Declined: nothing was changed."
@@ -319,31 +325,52 @@ def usage_report(answer: UsageReportAnswer, unit_of: dict[str, str]) -> str:
     text = f"From {start} to {end}: {sums or 'nothing'} used."
     grouped = [line for line in answer.breakdown if set(line.keys) != {"meter"}]
     for line in grouped[:LINES_MAX]:
-        names = ", ".join(f"{key} {value or '-'}" for key, value in line.keys.items() if key != "meter")
+        names = ", ".join(
+            f"{key} {value}" if value else f"no {key}" for key, value in line.keys.items() if key != "meter"
+        )
         used = sum_text(line.meter, line.quantity, unit_of.get(line.meter, line.meter))
-        text += f"\n{names}: {used} ({line.share_permille / 10} %)"
-    if len(grouped) > LINES_MAX and not answer.truncated:
-        text += "\nMore in the structured result."
+        text += f"\n{names}: {used} ({share_text(line.share_millionths)})"
+    if len(grouped) > LINES_MAX:
+        text += f"\nAnd {counted(len(grouped) - LINES_MAX, 'more group')} in the structured result."
+    if not grouped:
+        text += "".join(f"\n{line}" for line in _steps(answer, unit_of))
     if answer.next_cursor is not None:
         text += (
             f"\nRows were left out: narrow the period or group_by, or go on with cursor {answer.next_cursor}"
         )
-    if answer.limits:
+    is_over = answer.period.end <= answer.as_of
+    if answer.limits and not is_over:
         text += f"\n{lines_of(answer.limits)}"
-    return text + (_outlook(answer.outlook) if answer.outlook is not None else "")
+    return text + (_outlook(answer.outlook, is_over=is_over) if answer.outlook is not None else "")
 
 
-def _outlook(outlook: Outlook) -> str:
-    """Whether it is as usual, whether it will last, and what went wrong."""
-    lines = _cut([line.message for line in outlook.trend])
+def _steps(answer: UsageReportAnswer, unit_of: dict[str, str]) -> list[str]:
+    """A series of few steps, one line for each: what was used in months, or in the days of a week."""
+    steps: dict[str, list[str]] = {}
+    for one in answer.series:
+        begins = clock_time(one.start or 0, answer.timezone).removesuffix(f" {answer.timezone}")
+        used = steps.setdefault(begins.removesuffix(" 00:00"), [])
+        used.append(sum_text(one.meter, one.quantity, unit_of[one.meter]))
+    if not steps or len(steps) > STEPS_MAX:
+        return []
+    first, period = answer.series[0], answer.period
+    if (first.start or 0) <= period.start and (period.end or 0) <= (first.end or 0):
+        return []  # it is all of the period, and has been told
+    return [f"From {begins}: {', '.join(used)}." for begins, used in steps.items()]
+
+
+def _outlook(outlook: Outlook, *, is_over: bool) -> str:
+    """Whether it is as usual, whether it will last, and what went wrong. Of a period that is over nothing is said of
+    what limits are now."""
+    lines = _cut([line.message for line in outlook.trend if _is_worth_telling(line, is_over=is_over)])
     heading: dict[str, list[str]] = {}
-    for one in outlook.projections or []:
-        heading.setdefault(one.message, []).append(f"{one.meter} per {one.window}")
+    for one in (outlook.projections or []) if not is_over else []:
+        heading.setdefault(one.message, []).append(f"{meter_text(one.meter)} per {meter_text(one.window)}")
     lines += _cut([f"{message} ({', '.join(limits)})" for message, limits in heading.items()])
     lines += _cut(
         [
-            f"{one.event}: half took at most {one.p50_ms:,} ms, 95 % at most {one.p95_ms:,} ms; {one.failed:,} of "
-            f"{one.count:,} failed."
+            f"{one.event}: of {one.timed:,} timed, half took about {one.p50_ms:,} ms or less, 95 % about "
+            f"{one.p95_ms:,} ms or less; {one.failed:,} of {one.count:,} failed."
             if one.p50_ms is not None and one.p95_ms is not None
             else f"{one.event}: {one.failed:,} of {one.count:,} failed."
             for one in outlook.performance
@@ -359,11 +386,22 @@ def _outlook(outlook: Outlook) -> str:
         lines.append(f"Refused in this period: {refused}.")
     sessions = outlook.sessions
     if sessions.count:
-        longest = (
-            f", the longest {counted(sessions.longest_seconds, 'second')}" if sessions.longest_seconds else ""
+        newest = "The newest " if sessions.truncated else ""
+        lengths = [sessions.p50_seconds, sessions.p95_seconds, sessions.longest_seconds]
+        half, most, longest = [duration_text((one or 0) * SECOND) for one in lengths]
+        lasted = f"; half lasted {half} or less, 95 % {most} or less, the longest {longest}"
+        lines.append(
+            f"{newest}{counted(sessions.count, 'session')}, at most {sessions.peak_concurrent:,} at once"
+            f"{lasted if sessions.longest_seconds is not None else ''}."
         )
-        lines.append(f"{counted(sessions.count, 'session')}, {sessions.peak_concurrent:,} at once{longest}.")
     return "".join(f"\n{line}" for line in lines)
+
+
+def _is_worth_telling(line: TrendLine, *, is_over: bool) -> bool:
+    """Whether something was used, or usually is."""
+    if is_over or line.usual is None:
+        return bool(line.total)
+    return bool(line.current or line.usual)
 
 
 def _cut(lines: list[str]) -> list[str]:
@@ -375,18 +413,20 @@ def _cut(lines: list[str]) -> list[str]:
     )
 
 
-def usage_events(events: list[UsageEvent], next_cursor: str | None) -> str:
-    if not events:
+def usage_events(lines: list[str], next_cursor: str | None) -> str:
+    if not lines:
         return "No events in this period."
-    lines = [
+    more = f"\nMore with cursor {next_cursor}" if next_cursor else ""
+    return "\n".join(lines) + more
+
+
+def usage_event(event: UsageEvent) -> str:
+    return (
         f"{format_instant(event.occurred_at)} {event.user} {event.event} x{event.quantity:,}"
         + "".join(f" {name}={value}" for name, value in event.attributes.items())
         + (f", takes back {event.corrects}" if event.corrects is not None else "")
         + (f", taken back by {event.corrected_by}" if event.corrected_by is not None else "")
-        for event in events
-    ]
-    more = f"\nMore with cursor {next_cursor}" if next_cursor else ""
-    return "\n".join(lines) + more
+    )
 
 
 def export_page(format_: str, content: str, events: int, next_cursor: str | None) -> str:
