@@ -60,6 +60,20 @@ async def test_a_limit_with_an_end_is_set_and_one_of_nobody_is_not(place: Place)
     data(place, "limits", "set", *BELLA, *which, "--expires-at", "2026-12-01T00:00:00Z")
     never = place.run("limits", "set", *BELLA, *which, "--expires-at", "yesterday")
     assert never.returncode == CONFIGURATION
+    for words in ("set", "--limit", "7"), ("grant", "--quantity", "7"):
+        until = data(
+            place,
+            "limits",
+            words[0],
+            *BELLA,
+            *which[:4],
+            *words[1:],
+            "--reason",
+            "2026",
+            "--expires-at",
+            "2027-01-01",
+        )
+        assert until["history"][0]["after"]["expires_at"] == "2027-01-01T00:00:00Z"
     mistyped = place.run("limits", "set", *BELLA, "--meter", "mesages", *which[2:])
     assert mistyped.returncode == CONFIGURATION
     nobody = place.run("limits", "set", "--user", "nobody", *which)

@@ -216,6 +216,17 @@ async def test_very_many_kinds_of_refusals_end_with_the_number_of_all_others(cro
     assert len(report["limits"]) == KINDS + 2
 
 
+async def test_who_has_no_name_is_told_so_and_who_used_little_did_not_use_nothing(crowd: Server) -> None:
+    asked = {"period": "this_month", "granularity": "month", "meters": ["calls"]}
+    async with crowd.api(crowd.place.token("bella")) as bella:
+        text = (await bella.call("get_usage_analytics", **asked, group_by=["model", "client"])).json()["text"]
+        assert f"\nno model, no client: {19 * 24 * 3 + HOURS:,} calls (100.0 %)" in text
+        text = (await bella.call("get_usage_analytics", **asked, group_by=["tool"])).json()["text"]
+    assert f"\ntool search: {19 * 24} calls (23.1 %)" in text
+    assert f"\ntool 0000{WIDE}: 1 call (<0.1 %)" in text
+    assert "more groups in the structured result." in text
+
+
 async def test_of_one_meter_asked_for_only_that_is_told(crowd: Server) -> None:
     async with crowd.api(crowd.place.token("bella")) as bella:
         answer = (await bella.call("get_usage_analytics", period="this_month", meters=["calls"])).json()

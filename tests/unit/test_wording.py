@@ -7,7 +7,14 @@ from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.domain.decisions import Total, limit_states
 from subscription_mcp.domain.instants import parse_instant
 from subscription_mcp.domain.windows import Anchor
-from subscription_mcp.domain.wording import clock_time, counted, line_of, meter_words, overview_sentence
+from subscription_mcp.domain.wording import (
+    clock_time,
+    counted,
+    line_of,
+    meter_words,
+    overview_sentence,
+    share_text,
+)
 
 NOW = parse_instant(TODAY)
 
@@ -95,3 +102,19 @@ def test_the_overview_has_a_sentence_for_every_limit() -> None:
     assert overview_sentence(plan, []) == "Basic plan. No limit on the account as a whole."
     assert overview_sentence(a_plan(), []) == "Basic plan. No limits."
     assert overview_sentence(None, []) == "No subscription yet: choose a plan with upgrade_tier."
+
+
+@pytest.mark.parametrize(
+    ("millionths", "text"),
+    [
+        (0, "0.0 %"),
+        (1, "<0.1 %"),
+        (999, "<0.1 %"),
+        (1_000, "0.1 %"),
+        (999_999, "99.9 %"),
+        (1_000_000, "100.0 %"),
+        (-50_000, "-5.0 %"),
+    ],
+)
+def test_a_share_of_something_is_never_nothing(millionths: int, text: str) -> None:
+    assert share_text(millionths) == text
