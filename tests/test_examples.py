@@ -192,7 +192,7 @@ HALF_A_YEAR = [
     "--- 2026-05-12",
     "Charged 711.00 USD, 790.00 USD at each renewal.",
     "--- 2026-06-20",
-    "From 2026-01-01: 2.035 USD.\nFrom 2026-02-01: 30.30 USD.\nFrom 2026-03-01: 150.80 USD.\n",
+    "From 2026-01-01: 2.035 USD, 1 event (cost unpriced).\nFrom 2026-02-01: 30.30 USD.\nFrom 2026-03-01: 150.80 USD.\n",
     "From 2026-04-01: 29.29 USD.\nFrom 2026-05-01: 40.40 USD.\nFrom 2026-06-01: 60.60 USD.\n",
     "by model?",
     "model gemini-2.5-pro: 75.75 USD",

@@ -254,7 +254,7 @@ async def test_what_is_the_same_of_every_limit_is_said_once(place: Place, server
         limits = report["result"]["projection"]["limits"]
         assert len(limits) == 14
         assert report["text"].count("Too early to say") == 1
-        assert all(f"{one['meter']} per month" in report["text"] for one in limits)
+        assert all(f"{one['meter'].replace('_', ' ')} per month" in report["text"] for one in limits)
 
 
 async def test_a_call_limit_of_one_provider_leaves_the_others(place: Place, server: Server) -> None:
