@@ -4,6 +4,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from tests.builders import (
     Clock,
     a_ledger,
@@ -24,6 +25,7 @@ from subscription_mcp.domain.pricing import Tier, UnitPrice
 from subscription_mcp.ledger.commands import Actor, CheckUsage, GrantAllowance, UsageEvent
 from subscription_mcp.ledger.queries import AlertPage, EventPage, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
+from subscription_mcp.operations.prices import Prices
 
 PRO = UnitPrice("catalog", "USD", 1_250_000, 10_000_000)
 CACHING = replace(PRO, per_million=(("cache_read_tokens", 310_000), ("input_audio_tokens", 2_000_000)))
@@ -137,6 +139,60 @@ async def test_the_price_kept_of_a_long_call_is_that_of_its_tier(tmp_path: Path)
         assert short.price == PRO
         assert long.price == UnitPrice("catalog", "USD", 2_500_000, 15_000_000)
         assert (short.gains["cost"], long.gains["cost"]) == (1_250, 2_503)
+
+
+LIBRARY = replace(PRO, source="genai-prices 1", tiers=(Tier(200_000, 2_500_000, 15_000_000),))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cost_micros", "applied"),
+    [
+        (200_000, 250_000, replace(LIBRARY, tiers=())),
+        (200_001, 500_003, UnitPrice("genai-prices 1", "USD", 2_500_000, 15_000_000)),
+    ],
+    ids=["short", "long"],
+)
+@pytest.mark.parametrize("reserved", [1_000, 300_000], ids=["as short", "as long"])
+async def test_a_settle_costs_what_a_call_of_its_own_length_does(
+    tmp_path: Path, reserved: int, tokens: int, cost_micros: int, applied: UnitPrice
+) -> None:
+    clock, attributes = Clock(), {**CALL, "input_tokens": reserved}
+    async with a_ledger(tmp_path, catalog=priced_catalog(), clock=clock) as ledger:
+        held = await ledger.submit_one(a_reserve("bob", "api_call", attributes=attributes, price=LIBRARY))
+    # Also in another process, which knows only what was kept
+    async with a_ledger(tmp_path, catalog=priced_catalog(), clock=clock, publish=False) as ledger:
+        settle = a_settle(held, attributes={"input_tokens": tokens})
+        assert decision_of(await ledger.submit_one(settle)).limits[0].used == cost_micros
+        recorded = decision_of(
+            await ledger.submit_one(replace(a_call(tokens, price=LIBRARY), subject=a_subject("eve")))
+        )
+        assert recorded.limits[0].used == cost_micros
+        assert [event.price for event in await events_of(ledger)] == [applied, applied]
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_long_call_costs_the_same_recorded_and_settled_by_the_price_library(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        price = Prices(priced_catalog()).of_event("api_call", CALL, ledger.now())
+        assert price is not None
+        assert price.tiers
+        said = {"input_tokens": price.tiers[0].above_input_tokens + 1, "output_tokens": 10}
+        long = {**CALL, **said}
+        held = await ledger.submit_one(a_reserve("bob", "api_call", attributes=CALL, price=price))
+        await ledger.submit_one(a_settle(held, attributes=said))
+        await ledger.submit_one(a_record("eve", "api_call", attributes=long, price=price))
+        recorded, settled = await events_of(ledger)
+        assert recorded.gains == settled.gains
+        assert recorded.price == settled.price == price.for_call(long)
+
+
+async def test_a_settle_that_does_not_say_how_long_the_call_was_costs_what_was_held(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        attributes = {**CALL, "input_tokens": 300_000}
+        held = await ledger.submit_one(a_reserve("bob", "api_call", attributes=attributes, price=LIBRARY))
+        assert decision_of(held).limits[0].held == 750_000
+        settled = decision_of(await ledger.submit_one(a_settle(held)))
+        assert (settled.limits[0].used, settled.limits[0].held) == (750_000, 0)
 
 
 async def test_what_nobody_knows_the_price_of_is_told_and_counted(tmp_path: Path) -> None:
@@ -334,6 +390,7 @@ async def test_prices_travel_with_an_export(tmp_path: Path) -> None:
         await ledger.submit_one(a_call(1, price=CACHING))
         await ledger.submit_one(a_reserve("bob", "api_call", attributes=CALL, price=SEARCH))
         await ledger.submit_one(a_reserve("bob", "api_call", attributes=CALL, price=CACHING))
+        held = await ledger.submit_one(a_reserve("bob", "api_call", attributes=CALL, price=LIBRARY))
         stream = BytesIO()
         await ledger.engine.dump(stream.write)
         before = [(event.id, event.price) for event in await events_of(ledger)]
@@ -345,4 +402,7 @@ async def test_prices_travel_with_an_export(tmp_path: Path) -> None:
         again = BytesIO()
         await ledger.engine.dump(again.write)
         assert again.getvalue() == stream.getvalue()
+        settle = a_settle(held, attributes={"input_tokens": 200_001})
+        assert decision_of(await ledger.submit_one(settle)).allowed
+        assert (await events_of(ledger))[0].gains["cost"] == 500_003
         assert (await ledger.engine.verify()).differences == ()

@@ -65,7 +65,7 @@ class UnitPrice:
     unit: str | None = None
     per_million: Rates = ()
     tiers: tuple[Tier, ...] = ()
-    """Shortest first; none in a price that was applied."""
+    """Shortest first; none in the price that is kept with an event, which was that of its tier."""
 
     @cached_property
     def _weights(self) -> Rates:

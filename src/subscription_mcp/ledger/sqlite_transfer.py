@@ -15,7 +15,7 @@ from subscription_mcp.domain.pricing import UnitPrice
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.port import TransferRefused
 from subscription_mcp.ledger.sqlite_answers import hash_of_key
-from subscription_mcp.ledger.sqlite_rows import KINDS, PRICE_COLUMNS
+from subscription_mcp.ledger.sqlite_rows import KINDS, PRICE_COLUMNS, PRICE_PARTS, price_of_parts
 from subscription_mcp.ledger.sqlite_store import Store
 from subscription_mcp.ledger.sqlite_wide import filling
 from subscription_mcp.ledger.transfer import ExportReader, ExportWriter, Row, encode
@@ -71,7 +71,7 @@ class _Join:
     values: tuple[str, ...]
 
 
-_PRICE_AS_JSON = {"per_million": "json({0}_.per_million)"}
+_PRICE_AS_JSON = {name: f"json({{{{0}}}}_.{name})" for name in PRICE_PARTS}
 _JOINED = {
     "word": _Join(("LEFT JOIN word {0}_ ON {0}_.id = t.{0}",), ("{0}_.text",)),
     "holder": _Join(
@@ -341,7 +341,7 @@ class _Loader:
 def _price(value: Row) -> UnitPrice:
     if value.keys() != set(PRICE_COLUMNS):
         raise ValueError("this is no price")
-    return UnitPrice(**{**value, "per_million": tuple(sorted((value["per_million"] or {}).items()))})
+    return price_of_parts(value)
 
 
 def _row(table: Table, values: Iterator[Any]) -> Row:

@@ -62,6 +62,7 @@ from subscription_mcp.ledger.machine.usage import (
     pack,
     passed_by,
     price_applied,
+    price_agreed,
     remember,
     remembered,
     replay,
@@ -129,7 +130,7 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
         {counter.key: gains[counter.key.meter] for counter in tally.counted}
         # It is settled there, too: an invoice looks for what is beyond the plan in the period it was reserved in.
         | {counter.key: 0 for counter in tally.counted_beyond},
-        price_applied(facts.catalog, command.event, command.price, command.attributes),
+        price_agreed(facts.catalog, command.event, command.price),
         command.estimated,
     )
     _hold(turn, reservation, tally.counted)

@@ -297,9 +297,13 @@ def price_applied(
     catalog: Catalog, event: str, price: UnitPrice | None, attributes: Attributes
 ) -> UnitPrice | None:
     """The price kept with an event: as it was for this call, and only where something adds up what it costs."""
-    if price is None or event not in catalog.cost_meters_of_event or not price.covers(attributes):
-        return None
-    return price.for_call(attributes)
+    agreed = price_agreed(catalog, event, price)
+    return agreed.for_call(attributes) if agreed is not None and agreed.covers(attributes) else None
+
+
+def price_agreed(catalog: Catalog, event: str, price: UnitPrice | None) -> UnitPrice | None:
+    """The price kept with a reservation: whole, since how long the call is only its settle says."""
+    return price if event in catalog.cost_meters_of_event else None
 
 
 def gains_or_refuse(
