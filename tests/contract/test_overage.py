@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from tests.builders import (
@@ -10,6 +11,7 @@ from tests.builders import (
     a_catalog,
     a_limit,
     a_limit_set,
+    a_member_change,
     a_plan,
     a_record,
     a_reserve,
@@ -19,13 +21,18 @@ from tests.builders import (
     buy,
     code_of,
     decision_of,
+    manage,
+    members_of,
     view_of,
 )
 from tests.contract.test_engine import SqliteStore, events_of
+from tests.contract.test_invoices_kept import BOB, close, due, statement
 
-from subscription_mcp.domain.catalog import Limit
+from subscription_mcp.domain.catalog import Catalog, Limit
 from subscription_mcp.domain.decisions import LimitState
-from subscription_mcp.domain.instants import DAY
+from subscription_mcp.domain.instants import DAY, HOUR, format_instant
+from subscription_mcp.domain.invoices import InvoiceLine
+from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.commands import Arrive, CheckUsage, Subject, UsageEvent
 from subscription_mcp.ledger.queries import UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
@@ -286,3 +293,213 @@ async def test_an_upgrade_is_offered_where_the_next_plan_includes_more(store: Sq
         assert near.message.endswith(" Large has 100 a month.")
         refused = decision_of(await ledger.submit_one(a_record(quantity=5)))
         assert [unlock.plan for unlock in refused.unlocks] == ["large", None]
+
+
+# What is told only when another plan is held
+
+
+def three_plans() -> Catalog:
+    """One for nothing, one that sells what is beyond 10, one that sells what is beyond 100 at half of that."""
+    small = a_plan(a_month(10), key="small", monthly="5.00", seats=5)
+    large = a_plan(a_limit(100, window="month", overage="0.001"), key="large", monthly="9.00")
+    return a_catalog(a_plan(a_limit(5, window="month")), small, large)
+
+
+async def charged(ledger: Ledger, account: AccountKey = BOB) -> list[InvoiceLine]:
+    """What invoices say was used beyond limits."""
+    invoices = (await statement(ledger, account)).invoices
+    return [line for invoice in invoices for line in invoice.lines if line.kind == "overage"]
+
+
+async def closed_when_due(ledger: Ledger, clock: Clock, days: int = 62) -> None:
+    """Close the invoices as `serve` would, for so many days."""
+    for _ in range(days):
+        clock.advance(days=1)
+        for account in await due(ledger):
+            await close(ledger, account)
+
+
+async def test_what_was_reserved_is_charged_though_its_plan_has_ended_since(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T14:03:11Z")
+    async with store.open(catalog=three_plans(), clock=clock) as ledger:
+        await buy(ledger, "small")
+        await manage(ledger, "cancel")
+        clock.set("2026-12-20T14:03:00Z")
+        held = await ledger.submit_one(a_reserve(quantity=40))
+        clock.advance(seconds=20)
+        assert (view_of(await ledger.rehearse(Arrive(a_subject())))).plan.key == "basic"
+        await close(ledger)
+        settled = decision_of(await ledger.submit_one(a_settle(held)))
+        assert settled.message == (
+            "Small plan: 40 of 10 messages used this month; 30 beyond the plan at 0.002 USD each. "
+            "Resets 2027-01-01 00:00 UTC."
+        )
+        again = decision_of(await ledger.submit_one(a_settle(held)))
+        assert [again.message, again.limits[0].as_dict()] == [settled.message, settled.limits[0].as_dict()]
+        assert (await last_event(ledger, clock)).plan == "small"
+        assert await beyond(ledger, clock) == (30, 30 * PRICE_MICROS)
+        await closed_when_due(ledger, clock)
+        (line,) = await charged(ledger)
+        assert (line.quantity, line.unit_micros, line.micros) == (30, PRICE_MICROS, 60_000)
+        assert all(invoice.status != "open" for invoice in (await statement(ledger)).invoices)
+        assert await due(ledger, clock.now + 400 * DAY) == [BOB]  # to be paid, and for nothing else
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_what_was_reserved_before_a_group_was_founded_is_its_founders_to_pay(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=three_plans(), clock=clock) as ledger:
+        await buy(ledger, "small", seats=None)
+        await ledger.submit_one(a_record(quantity=10))
+        held = await ledger.submit_one(a_reserve(quantity=7))
+        founding = a_member_change(
+            "add", "ann", "bob", actor="bob", actor_role="holder", account_kind="personal"
+        )
+        group = members_of(await ledger.submit_one(founding)).account
+        clock.advance(hours=1)
+        assert decision_of(await ledger.submit_one(a_settle(held))).limits[0].overage_used == 7
+        await closed_when_due(ledger, clock)
+        assert [line.micros for line in await charged(ledger)] == [10_000]  # 0.014, to the cent
+        assert await charged(ledger, group) == []
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_what_was_reserved_is_charged_though_nothing_follows_the_plan(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T14:03:11Z")
+    pro = a_plan(a_month(10), key="pro", monthly="5.00", yearly="50.00")
+    async with store.open(catalog=a_catalog(pro, default_plan=None), clock=clock) as ledger:
+        assert code_of(await buy(ledger, "pro", interval="yearly")) == "ok"
+        await manage(ledger, "cancel")
+        clock.set("2027-11-20T14:03:00Z")
+        await ledger.submit_one(a_record(quantity=15))
+        before_the_end = clock.now
+        held = await ledger.submit_one(a_reserve(quantity=20))
+        await closed_when_due(ledger, clock, days=1)
+        settled = decision_of(await ledger.submit_one(a_settle(held)))
+        assert settled.limits[0].overage_used == 25
+        late = a_record(quantity=5, occurred_at=before_the_end, enforce=False)
+        assert decision_of(await ledger.submit_one(late)).code == "subscription_inactive"
+        assert await beyond(ledger, clock) == (30, 30 * PRICE_MICROS)
+        assert await due(ledger) == [BOB]
+        await closed_when_due(ledger, clock)
+        invoices = [one for one in (await statement(ledger)).invoices if one.number.endswith("U1")]
+        assert [(format_instant(one.issued_at), one.total_micros) for one in invoices] == [
+            ("2027-11-20T14:03:11Z", 10_000),
+            ("2027-12-20T14:03:11Z", 50_000),
+        ]
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_late_event_is_charged_by_the_plan_it_happened_under(store: SqliteStore) -> None:
+    clock = Clock("2026-11-20T14:03:11Z")
+    async with store.open(catalog=three_plans(), clock=clock) as ledger:
+        await buy(ledger, "small")
+        await manage(ledger, "cancel")
+        clock.advance(days=29)
+        await ledger.submit_one(a_record(quantity=10))
+        used_at = clock.now
+        clock.advance(days=5)
+        await close(ledger)
+        assert code_of(await ledger.submit_one(a_record(quantity=3))) == "quota_exceeded"
+        late = decision_of(await ledger.submit_one(a_record(quantity=3, occurred_at=used_at)))
+        assert (late.code, late.plan, late.limits[0].overage_used) == ("ok", "small", 3)
+        event = await last_event(ledger, clock)
+        assert (event.plan, event.gains["messages:overage_charge"]) == ("small", 3 * PRICE_MICROS)
+        await closed_when_due(ledger, clock)
+        (line,) = await charged(ledger)
+        assert (line.quantity, line.micros, format_instant(line.start)[:10]) == (3, 10_000, "2026-11-20")
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_nobody_is_charged_a_price_they_agreed_to_only_later(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=three_plans(), clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=5))
+        used_at = clock.now
+        clock.advance(hours=2)
+        await buy(ledger, "small")
+        within = decision_of(await ledger.submit_one(a_record(quantity=5, occurred_at=used_at)))
+        assert (within.code, within.limits[0].used) == ("ok", 10)
+        refused = decision_of(await ledger.submit_one(a_record(quantity=1, occurred_at=used_at)))
+        assert refused.code == "quota_exceeded"
+        anyway = a_record(quantity=50, occurred_at=used_at, enforce=False)
+        assert decision_of(await ledger.submit_one(anyway)).code == "quota_exceeded"
+        assert await beyond(ledger, clock) == (0, 0)
+        assert code_of(await ledger.submit_one(a_record(quantity=2, occurred_at=used_at + 2 * HOUR))) == "ok"
+        assert await beyond(ledger, clock) == (2, 2 * PRICE_MICROS)
+
+
+async def test_what_the_plan_of_today_includes_is_included_and_the_rest_costs_what_it_did_then(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=three_plans(), clock=clock) as ledger:
+        await buy(ledger, "small")
+        await ledger.submit_one(a_record(quantity=10))
+        used_at = clock.now
+        held = await ledger.submit_one(a_reserve(quantity=20))
+        clock.advance(hours=2)
+        await buy(ledger, "large")
+        assert decision_of(await ledger.submit_one(a_settle(held))).limits[0].overage_used == 0
+        assert code_of(await ledger.submit_one(a_record(quantity=60, occurred_at=used_at))) == "ok"
+        assert await beyond(ledger, clock) == (0, 0)
+        assert code_of(await ledger.submit_one(a_record(quantity=15, occurred_at=used_at))) == "ok"
+        assert await beyond(ledger, clock) == (5, 5 * 2_000)
+        assert code_of(await ledger.submit_one(a_record(quantity=3))) == "ok"
+        assert await beyond(ledger, clock) == (8, 5 * 2_000 + 3 * 1_000)
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_what_is_told_late_is_sold_or_not_as_it_stood_then(store: SqliteStore) -> None:
+    clock = Clock()
+    async with sold(store, a_month(10), clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=10))
+        went_on = clock.now
+        clock.advance(hours=1)
+        await ledger.submit_one(a_status("suspend"))
+        stood_still = clock.now
+        clock.advance(hours=1)
+        late = a_record(quantity=4, occurred_at=went_on, enforce=False)
+        assert decision_of(await ledger.submit_one(late)).code == "subscription_inactive"
+        assert await beyond(ledger, clock) == (4, 4 * PRICE_MICROS)
+        await ledger.submit_one(a_status("activate"))
+        clock.advance(hours=1)
+        await ledger.submit_one(a_record(quantity=9, occurred_at=stood_still, enforce=False))
+        assert await beyond(ledger, clock) == (4, 4 * PRICE_MICROS)
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_limit_set_by_hand_since_is_not_passed_at_the_price_of_then(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=three_plans(), clock=clock) as ledger:
+        await buy(ledger, "small")
+        await ledger.submit_one(a_record(quantity=10))
+        used_at = clock.now
+        clock.advance(hours=1)
+        await buy(ledger, "large")
+        await ledger.submit_one(a_limit_set(12, window="month"))
+        late = a_record(quantity=9, occurred_at=used_at)
+        assert decision_of(await ledger.submit_one(late)).code == "quota_exceeded"
+        late.enforce = False
+        await ledger.submit_one(late)
+        assert await beyond(ledger, clock) == (0, 0)
+
+
+async def test_a_plan_bought_and_told_of_in_one_batch_is_known_to_what_comes_behind(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    async with store.open(catalog=three_plans(), clock=clock) as ledger:
+        await buy(ledger, "small")
+        await ledger.submit_one(a_record(quantity=10))
+        used_at = clock.now
+        clock.advance(hours=1)
+        late = a_record(quantity=1, occurred_at=used_at, enforce=False)
+        await ledger.submit([late, a_status("suspend"), replace(late, quantity=2)])
+        clock.advance(hours=1)
+        still = a_record(quantity=4, occurred_at=clock.now - HOUR, enforce=False)
+        await ledger.submit([still, a_status("activate"), replace(still, occurred_at=clock.now)])
+        assert await beyond(ledger, clock) == (1 + 2 + 4, 7 * PRICE_MICROS)
+        assert (await ledger.engine.verify()).differences == ()

@@ -163,11 +163,8 @@ def takes_the_place_of(row: HistoryRow, last: HistoryRow) -> bool:
     if not (_only_schedules(row) and _only_schedules(last)):
         return False
     is_due_at = _next_boundary(last.subscription, last.at)
-    return (
-        replace(row.subscription, scheduled=last.subscription.scheduled) == last.subscription
-        and is_due_at is not None
-        and row.at < is_due_at
-    )
+    is_alike = replace(row.subscription, scheduled=last.subscription.scheduled) == last.subscription
+    return is_alike and row.at < is_due_at
 
 
 def _only_schedules(row: HistoryRow) -> bool:
@@ -198,7 +195,9 @@ def looked_at_next(
     None where nothing will be."""
     current = subscription.at(now)
     plan = plans[(current.plan, current.version)]
-    return _next_boundary(current, now) if plan.may_charge and not current.is_trial else None
+    if current.ended_as is not None or current.is_trial or not plan.may_charge:
+        return None
+    return _next_boundary(current, now)
 
 
 def charge_differs(
@@ -300,7 +299,8 @@ def _slots(billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant
         if current.shown_anchor != anchor or not period.holds(at):
             anchor, period = current.shown_anchor, current.period_at(at)
         ends_at = period.end
-        while (renews_at := _next_boundary(current, at, ends_at)) is not None:
+        while True:
+            renews_at = _next_boundary(current, at, ends_at)
             is_upcoming = following is None and renews_at > until
             if renews_at > until and not is_upcoming:
                 break
@@ -316,11 +316,11 @@ def _slots(billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant
     return slots
 
 
-def _next_boundary(current: Subscription, at: Instant, ends_at: Instant | None = None) -> Instant | None:
+def _next_boundary(current: Subscription, at: Instant, ends_at: Instant | None = None) -> Instant:
     """When its billing period, where it is known that it `ends_at`, ends or what is scheduled begins, whichever comes
-    first; None where it has ended."""
+    first. Where it has ended its months go on, for what is counted late."""
     if current.ended_as is not None:
-        return None
+        current, ends_at = replace(current, interval="monthly"), None
     end = current.period_at(at).end if ends_at is None else ends_at
     assert end is not None
     return end if current.scheduled is None else min(end, current.scheduled.at)
@@ -339,7 +339,7 @@ def _slot_of_change(
 ) -> _Slot | None:
     """What a change charged, and which billing period it ended; None where it did neither, as most do."""
     is_charged = row.charge is not None and any(line.micros for line in row.charge.lines)
-    ended = [] if before is None else _ended_by(before, after, row.at)
+    ended = [] if before is None or before.ended_as is not None else _ended_by(before, after, row.at)
     if not is_charged and not ended:
         return None
     plan = plans[(after.plan, after.version)]
@@ -379,6 +379,8 @@ def _slot_of_renewal(
     """The start of a billing period, or the end of everything. What a token names is charged by its issuer."""
     plan = plans[(then.plan, then.version)]
     period, currency = then.period_at(at), currency_of(plan)
+    if before.ended_as is not None:
+        return _Slot(at, period, currency, [])
     counted = _counted_from(before, at - 1)
     goes_on = then.ended_as is None and _counted_from(then, at) == counted
     ended = [] if goes_on else [counted]

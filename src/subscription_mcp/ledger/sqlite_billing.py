@@ -21,7 +21,7 @@ from subscription_mcp.domain.invoices import (
 )
 from subscription_mcp.domain.subscriptions import AccountKey, Line
 from subscription_mcp.domain.windows import BillingPeriod, Period
-from subscription_mcp.ledger.machine.facts import Changes, Payment
+from subscription_mcp.ledger.machine.facts import KEY_RETENTION, Changes, Payment
 from subscription_mcp.ledger.queries import AccountsToBill, StatementOf
 from subscription_mcp.ledger.sqlite_plans import read_plan
 from subscription_mcp.ledger.sqlite_rows import (
@@ -55,6 +55,12 @@ def unsettled_billing_of(tables: Tables, account: AccountKey) -> Billing:
     closed = _invoices(tables, place)
     since = settled_until(closed)
     return Billing(_history(tables, place, since), _overages(tables, account), closed, since)
+
+
+def read_history(tables: Tables, account: AccountKey, now: Instant) -> list[HistoryRow]:
+    """What an account held as long ago as something may be told late, and from then on."""
+    place = _place_of(tables, account)
+    return [] if place is None else _history(tables, place, now - KEY_RETENTION)
 
 
 def last_row_of(tables: Tables, account: AccountKey) -> HistoryRow | None:

@@ -62,6 +62,7 @@ from subscription_mcp.ledger.sqlite_billing import (
     accounts_to_bill,
     billing_of,
     last_row_of,
+    read_history,
     save_billing,
     statement_for,
     unsettled_billing_of,
@@ -146,6 +147,7 @@ _READ: dict[str, Callable[[Tables, Any], Any]] = {
 _READ_AS_OF_NOW: dict[str, Callable[[Tables, Any, Instant], Any]] = {
     "deliveries_due": read_due,
     "grants": read_grants,
+    "histories": read_history,
     "holdings": read_holdings,
     "open_sessions": read_open_sessions,
     "pending_offers": read_pending_offers,
@@ -153,7 +155,7 @@ _READ_AS_OF_NOW: dict[str, Callable[[Tables, Any, Instant], Any]] = {
 }
 """Facts that depend on the instant: of some only what has not expired need be loaded."""
 OF_ALL_ACCOUNTS = frozenset(
-    {"holdings", "meters_used", "to_migrate", "billing", "deliveries_due", "deliveries_dead"}
+    {"holdings", "meters_used", "to_migrate", "billing", "deliveries_due", "deliveries_dead", "histories"}
 )
 """Facts that must be asked of what is saved: what a batch has changed so far has to be among it."""
 

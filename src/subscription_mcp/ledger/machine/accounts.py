@@ -75,6 +75,12 @@ class Located:
     """Whether they are the account's and not its plan's."""
     grants: tuple[Grant, ...] = ()
     """Extra allowance of the user and of the group they are in."""
+    terms: Plan | None = None
+    """The plan that was held when what is told only now happened, where another one is held today."""
+    sells: bool = True
+    """Whether what goes beyond the plan is sold: not while the subscription stands still."""
+    charges: bool = True
+    """Whether what is sold is charged here, and not by the issuer of the token that names the plan."""
     tallies: dict[tuple[str, ...], Tally] = field(default_factory=dict)
     """The last tally of some meters: most events fall into the same windows as the one before."""
     user: str = field(init=False)
@@ -94,6 +100,11 @@ class Located:
     @property
     def limits(self) -> tuple[Limit, ...]:
         return () if self.plan is None else self.limits_of(self.plan)
+
+    @property
+    def plan_of_event(self) -> Plan | None:
+        """The plan an event is recorded under."""
+        return self.terms or self.plan
 
     @property
     def trial_ends_at(self) -> Instant | None:
@@ -193,6 +204,7 @@ def _located(
         if removed is not None:
             _must_be_newer(subject, removed)
         must_have_a_seat(facts, plan, subscription, size.users if size is not None else 0)
+    standstill = subscription.standstill_at(turn.now) if subscription is not None else None
     return Located(
         standing,
         account,
@@ -203,10 +215,12 @@ def _located(
         joins,
         leaves,
         size.users if size is not None else None,
-        subscription.standstill_at(turn.now) if subscription is not None else None,
+        standstill,
         thresholds,
         own is not None,
         grants,
+        sells=plan is not None and standstill is None,
+        charges=subscription is not None and subscription.is_sold_here,
     )
 
 
@@ -464,8 +478,8 @@ def tally_for(turn: Turn, located: Located, gains: Mapping[str, int], at: Instan
         return known
     totals = totals_of(turn, located, at)
     tally = tally_of(totals, totals.granted(located.limits), meters)
-    if tally is not None and located.subscription is not None:
-        tally.is_sold_here = located.subscription.is_sold_here
+    if tally is not None:
+        tally.is_sold_here = located.charges
     if tally is not None and tally.period.holds(turn.now):
         located.tallies[meters] = tally
     return tally
@@ -656,6 +670,7 @@ def note_history(
     if last is not None and takes_the_place_of(row, last):
         turn.changes.history_replaced.append((account, last.id))
     turn.facts.last_rows[account] = row
+    turn.facts.histories.pop(account, None)
     if turn.facts.plans[(after.plan, after.version)].may_charge or (charge is not None and charge.lines):
         turn.changes.billing_due[account] = turn.now
 

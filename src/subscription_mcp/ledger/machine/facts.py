@@ -299,6 +299,8 @@ class Facts:
     subscriptions: dict[AccountKey, Subscription | None] = field(default_factory=dict)
     last_rows: dict[AccountKey, HistoryRow | None] = field(default_factory=dict)
     """The last row of an account's history."""
+    histories: dict[AccountKey, list[HistoryRow]] = field(default_factory=dict)
+    """What each account held as long ago as something may be told late, and what it held before that."""
     trials: dict[tuple[str, str], Trial | None] = field(default_factory=dict)
     """Trials had before, by tenant and `trial_of`."""
     overrides: dict[HolderKey, dict[OverrideKey, Override]] = field(default_factory=dict)
@@ -412,6 +414,7 @@ class Facts:
         others = (
             self.grants,
             self.last_rows,
+            self.histories,
             self.located,
             self.offers,
             self.pending_offers,

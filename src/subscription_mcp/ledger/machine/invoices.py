@@ -57,4 +57,9 @@ def _is_past_due(billing: Billing, now: Instant) -> bool:
 def _looked_at_next(turn: Turn, billing: Billing) -> Instant | None:
     if not billing.rows:
         return None
-    return looked_at_next(billing.rows[-1].subscription, turn.facts.plans, turn.now)
+    plans, now = turn.facts.plans, turn.now
+    at = looked_at_next(billing.rows[-1].subscription, plans, now)
+    if at is not None:
+        return at
+    upcoming = statement_of(billing, plans, now).upcoming
+    return None if upcoming is None else upcoming.issued_at

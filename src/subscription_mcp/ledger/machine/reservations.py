@@ -51,6 +51,7 @@ from subscription_mcp.ledger.machine.counting import (
 )
 from subscription_mcp.ledger.machine.facts import KEY_RETENTION, Counter, Hold, Reservation, Turn
 from subscription_mcp.ledger.machine.reporting import note_denial, read_tenant
+from subscription_mcp.ledger.machine.terms import located_as_reserved, look_for_what_was_sold
 from subscription_mcp.ledger.machine.usage import (
     NOTHING_PASSED,
     append_event,
@@ -61,8 +62,8 @@ from subscription_mcp.ledger.machine.usage import (
     is_unpriced,
     pack,
     passed_by,
-    price_applied,
     price_agreed,
+    price_applied,
     remember,
     remembered,
     replay,
@@ -172,10 +173,15 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
         estimated = _still_estimated(command, reservation)
         gains = gains_or_refuse(facts.catalog, reservation.event, quantity, attributes, price, estimated)
     granted = _granted(facts.catalog, reservation)
+    as_reserved = located_as_reserved(turn, located, reservation, granted.keys() | gains.keys())
+    if as_reserved is None:
+        return None
+    located = as_reserved
     totals = totals_of(turn, located, reservation.reserved_at)
     tally = tally_of(totals, totals.granted(located.limits), granted.keys() | gains.keys())
     if tally is None:
         return None
+    tally.is_sold_here = located.charges
     holding = [facts.counter(key) for key in reservation.held]
     within = not gains or (
         not late
@@ -183,8 +189,10 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
     )
     decision = _decision_on(turn, located, totals, reservation, quantity, gains, within=within)
     decision.unpriced = is_unpriced(gains, facts.catalog, reservation.event)
+    if located.terms is not None:
+        decision.plan_held = located.terms
     dimensions = dimensions_counted(
-        turn, reservation.account.tenant, dimensions_of(reservation.event, located.plan, attributes)
+        turn, reservation.account.tenant, dimensions_of(reservation.event, located.plan_of_event, attributes)
     )
     held_in = {place_of_counter(one): one for one in holding if one is not None}
     due = unpriced = None
@@ -196,8 +204,10 @@ def settle(turn: Turn, command: Settle) -> Decided | None:
         return None
     if quantity:
         at = reservation.reserved_at
-        passed = passed_by(tally, decision, gains, held_in) if tally.beyond else NOTHING_PASSED
+        passed = passed_by(located, tally, decision, gains, held_in) if tally.beyond else NOTHING_PASSED
         gains |= passed.charged
+        if passed.charged:
+            look_for_what_was_sold(turn, located)
         counters = _counters_of(tally, held_in, gains)
         must_fit(turn, counters, gains, besides=reservation.id)
         event = append_event(

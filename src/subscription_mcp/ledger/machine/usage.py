@@ -72,9 +72,8 @@ from subscription_mcp.ledger.machine.facts import (
     Turn,
 )
 from subscription_mcp.ledger.machine.reporting import note_denial, note_response, read_tenant
+from subscription_mcp.ledger.machine.terms import located_then, look_for_what_was_sold
 
-LIMITS_DECIDED = ("ok", "quota_exceeded", "rate_limited")
-"""Codes of decisions that the limits made."""
 NOTHING_PASSED = Passed()
 OTHER = "other"
 """Stands for every provider, model, tool or client beyond what a tenant may tell apart."""
@@ -95,7 +94,7 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
     decision = decided(turn, located, tally, command.event, command.quantity, gains, turn.now)
     sort_states(decision.limits)
     say_if_near(decision, turn.facts.catalog, limits_in_effect(totals_of(turn, located, turn.now), located))
-    if tally.beyond and decision.allowed and passed_by(tally, decision, gains).charged:
+    if tally.beyond and decision.allowed and passed_by(located, tally, decision, gains).charged:
         say_what_is_beyond(decision)
     _say_what_is_affordable(turn, located, command, decision)
     return None if turn.facts.missing else Decided(decision)
@@ -136,6 +135,11 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         command.price,
         command.estimated,
     )
+    if at < now:
+        then = located_then(turn, located, gains, at)
+        if then is None:
+            return None
+        located = then
     tally = tally_for(turn, located, gains, at)
     if tally is None:
         return None
@@ -143,8 +147,10 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         gains = gains_in(tally, gains)
     anyway = not command.enforce
     decision = decided(turn, located, tally, command.event, command.quantity, gains, at, anyway=anyway)
+    if located.terms is not None and (decision.allowed or anyway):
+        decision.plan_held = located.terms
     dimensions = dimensions_counted(
-        turn, located.account.tenant, dimensions_of(command.event, located.plan, command.attributes)
+        turn, located.account.tenant, dimensions_of(command.event, located.plan_of_event, command.attributes)
     )
     must_have_room(turn, located)
     due = unpriced = None
@@ -159,7 +165,7 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     if not decision.allowed and command.enforce:
         note_denial(turn, located, decision)
         return Decided(decision)
-    passed = passed_by(tally, decision, gains) if tally.beyond else NOTHING_PASSED
+    passed = passed_by(located, tally, decision, gains) if tally.beyond else NOTHING_PASSED
     must_fit(turn, tally.counted, gains)
     if passed.charged:
         # Of two limited meters, one may be beyond its limit and the other not.
@@ -167,6 +173,8 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
         must_fit(turn, beyond, passed.charged)
         count(turn, beyond, passed.charged, at)
         gains |= passed.charged
+        if at < now:
+            look_for_what_was_sold(turn, located)
     make_known(turn, located, Actor(command.source, "service"))
     event = append_event(
         turn,
@@ -193,14 +201,15 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
 
 
 def passed_by(
+    located: Located,
     tally: Tally,
     decision: Decision,
     gains: Mapping[str, int],
     instead: Mapping[CounterPlace, Counter] | None = None,
 ) -> Passed:
-    """What gains add beyond the plan; the decision tells what of it is charged. Where it was told no because the
-    subscription stands still, nothing was sold, and nothing is taken of what was granted."""
-    if decision.code not in LIMITS_DECIDED:
+    """What gains add beyond the plan; the decision tells what of it is charged. While the subscription stands still
+    nothing is sold, and nothing taken of what was granted."""
+    if not located.sells:
         return NOTHING_PASSED
     passed = tally.passed(gains, instead)
     for state in decision.limits:
@@ -229,7 +238,7 @@ def append_event(
     price: UnitPrice | None,
 ) -> UsageEvent:
     """Append one event and add it to the rollups; the counters are the caller's."""
-    plan, account = located.plan, located.account
+    plan, account = located.plan_of_event, located.account
     event = UsageEvent(
         turn.new_id(),
         account.tenant,
