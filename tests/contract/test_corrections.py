@@ -1,5 +1,6 @@
 """Events taken back: by a new entry, once, wherever they were counted."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,16 +14,29 @@ from tests.builders import (
     a_record,
     a_reserve,
     a_settle,
+    a_status,
     a_subject,
     buy,
     code_of,
     decision_of,
+    view_of,
 )
 from tests.contract.test_engine import SqliteStore, events_of, history, one_plan
+from tests.contract.test_invoices_kept import billing_of, close, statement
 from tests.contract.test_limits import states
 from tests.contract.test_overage import a_month, beyond, sold, state_of
 
-from subscription_mcp.ledger.commands import Actor, CorrectUsage, LimitsChanged, Outcome
+from subscription_mcp.domain.catalog import Catalog
+from subscription_mcp.domain.instants import DAY, HOUR
+from subscription_mcp.domain.money import round_to_minor
+from subscription_mcp.ledger.commands import (
+    Actor,
+    Arrive,
+    CorrectUsage,
+    GrantAllowance,
+    LimitsChanged,
+    Outcome,
+)
 from subscription_mcp.ledger.queries import EventPage, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
 
@@ -189,6 +203,79 @@ async def test_a_larger_plan_forgives_no_more_than_the_event_that_is_taken_back(
         await agrees(ledger)
 
 
+def three_prices() -> Catalog:
+    """Each costs more than the one before and includes less or more, at its own price beyond: a change is at once."""
+    plans = ((25, "wide", "0.001", "5.00"), (10, "mid", "0.002", "9.00"), (60, "vast", "0.003", "15.00"))
+    return a_catalog(
+        a_plan(a_limit(5, window="month")),
+        *(
+            a_plan(a_limit(most, window="month", overage=price), key=key, monthly=monthly)
+            for most, key, price, monthly in plans
+        ),
+    )
+
+
+async def test_after_a_change_to_less_an_event_gives_back_what_it_cost_itself(store: SqliteStore) -> None:
+    """25 were the wide plan's own: more is beyond the other one than was ever charged."""
+    clock = Clock()
+    async with store.open(catalog=three_prices(), clock=clock) as ledger:
+        await buy(ledger, "wide")
+        early = await ledger.submit_one(a_record(quantity=20))
+        passing = await ledger.submit_one(a_record(quantity=12))
+        assert await beyond(ledger, clock) == (7, 7_000)
+        clock.advance(hours=1)
+        await buy(ledger, "mid")
+        last = await ledger.submit_one(a_record(quantity=5))
+        assert await beyond(ledger, clock) == (12, 7_000 + 10_000)
+        assert code_of(await ledger.submit_one(a_correction(last))) == "ok"
+        assert await beyond(ledger, clock) == (7, 7_000)
+        assert code_of(await ledger.submit_one(a_correction(passing))) == "ok"
+        assert await beyond(ledger, clock) == (0, 0)
+        assert code_of(await ledger.submit_one(a_correction(early))) == "ok"
+        assert await beyond(ledger, clock) == (0, 0)
+        await agrees(ledger)
+
+
+async def test_units_of_two_prices_are_given_back_at_what_each_cost(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=three_prices(), clock=clock) as ledger:
+        await buy(ledger, "mid")
+        first = await ledger.submit_one(a_record(quantity=30))
+        assert await beyond(ledger, clock) == (20, 40_000)
+        clock.advance(hours=1)
+        await buy(ledger, "vast")
+        second = await ledger.submit_one(a_record(quantity=40))
+        assert await beyond(ledger, clock) == (30, 40_000 + 30_000)
+        # Of the 40 ten were charged at 0.003; with them twenty of the others are within the plan of today.
+        assert code_of(await ledger.submit_one(a_correction(second))) == "ok"
+        assert await beyond(ledger, clock) == (0, 0)
+        assert code_of(await ledger.submit_one(a_correction(first))) == "ok"
+        assert await beyond(ledger, clock) == (0, 0)
+        await agrees(ledger)
+
+
+async def test_a_part_of_two_prices_is_given_back_by_its_own_first(store: SqliteStore) -> None:
+    clock = Clock()
+    async with store.open(catalog=three_prices(), clock=clock) as ledger:
+        await buy(ledger, "mid")
+        await ledger.submit_one(a_record(quantity=60))
+        clock.advance(hours=1)
+        await buy(ledger, "vast")
+        second = await ledger.submit_one(a_record(quantity=4))
+        assert await beyond(ledger, clock) == (54, 100_000 + 12_000)
+        assert code_of(await ledger.submit_one(a_correction(second))) == "ok"
+        assert await beyond(ledger, clock) == (50, 100_000)
+        third = await ledger.submit_one(a_record(quantity=2))
+        late = a_record(quantity=3, occurred_at=clock.now - HOUR)
+        assert code_of(fourth := await ledger.submit_one(late)) == "ok"
+        assert await beyond(ledger, clock) == (55, 100_000 + 6_000 + 6_000)
+        assert code_of(await ledger.submit_one(a_correction(fourth))) == "ok"
+        assert await beyond(ledger, clock) == (52, 100_000 + 6_000)
+        assert code_of(await ledger.submit_one(a_correction(third))) == "ok"
+        assert await beyond(ledger, clock) == (50, 100_000)
+        await agrees(ledger)
+
+
 async def test_a_settled_event_is_taken_back_from_where_it_was_held(store: SqliteStore) -> None:
     clock = Clock("2026-11-30T23:59:00Z")
     async with sold(store, a_month(10), clock=clock) as ledger:
@@ -273,3 +360,98 @@ async def test_included_and_charged_add_up_whatever_is_taken_back(
         assert (state.used, state.overage_used) == (total, max(0, total - 12))
         assert await beyond(ledger, clock) == (max(0, total - 12), max(0, total - 12) * 2_000)
         await agrees(ledger)
+
+
+STEPS = [
+    "record",
+    "record",
+    "late",
+    "reserve",
+    "settle",
+    "correct",
+    "buy",
+    "grant",
+    "stand still",
+    "go on",
+    "close",
+]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(1, 40)), min_size=6, max_size=24),
+    order=st.randoms(use_true_random=False),
+)
+async def test_events_counters_and_invoices_agree_on_every_unit_and_its_price(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], order: Random
+) -> None:
+    clock, kept, held = Clock("2026-11-10T00:00:00Z"), [], []
+    place = SqliteStore(tmp_path_factory.mktemp("ledger"))
+    async with place.open(catalog=three_prices(), clock=clock) as ledger:
+        for step, number in steps:
+            clock.advance(hours=number)
+            outcome: Outcome | None = None
+            match step:
+                case "record":
+                    outcome = await ledger.submit_one(a_record(quantity=number, enforce=number % 4 > 0))
+                case "late":
+                    at = clock.now - number * 20 * HOUR
+                    outcome = await ledger.submit_one(
+                        a_record(quantity=number, occurred_at=at, enforce=False)
+                    )
+                case "reserve":
+                    held.append(await ledger.submit_one(a_reserve(quantity=number, ttl_seconds=86_400)))
+                case "settle" if held and code_of(held[0]) == "ok":
+                    outcome = await ledger.submit_one(a_settle(held.pop(0), number))
+                case "correct" if kept:
+                    assert (
+                        code_of(await ledger.submit_one(a_correction(kept.pop(number % len(kept))))) == "ok"
+                    )
+                case "buy":
+                    await buy(ledger, ("wide", "mid", "vast")[number % 3])
+                case "grant":
+                    await ledger.submit_one(
+                        GrantAllowance(
+                            a_subject(), Actor("olivia", "tenant_admin"), "messages", "month", number, "gift"
+                        )
+                    )
+                case "stand still" | "go on":
+                    await ledger.submit_one(a_status("suspend" if step == "stand still" else "activate"))
+                case "close":
+                    await close(ledger)
+            if outcome is not None and not isinstance(outcome, Exception) and decision_of(outcome).event_id:
+                kept.append(outcome)
+            await _adds_up(ledger, clock)
+        await ledger.submit_one(a_status("activate"))
+        clock.advance(days=70)
+        await _is_on_invoices(ledger)
+        order.shuffle(kept)
+        for outcome in kept:
+            assert code_of(await ledger.submit_one(a_correction(outcome))) == "ok"
+            await _adds_up(ledger, clock)
+        view = view_of(await ledger.rehearse(Arrive(a_subject())))
+        assert await beyond(ledger, clock) == (0, 0)
+        assert all(grant.left == grant.quantity for grant in view.grants)
+        clock.advance(days=35)
+        await _is_on_invoices(ledger)
+        await agrees(ledger)
+
+
+async def _adds_up(ledger: Ledger, clock: Clock) -> None:
+    """What the events say is what is counted, by units and by price."""
+    page, _ = await ledger.query(EventPage(Whose("acme"), 0, clock.now + DAY, size=-1))
+    of_events = tuple(
+        sum(event.gains.get(meter, 0) for _, event in page)
+        for meter in ("messages:overage", "messages:overage_charge")
+    )
+    counted = (await billing_of(ledger)).overages
+    assert (sum(one.units for one in counted), sum(one.micros for one in counted)) == of_events
+    assert await beyond(ledger, clock) == of_events
+    assert all(one.units >= 0 and 0 <= one.micros <= 3_000 * one.units for one in counted)
+
+
+async def _is_on_invoices(ledger: Ledger) -> None:
+    await close(ledger)
+    invoices = (await statement(ledger)).invoices
+    charged = sum(line.micros for one in invoices for line in one.lines if line.kind == "overage")
+    assert charged == sum(round_to_minor(one.micros, "USD") for one in (await billing_of(ledger)).overages)

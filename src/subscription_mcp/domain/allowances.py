@@ -39,6 +39,13 @@ class Shares(NamedTuple):
     overage: int
 
 
+class Sum(NamedTuple):
+    """Units beyond a limit, and what they cost."""
+
+    units: int
+    micros: int
+
+
 NOTHING_BEYOND = Shares({}, 0)
 
 
@@ -50,11 +57,13 @@ def shares_of(
     pots: Sequence[Pot] = (),
     overage: Overage | None = None,
     charged: int = 0,
+    own: Shares = NOTHING_BEYOND,
 ) -> Shares:
-    """The shares of a gain on `used`, of which `charged` units were overage. `pots` come soonest to expire first."""
+    """The shares of a gain on `used`, of which `charged` units were overage. `pots` come soonest to expire first. Of what
+    is taken back, below 0, `own` is what it was charged and took itself."""
     given = sum(pot.given for pot in pots)
     if gain < 0:
-        return _given_back(-gain, max(0, used + gain - included), pots, given, charged)
+        return _given_back(-gain, max(0, used + gain - included), pots, given, charged, own)
     wanted = min(gain, max(0, used + gain - included - given))
     if not wanted:
         return NOTHING_BEYOND
@@ -71,16 +80,29 @@ def shares_of(
     return Shares(granted, wanted)
 
 
-def _given_back(most: int, beyond: int, pots: Sequence[Pot], given: int, charged: int) -> Shares:
-    """What goes back where only so much is `beyond` the plan's allowance any more: first what was charged, then what
-    was granted, the grant that lasts longest first. At `most` what is taken back: a larger plan since then does not
-    forgive what was sold."""
-    refunded = min(most, charged - min(charged, max(0, beyond - given)))
-    excess = min(most - refunded, given - min(given, beyond))
+def refund_of(units: int, own: Sum, charged: Sum) -> int:
+    """What so many units that are charged no longer had cost, of all that are `charged` together: the event's `own` first,
+    others at the average of the rest. The last unit takes all that is left."""
+    if units >= charged.units:
+        return charged.micros
+    of_own = min(units, own.units)
+    micros = min(charged.micros, own.micros * of_own // own.units if of_own else 0)
+    return micros + (charged.micros - micros) * (units - of_own) // (charged.units - of_own)
+
+
+def _given_back(most: int, beyond: int, pots: Sequence[Pot], given: int, charged: int, own: Shares) -> Shares:
+    """What goes back where only so much is `beyond` the plan's allowance any more, and at the least the event's `own`:
+    first what was charged, then what was granted, to its own grants and then to the one that lasts longest. At `most`
+    what is taken back: a larger plan since then does not forgive what was sold."""
+    refunded = min(most, charged, max(own.overage, charged - max(0, beyond - given)))
+    excess = min(most - refunded, given, max(sum(own.granted.values()), given - beyond))
     granted: dict[str, int] = {}
-    for pot in reversed(pots):
-        units = min(excess, pot.given)
+    for pot, wanted in (
+        *((pot, own.granted.get(pot.grant, 0)) for pot in pots),
+        *((pot, excess) for pot in reversed(pots)),
+    ):
+        units = min(excess, wanted, pot.given + granted.get(pot.grant, 0))
         if units:
-            granted[pot.grant] = -units
+            granted[pot.grant] = granted.get(pot.grant, 0) - units
             excess -= units
     return Shares(granted, -refunded)

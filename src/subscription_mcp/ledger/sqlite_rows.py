@@ -33,7 +33,10 @@ def price_of_row(row: Sequence[Any]) -> UnitPrice:
     """A price from the values of `PRICE_COLUMNS`."""
     stored = dict(zip(PRICE_COLUMNS, row, strict=True))
     return price_of_parts(
-        {name: json.loads(stored[name]) if stored[name] and name in PRICE_PARTS else stored[name] for name in stored}
+        {
+            name: json.loads(stored[name]) if stored[name] and name in PRICE_PARTS else stored[name]
+            for name in stored
+        }
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from subscription_mcp.domain.allowances import shares_of, use_is_over
+from subscription_mcp.domain.allowances import Shares, Sum, refund_of, shares_of, use_is_over
 from subscription_mcp.domain.catalog import OVERAGE, OVERAGE_CHARGE, Limit, Plan, derived, is_derived
 from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.rolling import used_at
@@ -21,6 +21,7 @@ from subscription_mcp.ledger.machine.accounts import (
 )
 from subscription_mcp.ledger.machine.alerts import alerts_of_counters, raise_alerts
 from subscription_mcp.ledger.machine.counting import (
+    CounterPlace,
     Passed,
     Tally,
     Totals,
@@ -29,6 +30,7 @@ from subscription_mcp.ledger.machine.counting import (
     tally_of,
 )
 from subscription_mcp.ledger.machine.facts import CountedPlace, Counter, Turn
+from subscription_mcp.ledger.machine.terms import look_for_what_was_sold
 from subscription_mcp.ledger.machine.usage import append, dimensions_counted, dimensions_of_event, take
 
 
@@ -62,7 +64,7 @@ def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
     gains = _gains_back(turn, event, tally)
     passed = Passed()
     for limit in passable:
-        _give_back(totals, tally, limit, gains, passed)
+        _give_back(event, totals, tally, limit, gains, passed)
     gains |= passed.charged
     # A level that falls below a threshold may alert of it again; nothing else ever does by what is taken back.
     today = totals_of(turn, located, event.occurred_at)
@@ -79,6 +81,8 @@ def correct(turn: Turn, command: CorrectUsage) -> LimitsChanged | None:
         corrects=event.id,
         grants=(),
     )
+    if passed.charged:
+        look_for_what_was_sold(turn, located)
     take(turn, correction, passed.taken)
     append(turn, located.holder, correction, dimensions)
     _count(turn, tally.counted, gains, event)
@@ -164,7 +168,14 @@ def _gains_back(turn: Turn, event: UsageEvent, tally: Tally) -> dict[str, int]:
     return gains
 
 
-def _give_back(totals: Totals, tally: Tally, limit: Limit, gains: Mapping[str, int], passed: Passed) -> None:
+def _give_back(
+    event: UsageEvent,
+    totals: Totals,
+    tally: Tally,
+    limit: Limit,
+    gains: Mapping[str, int],
+    passed: Passed,
+) -> None:
     """Give back what is no longer beyond a limit, and what it cost: never more than was charged in all the totals of
     it. One unit is charged once: what one limit gave back, another does not."""
     by_place = {place_of_counter(counter): counter for counter in tally.counted}
@@ -176,23 +187,31 @@ def _give_back(totals: Totals, tally: Tally, limit: Limit, gains: Mapping[str, i
     charged = by_place.get((units, limit.window.key, whose))
     start = totals.period(limit.window).start
     pots = [] if use_is_over(limit.window.name, start, totals.now) else totals.pots(limit)
+    grants = {grant.id: grant for grant, _ in pots}
+    own = Sum(event.gains.get(units, 0), event.gains.get(cost, 0))
+    taken = {id_: quantity for id_, at, quantity in event.grants if at == start}
     shares = shares_of(
         limit.included,
         used.used,
         gains[limit.meter],
         pots=[pot for _, pot in pots],
         charged=charged.used if charged is not None else 0,
+        own=Shares(taken, own.units),
     )
-    grants = {grant.id: grant for grant, _ in pots}
     passed.taken += [(grants[id_], start, back) for id_, back in shares.granted.items()]
     if limit.overage is None or units in passed.charged:
         return
     back = min([-shares.overage, *(one.used for one in tally.counted if one.meter == units)])
-    micros = min(
-        [back * limit.overage.price_micros, *(one.used for one in tally.counted if one.meter == cost)]
-    )
     if back > 0:
+        micros = refund_of(back, own, _charged_in_billing_period(by_place, units, cost))
         passed.charged |= {units: -back, cost: -micros} if micros else {units: -back}
+
+
+def _charged_in_billing_period(by_place: Mapping[CounterPlace, Counter], units: str, cost: str) -> Sum:
+    """All that is charged beyond limits of a meter where its cost is counted: in the billing period of the account."""
+    micros = next(one for one in by_place.values() if one.meter == cost)
+    _, window, whose = place_of_counter(micros)
+    return Sum(by_place[units, window, whose].used, micros.used)
 
 
 def _count(turn: Turn, counters: Sequence[Counter], gains: Mapping[str, Any], event: UsageEvent) -> None:
