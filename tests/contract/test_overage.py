@@ -503,3 +503,20 @@ async def test_a_plan_bought_and_told_of_in_one_batch_is_known_to_what_comes_beh
         await ledger.submit([still, a_status("activate"), replace(still, occurred_at=clock.now)])
         assert await beyond(ledger, clock) == (1 + 2 + 4, 7 * PRICE_MICROS)
         assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_what_a_token_had_named_then_is_counted_and_charged_by_its_issuer(store: SqliteStore) -> None:
+    clock, bob = Clock(), a_subject(tier="small")
+    async with store.open(catalog=three_plans(), clock=clock) as ledger:
+        await ledger.submit_one(a_record(bob, quantity=10))
+        used_at = clock.now
+        held = await ledger.submit_one(a_reserve(bob, quantity=7))
+        clock.advance(hours=1)
+        assert code_of(await buy(ledger, "large")) == "ok"
+        await ledger.submit_one(a_record(quantity=90))
+        assert decision_of(await ledger.submit_one(a_settle(held))).limits[0].overage_used == 7
+        await ledger.submit_one(a_record(quantity=5, occurred_at=used_at))
+        assert await beyond(ledger, clock) == (12, 0)
+        await ledger.submit_one(a_record(quantity=1))
+        assert await beyond(ledger, clock) == (13, 1_000)
+        assert (await ledger.engine.verify()).differences == ()
