@@ -140,7 +140,7 @@ class Tables:
         return cast(int, found)
 
     def price_made(self, price: UnitPrice) -> int:
-        """The number of a price that was applied; each is kept once."""
+        """The number of a price; each is kept once."""
         found = self._price_ids.get(price)
         if found is None:
             values = price_values(price)
