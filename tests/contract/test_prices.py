@@ -141,14 +141,15 @@ async def test_the_price_kept_of_a_long_call_is_that_of_its_tier(tmp_path: Path)
         assert (short.gains["cost"], long.gains["cost"]) == (1_250, 2_503)
 
 
-LIBRARY = replace(PRO, source="genai-prices 1", tiers=(Tier(200_000, 2_500_000, 15_000_000),))
+CACHED = (("cache_read_tokens", 625_000),)
+LIBRARY = replace(PRO, source="genai-prices 1", tiers=(Tier(200_000, 2_500_000, 15_000_000, CACHED),))
 
 
 @pytest.mark.parametrize(
     ("tokens", "cost_micros", "applied"),
     [
         (200_000, 250_000, replace(LIBRARY, tiers=())),
-        (200_001, 500_003, UnitPrice("genai-prices 1", "USD", 2_500_000, 15_000_000)),
+        (200_001, 500_003, UnitPrice("genai-prices 1", "USD", 2_500_000, 15_000_000, per_million=CACHED)),
     ],
     ids=["short", "long"],
 )

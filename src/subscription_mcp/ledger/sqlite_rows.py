@@ -47,7 +47,7 @@ def price_of_parts(parts: Mapping[str, Any]) -> UnitPrice:
         **{
             **parts,
             "per_million": _sorted_rates(rates),
-            "tiers": tuple(Tier(*tier, _sorted_rates(of_tier)) for *tier, of_tier in tiers),
+            "tiers": tuple(Tier(above, given, made, _sorted_rates(of)) for above, given, made, of in tiers),
         }
     )
 

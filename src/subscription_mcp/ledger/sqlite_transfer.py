@@ -71,7 +71,7 @@ class _Join:
     values: tuple[str, ...]
 
 
-_PRICE_AS_JSON = {name: f"json({{{{0}}}}_.{name})" for name in PRICE_PARTS}
+_PRICE_AS_JSON = {name: f"json({{0}}_.{name})" for name in PRICE_PARTS}
 _JOINED = {
     "word": _Join(("LEFT JOIN word {0}_ ON {0}_.id = t.{0}",), ("{0}_.text",)),
     "holder": _Join(
