@@ -202,7 +202,7 @@ HALF_A_YEAR = [
     "  790.00 USD  Pro plan at 790.00 USD",
     "  -79.00 USD  Given back: Pro plan not used",
     *[f"2026-0{month}-12 12:00 UTC: 79.00 USD, paid" for month in (5, 4, 3, 2, 1)],
-    "Next, 2027-05-12 12:00 UTC: 790.00 USD so far",
+    "Next invoice, 2027-05-12 12:00 UTC: 790.00 USD so far",
 ]
 """What the story of half a year says at least, in this order."""
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.builders import (
     Clock,
     a_catalog,
@@ -19,7 +18,7 @@ from tests.builders import (
 )
 
 from subscription_mcp.billing.collecting import ASK_AGAIN_AFTER_SECONDS, Collector
-from subscription_mcp.billing.port import Declined, EventRefused, Paid, Provider
+from subscription_mcp.billing.port import Declined, Paid, Provider
 from subscription_mcp.billing.simulated import SimulatedProvider
 from subscription_mcp.domain.invoices import Invoice, statement_of
 from subscription_mcp.domain.subscriptions import AccountKey
@@ -159,9 +158,6 @@ async def test_who_has_ended_and_cannot_pay_is_not_asked_with_every_turn(tmp_pat
 
 
 async def test_the_simulated_provider_does_the_same_however_often_it_is_asked() -> None:
-    provider, plan = SimulatedProvider(), {"monthly": "price_1"}
+    provider = SimulatedProvider()
     customer = await provider.customer(BOB)
     assert customer == await provider.customer(BOB) != await provider.customer(BOB._replace(account="ann"))
-    assert await provider.checkout(customer, plan, "monthly", None) is None
-    with pytest.raises(EventRefused):
-        provider.event(b"{}", {}, now=0)

@@ -57,6 +57,10 @@ async def test_a_month_is_charged_closed_and_paid_and_reads_the_same_before(tmp_
             assert done["upcoming"]["issued_at"] == "2027-02-01T00:00:00Z"
             december = await talk.call("get_billing_history", period="2026-12")
             assert [one["issued_at"] for one in december["invoices"]] == [NEXT]
+            no_year = (await talk.result("get_billing_history", {"period": "2025"})).content[0].text  # type: ignore[union-attr]
+            assert no_year.startswith("No invoices in 2025.\nNext invoice, 2027-02-01 00:00 UTC: ")
+            text = (await talk.result("get_billing_history")).content[0].text  # type: ignore[union-attr]
+            assert f", paid {LATER[:10]} 12:00 UTC\n" in text
             for given in ({"period": "12/2026"}, {"cursor": "AAAA"}):
                 assert (await talk.refusal("get_billing_history", **given))["code"] == "invalid_request"
     assert place.run("verify").returncode == 0
@@ -84,6 +88,8 @@ async def test_why_an_invoice_is_what_it_is_can_be_read_from_its_lines(tmp_path:
     assert [line["kind"] for line in answer["upcoming"]["lines"]] == ["base", "seats"]
     for line in (line for invoice in answer["invoices"] for line in invoice["lines"]):
         assert f"{line['amount']} USD  {line['description']}" in text
+    assert f"Invoice {first['number']} of 2026-11-01 00:00 UTC: {PRO} USD, not closed yet\n" in text
+    assert "Next invoice, 2026-12-01 00:00 UTC: 85.00 USD so far\n" in text
 
 
 REST = "2026-11-16 00:00 UTC to 2026-12-01 00:00 UTC"

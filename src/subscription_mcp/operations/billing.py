@@ -49,6 +49,8 @@ class BillingAnswer:
     credit: list[Money]
     titles: Mapping[str, str]
     as_of: Instant
+    period: str | None = None
+    """The year or month that was asked for."""
 
 
 class Invoices:
@@ -88,6 +90,7 @@ class Invoices:
             [Money(micros, currency) for currency, micros in sorted(statement.credit_micros.items())],
             titles,
             now,
+            request.period,
         )
 
 

@@ -29,21 +29,30 @@ def history_document(answer: BillingAnswer, catalog: Catalog) -> Document:
 def history_text(answer: BillingAnswer, catalog: Catalog) -> str:
     lines = []
     for invoice in answer.invoices:
-        paid = f", {clock_time(invoice.paid_at, 'UTC')}" if invoice.paid_at is not None else ""
-        lines.append(
-            f"{invoice.number}, {clock_time(invoice.issued_at, 'UTC')}: {_total(invoice)}, {invoice.status}{paid}"
-        )
+        issued = clock_time(invoice.issued_at, "UTC")
+        lines.append(f"Invoice {invoice.number} of {issued}: {_total(invoice)}, {_status(invoice)}")
         lines += _line_texts(invoice, answer, catalog)
     if not lines:
-        lines.append("No invoices.")
+        lines.append("No invoices." if answer.period is None else f"No invoices in {answer.period}.")
     if answer.next_cursor is not None:
-        lines.append(f"Older ones with cursor {answer.next_cursor}")
-    lines += [f"Credit left: {_amount(money.micros, money.currency)}" for money in answer.credit]
+        lines.append(f"Older invoices with cursor {answer.next_cursor}")
+    lines += [
+        f"Credit left for the next invoices: {_amount(money.micros, money.currency)}"
+        for money in answer.credit
+    ]
     upcoming = answer.upcoming
     if upcoming is not None:
-        lines.append(f"Next, {clock_time(upcoming.issued_at, 'UTC')}: {_total(upcoming)} so far")
+        lines.append(f"Next invoice, {clock_time(upcoming.issued_at, 'UTC')}: {_total(upcoming)} so far")
         lines += _line_texts(upcoming, answer, catalog)
     return "\n".join(lines)
+
+
+def _status(invoice: Invoice) -> str:
+    if invoice.status == "open":
+        return "not closed yet"
+    if invoice.status == "closed":
+        return "to be paid"
+    return f"paid {clock_time(invoice.paid_at, 'UTC')}" if invoice.paid_at is not None else "nothing to pay"
 
 
 def _invoice(invoice: Invoice, answer: BillingAnswer, catalog: Catalog) -> Document:
@@ -90,9 +99,9 @@ def _sentence(line: InvoiceLine, currency: str, answer: BillingAnswer, catalog: 
         meter = catalog.meters.get(line.of)
         unit = meter.unit if meter is not None else line.of
         words = meter_words(line.of, unit)
-        return (
-            f"{words} beyond the limit: {counted(line.quantity, unit)}{each}{' each' if each else ''}, {when}"
-        )
+        back = "Given back: " if line.micros < 0 else ""
+        quantity = counted(abs(line.quantity), unit)
+        return f"{back}{words} beyond the limit: {quantity}{each}{' each' if each else ''}, {when}"
     title = answer.titles.get(line.plan, line.plan)
     what = f"{title} plan" if line.of == "plan" else f"{title}, {counted(line.quantity, 'seat')}"
     each += " each" if line.of == "seats" else ""
