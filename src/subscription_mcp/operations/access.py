@@ -201,6 +201,22 @@ class Access:
             subject = await self._narrowed_to_own_account(caller, subject)
         return Granted(caller, tenant, subject, False, role)
 
+    async def view_of(self, granted: Granted, *, anew: bool = False) -> AccountView | None:
+        """The account a granted call is about, as it was looked up for its caller or, where it may have changed since,
+        `anew`; None for a whole tenant. Raises Refusal."""
+        if granted.subject is None:
+            return None
+        if granted.is_self and granted.caller.view is not None and not anew:
+            return granted.caller.view
+        return await self._ledger.look(Arrive(granted.subject), may_make_known=False)
+
+    async def account_of(self, granted: Granted, *, anew: bool = False) -> AccountView:
+        """The same where a whole tenant makes no sense. Raises Refusal."""
+        granted.subject_or_refuse()
+        view = await self.view_of(granted, anew=anew)
+        assert view is not None
+        return view
+
     def grant_to_operator(self, operation: str, caller: Caller, target: Target) -> Granted:
         """The same for who acts from outside, also on an account of their own. Raises Refusal `forbidden`."""
         reached = self.reach_of(operation, caller)

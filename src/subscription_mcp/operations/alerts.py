@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from subscription_mcp.auth.permissions import Reach
-from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.commands import (
-    AccountView,
     Alert,
     AlertsMarked,
-    Arrive,
     MarkAlerts,
     SetAlertThresholds,
     ThresholdsSet,
 )
 from subscription_mcp.ledger.queries import AlertPage, Whose
 from subscription_mcp.ledger.writer import Ledger
-from subscription_mcp.operations.access import Access, Caller, Granted, Target, whose_of
+from subscription_mcp.operations.access import Access, Caller, Target, whose_of
 from subscription_mcp.operations.cursors import cursor_of, position_of
 
 TOOL = "list_alerts"
@@ -57,7 +54,7 @@ class Alerts:
         """One page: the alerts of a user with those of their account as a whole, of an account, or of a tenant with those of the
         service. Raises Refusal."""
         granted = await self._access.grant(TOOL, caller, target)
-        view = await self._view(granted)
+        view = await self._access.view_of(granted, anew=True)
         whose = Whose(granted.tenant) if view is None else whose_of(view)
         of_list = (
             TOOL,
@@ -83,7 +80,7 @@ class Alerts:
         """Mark alerts of the target as read, for everybody who reads them; how many were not. Those of a group as a whole
         are its admins' to mark, those of the service the superadmin's. Raises Refusal."""
         granted = await self._access.grant(MARK_READ, caller, target)
-        view = await self._view(granted)
+        view = await self._access.view_of(granted, anew=True)
         account = user = None
         if view is not None:
             standing = view.standing
@@ -91,13 +88,8 @@ class Alerts:
             user = standing.user
         reached = self._access.reach_of(MARK_READ, caller)
         with_service, with_whole = view is None and reached >= Reach.ALL, reached >= Reach.ACCOUNT
-        outcome = await self._ledger.submit_one(
-            MarkAlerts(granted.tenant, account, user, with_service, tuple(ids), with_whole)
-        )
-        if isinstance(outcome, Refusal):
-            raise outcome
-        assert isinstance(outcome, AlertsMarked)
-        return outcome.marked
+        command = MarkAlerts(granted.tenant, account, user, with_service, tuple(ids), with_whole)
+        return (await self._ledger.do(command, AlertsMarked)).marked
 
     async def set_thresholds(
         self, caller: Caller, target: Target, thresholds: tuple[int, ...] | None
@@ -105,13 +97,4 @@ class Alerts:
         """Alert the whole account at these percents, or (None) at its plan's again. Raises Refusal."""
         granted = await self._access.grant(THRESHOLDS, caller, target)
         command = SetAlertThresholds(granted.subject_or_refuse(), granted.actor, thresholds)
-        outcome = await self._ledger.submit_one(command)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        assert isinstance(outcome, ThresholdsSet)
-        return outcome.thresholds
-
-    async def _view(self, granted: Granted) -> AccountView | None:
-        if granted.subject is None:
-            return None
-        return await self._ledger.look(Arrive(granted.subject), may_make_known=False)
+        return (await self._ledger.do(command, ThresholdsSet)).thresholds

@@ -10,10 +10,9 @@ from subscription_mcp.domain.instants import Instant, format_instant
 from subscription_mcp.domain.invoices import Invoice, Statement
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.ledger.commands import (
-    AccountView,
     Actor,
-    Arrive,
     CloseInvoices,
+    InvoicePaid,
     InvoicesClosed,
     PayInvoice,
     SetStatus,
@@ -63,11 +62,7 @@ class Invoices:
     async def history(self, caller: Caller, target: Target, request: BillingRequest) -> BillingAnswer:
         """One page of an account's invoices. Raises Refusal."""
         granted = await self._access.grant("get_billing_history", caller, target)
-        subject = granted.subject_or_refuse()
-        view: AccountView | None = caller.view if granted.is_self else None
-        if view is None:
-            view = await self._ledger.look(Arrive(subject), may_make_known=False)
-        standing = view.standing
+        standing = (await self._access.account_of(granted)).standing
         account = AccountKey(standing.tenant, standing.account_kind, standing.account)
         before = position_of(request.cursor, *account, request.period)
         now = self._ledger.now()
@@ -118,9 +113,7 @@ class Collection:
 
     async def paid(self, account: AccountKey, invoice: Invoice, provider: str, reference: str) -> None:
         """Note a payment. Raises Refusal."""
-        outcome = await self._ledger.submit_one(PayInvoice(account, invoice.number, provider, reference))
-        if isinstance(outcome, Refusal):
-            raise outcome
+        await self._ledger.do(PayInvoice(account, invoice.number, provider, reference), InvoicePaid)
 
     async def failed(self, account: AccountKey, invoice: Invoice, provider: str, reason: str) -> bool:
         """Have an account be past due, because a payment failed; whether it is by this. Raises Refusal."""

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from subscription_mcp.domain.analytics import UsageRow, explicit_period, whole_quarters
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.windows import Period
-from subscription_mcp.ledger.commands import Arrive, UsageEvent
+from subscription_mcp.ledger.commands import UsageEvent
 from subscription_mcp.ledger.port import Ask
 from subscription_mcp.ledger.queries import EventPage, NewestEvent, UsageTotals, Whose
 from subscription_mcp.ledger.writer import Ledger
@@ -58,12 +58,8 @@ class Exports:
         """At most `PAGE_EVENTS_MAX` events of the caller's export. Raises Refusal."""
         granted = await self._access.grant("export_usage", caller, target)
         period = explicit_period(request.start, request.end)
-        whose = Whose(granted.tenant)
-        if granted.subject is not None:
-            view = caller.view
-            if view is None or not granted.is_self:
-                view = await self._ledger.look(Arrive(granted.subject), may_make_known=False)
-            whose = whose_of(view)
+        view = await self._access.view_of(granted)
+        whose = Whose(granted.tenant) if view is None else whose_of(view)
         asked = (*astuple(whose), request.start, request.end)
         after: int | None = None
         if request.cursor is None:

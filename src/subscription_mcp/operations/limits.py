@@ -6,7 +6,6 @@ from subscription_mcp.domain.catalog import Maximum
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.ledger.commands import (
     AccountView,
-    Arrive,
     AuditEntry,
     ClearRate,
     CorrectUsage,
@@ -59,7 +58,7 @@ class Limits:
     async def listed(self, caller: Caller, target: Target) -> AccountView:
         """The limits as they stand. Raises Refusal."""
         granted = await self._access.grant(TOOL, caller, target)
-        return await self._ledger.look(Arrive(granted.subject_or_refuse()), may_make_known=False)
+        return await self._access.account_of(granted, anew=True)
 
     async def change(self, caller: Caller, target: Target, change: LimitChange) -> LimitsChanged:
         """Set or clear an override, with its entry in the audit trail. Raises Refusal."""

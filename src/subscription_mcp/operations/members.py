@@ -9,7 +9,7 @@ from subscription_mcp.domain.errors import FieldProblem, Refusal
 from subscription_mcp.domain.identifiers import AccountKind
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.subscriptions import AccountKey, MemberRole, seats_max
-from subscription_mcp.ledger.commands import AccountView, Arrive, AuditEntry, ManageMember, MembersChanged
+from subscription_mcp.ledger.commands import AccountView, AuditEntry, ManageMember, MembersChanged
 from subscription_mcp.ledger.queries import AuditTrail, MemberPage, MemberRow, Whose
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.access import Access, Caller, Granted, Target
@@ -69,7 +69,7 @@ class Members:
     ) -> MembersAnswer:
         """The users of the account that is meant, one page. Raises Refusal."""
         granted = await self._granted(caller, target)
-        view = await self._ledger.look(Arrive(granted.subject_or_refuse()), may_make_known=False)
+        view = await self._access.account_of(granted, anew=True)
         standing, plan, subscription = view.standing, view.plan, view.subscription
         most = seats_max(plan, subscription) if plan is not None and subscription is not None else None
         if standing.account_kind == "personal":

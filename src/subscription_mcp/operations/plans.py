@@ -7,7 +7,7 @@ from typing import Literal
 from subscription_mcp.domain.catalog import Catalog, FeatureValue, Plan
 from subscription_mcp.domain.errors import Code, FieldProblem, Refusal, forbidden, not_found
 from subscription_mcp.domain.windows import Interval
-from subscription_mcp.ledger.commands import AccountView, Arrive, ChangePlan, ChangeSubscription, PlanChanged
+from subscription_mcp.ledger.commands import AccountView, ChangePlan, ChangeSubscription, PlanChanged
 from subscription_mcp.ledger.machine.accounts import OPERATORS
 from subscription_mcp.ledger.machine.subscriptions import origin_of_role
 from subscription_mcp.ledger.writer import Ledger
@@ -54,7 +54,7 @@ class Plans:
     async def account(self, caller: Caller, target: Target, operation: str = "get_tier_info") -> AccountView:
         """An account as it stands. Raises Refusal."""
         granted = await self._access.grant(operation, caller, target)
-        return await self._view(granted)
+        return await self._access.account_of(granted)
 
     async def feature(self, caller: Caller, target: Target, feature: str) -> FeatureAnswer:
         """Whether the account's plan has a feature. Raises Refusal."""
@@ -148,10 +148,3 @@ class Plans:
             command.confirmation = confirmation
             command.offer = secrets.token_urlsafe(HANDLE_BYTES) if confirmation is None else None
         return await self._ledger.do(command, PlanChanged, keep=not dry_run)
-
-    async def _view(self, granted: Granted) -> AccountView:
-        view = granted.caller.view
-        subject = granted.subject_or_refuse()
-        if granted.is_self and view is not None and subject.account in (None, view.standing.account):
-            return view  # looked up a moment ago to learn the caller's role
-        return await self._ledger.look(Arrive(subject), may_make_known=False)

@@ -42,7 +42,7 @@ from subscription_mcp.domain.outlook import (
     trend,
 )
 from subscription_mcp.domain.windows import Period, local_date, midnight
-from subscription_mcp.ledger.commands import AccountView, Arrive, UsageEvent
+from subscription_mcp.ledger.commands import AccountView, UsageEvent
 from subscription_mcp.ledger.machine.facts import NO_CELL
 from subscription_mcp.ledger.queries import (
     AccountCount,
@@ -56,7 +56,7 @@ from subscription_mcp.ledger.queries import (
     Whose,
 )
 from subscription_mcp.ledger.writer import Ledger
-from subscription_mcp.operations.access import Access, Caller, Granted, Target, whose_of
+from subscription_mcp.operations.access import Access, Caller, Target, whose_of
 from subscription_mcp.operations.cursors import cursor_of, position_of
 
 PAGE_SIZE = 50
@@ -207,7 +207,7 @@ class Reports:
         """Totals, limits, series and breakdown of a period. Raises Refusal."""
         granted = await self._access.grant("get_usage_analytics", caller, target)
         self._check_meters(request.meters)
-        view = await self._view(granted)
+        view = await self._access.view_of(granted)
         plan = view.plan if view is not None else None
         timezone = plan.timezone if plan is not None else self._access.catalog.timezone
         limits = [state for state in view.limits if request.is_about(state.meter)] if view is not None else []
@@ -257,7 +257,7 @@ class Reports:
                 f"Unknown event. There are: {names}.",
                 fields=[FieldProblem("event", f"must be one of {names}")],
             )
-        view = await self._view(granted)
+        view = await self._access.view_of(granted)
         whose = whose_of(view) if view is not None else Whose(granted.tenant)
         now = self._ledger.now()
         end = request.end if request.end is not None else now + 1
@@ -325,14 +325,6 @@ class Reports:
             free_to_paid,
             truncated,
         )
-
-    async def _view(self, granted: Granted) -> AccountView | None:
-        """The account meant; None for a whole tenant."""
-        if granted.subject is None:
-            return None
-        if granted.is_self and granted.caller.view is not None:
-            return granted.caller.view
-        return await self._ledger.look(Arrive(granted.subject), may_make_known=False)
 
     async def _outlook(
         self,

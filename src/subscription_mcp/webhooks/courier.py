@@ -106,11 +106,7 @@ class Courier:
         return bool(due)
 
     async def _taken(self, command: LeaseDeliveries | ResendDeliveries | QueueTestMessage) -> list[Delivery]:
-        outcome = await self._ledger.submit_one(command)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        assert isinstance(outcome, Deliveries)
-        return outcome.deliveries
+        return (await self._ledger.do(command, Deliveries)).deliveries
 
     async def _send(self, delivery: Delivery, lease: str) -> Delivery | None:
         try:
