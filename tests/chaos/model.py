@@ -9,6 +9,7 @@ from types import SimpleNamespace as Thing
 from tests.chaos.model_costs import CALLED, costs_of, line_said
 from tests.chaos.model_counting import HELD, REFUSED, USED, Counting, own, total
 from tests.chaos.model_lifecycle import No
+from tests.chaos.model_overage import OVERAGE, sold
 from tests.chaos.model_refusals import Refusals
 from tests.chaos.periods import SECOND, gains_of
 
@@ -67,19 +68,28 @@ class Model(Counting, Refusals):
             ((meter, gain),) = gains.items()
             gains = {meter: max(gain, -total(self.gained(self.events, account, user, meter), meter))}
         anyway = not getattr(command, "enforce", True)
-        answer = self.decided(held, self.standing(account, user, held, gains, at, None, anyway), gains, still)
-        told = {"told": asked, "gains": gains, "price": price}
+        then = self.accounts.held_then(account, user, at)
+        limits = self.standing(account, user, held, gains, at, None, anyway, then)
+        answer = self.decided(held, limits, gains, still)
+        told = {"told": asked, "gains": gains, "price": price, "sells": then and not then.still(min(at, self.now))}
         told |= {"at": at, "used_at": min(at, self.now)}  # nothing is used later than it is reported
         whose = {"account": account, "user": user, "plan": held and held.plan}
+        if held and then and self.accounts.decided_by_then(held.plan, then.plan, gains):
+            whose["plan"] = then.plan
         whose["rhythm"] = held.rhythm if held else (0, 1, 0)
         return answer, Thing(**whose, **told, answer=None, id=None)
 
     def keep(self, things, thing, answer, column):
         self.accounts.know(thing.account, thing.user)
         things.append(thing)
+        gains = dict(thing.gains)
         for (meter, *_), row in answer["limits"].items():
-            row[column] += thing.gains[meter]
-        return answer | {"thing": thing}
+            units = sold(row, gains[meter]) if column == USED and thing.sells else 0
+            if units:
+                thing.gains |= {f"{meter}:overage": units, f"{meter}:overage_charge": units * row[OVERAGE][1]}
+                row[OVERAGE][0] += units
+            row[column] += gains[meter]
+        return answer | {"thing": thing, "plan": thing.plan and thing.plan.key}
 
     def RecordUsage(self, command):
         at = command.occurred_at or self.now
@@ -124,7 +134,7 @@ class Model(Counting, Refusals):
         asked = (event, quantity, attributes)
         gains = gains_of(*asked) | costs_of(*asked, price) if quantity else dict.fromkeys(own(one.gains), 0)
         held, late = self.accounts.held_by(one.account), self.now >= one.ends
-        limits = self.standing(one.account, one.user, held, gains, one.at, one, True)
+        limits = self.standing(one.account, one.user, held, gains, one.at, one, True, one)
         is_less = all(gain <= one.gains.get(meter, 0) for meter, gain in own(gains).items())
         if not quantity or (is_less and not late):
             for row in limits.values():  # what was granted is granted
@@ -132,7 +142,9 @@ class Model(Counting, Refusals):
         still = held.still(self.now) if late and quantity else None  # as if it had not been held at all
         answer = self.decided(held, limits, gains, still, late) | {"thing": one}
         if quantity:
-            told = {"told": asked, "gains": gains, "plan": held.plan, "id": None, "price": price}
+            told = {"told": asked, "gains": gains, "id": None, "price": price}
+            if not self.accounts.decided_by_then(held.plan, one.plan, gains):
+                told["plan"] = held.plan
             answer = self.keep(self.events, Thing(**vars(one) | told), answer, USED)
         one.answer = (command.digest, answer)
         return answer

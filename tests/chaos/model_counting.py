@@ -1,11 +1,12 @@
 """How full the limits are, the long way round: everything that happened is added up again."""
 
+from tests.chaos.model_overage import ceiling
 from tests.chaos.periods import SLIDING, back_at, period, place
 
 from subscription_mcp.domain.catalog import UNLIMITED
 
 USED, HELD, REFUSED = 1, 2, 5
-"""Of a limit as it stands: maximum, used, held, start, end, refused."""
+"""Of a limit as it stands: maximum, used, held, start, end, refused, overage."""
 
 
 def total(things, meter):
@@ -27,19 +28,21 @@ class Counting:
         mine = [one for one in things if one.account == account and user in (None, one.user)]
         return [one for one in mine if meter in one.gains]
 
-    def standing(self, account, user, held, gains=None, at=None, settled=None, anyway=False):
+    def standing(self, account, user, held, gains=None, at=None, settled=None, anyway=False, then=None):
         """All limits, or those of the meters that gain something, in the windows that hold `at`; of a reservation
-        that is `settled`, in those it was made in. `anyway` it is counted, also beyond a limit."""
+        that is `settled`, in those it was made in. `anyway` it is counted, also beyond a limit. `then` is what was
+        held when it happened."""
         if held is None:
             return {}
         rows, at, rhythm = {}, at or self.now, (settled or held).rhythm
         live = [r for r in self.reservations if not r.answer and self.now < r.ends and r is not settled]
-        for (meter, window, scope), maximum in self.accounts.limits(account, user, held.plan).items():
+        limits = self.accounts.limits_sold(account, user, held.plan, then and then.plan, gains)
+        for (meter, window, scope), (maximum, terms, zone) in limits.items():
             if (scope == "user" and not user) or (gains is not None and meter not in gains):
                 continue
             who = None if scope == "account" else user
             used, kept = (self.gained(things, account, who, meter) for things in (self.events, live))
-            gain, zone, length = gains[meter] if gains else 0, held.plan.timezone, SLIDING.get(window)
+            gain, length, most = gains[meter] if gains else 0, SLIDING.get(window), ceiling(maximum, terms)
             if length is None:
                 start, end = period(window, zone, at, rhythm)
                 here = place(window, zone, at, rhythm)
@@ -54,7 +57,7 @@ class Counting:
             else:
                 continue  # it happened before anything that counts
             sums = total(used, meter), total(kept, meter)
-            over = maximum is not UNLIMITED and sum(sums) + gain > maximum
+            over = most is not UNLIMITED and sum(sums) + gain > most
             if length is not None:
                 coming = [(one.used_at + length, one.gains[meter]) for one in used]
                 coming += [(one.ends, one.gains[meter]) for one in kept if over]
@@ -62,5 +65,6 @@ class Counting:
                 room = (maximum if own else maximum - gain) if over else sum(sums) + gain
                 end = back_at(coming + own, room) or self.now + length
             refused = over and gain > 0
-            rows[meter, window, scope] = [maximum, *sums, start, end, refused]
+            charged = sum(one.gains.get(f"{meter}:overage", 0) for one in used)
+            rows[meter, window, scope] = [maximum, *sums, start, end, refused, terms and [charged, *terms]]
         return rows

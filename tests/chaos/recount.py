@@ -41,8 +41,10 @@ def kept_since(versions: list[tuple[str, int]]) -> dict[tuple[str, str, str], in
             if limit["window"] in (*NAMES, *SLIDING, "lifetime", "level"):
                 is_utc = definition["timezone"] == "UTC" or limit["window"] not in ("day", "week", "month")
                 window = limit["window"] if is_utc else f"{limit['window']}@{definition['timezone']}"
-                place = (limit["meter"], window, limit["scope"])
-                kept[place] = min(created_at, kept.get(place, created_at))
+                # What is charged beyond a limit is counted beside it.
+                for meter in (limit["meter"], *([f"{limit['meter']}:overage"] if "overage" in limit else ())):
+                    place = (meter, window, limit["scope"])
+                    kept[place] = min(created_at, kept.get(place, created_at))
     return kept
 
 

@@ -1,5 +1,6 @@
 """What can happen to a ledger, as choices: hypothesis draws from them and shrinks, a seed rolls dice."""
 
+import random
 from typing import Any
 
 from tests.builders import (
@@ -88,6 +89,8 @@ COMMANDS: dict[str, Choices] = {
             400,
         ),
     },
+    "spree": WHO
+    | {"event": EVENTS, "quantities": ((5, 5, 5), (8, 8, 8, 8), (1, 20), (14, 1, 1)), "enforce": (True, True, False)},
     "reserve": WHO
     | {"event": EVENTS, "quantity": (1, 3, 6), "key": KEYS, "ttl": (1, 120, 2 * HOURS, 20 * HOURS)},
     "settle": {"which": ANY, "quantity": (None, 0, 1, 4, 9), "other": (None, None, 0, 1, 2)},
@@ -164,6 +167,8 @@ WEIGHTS: dict[str, int] = {
 }
 BUYING = WEIGHTS | {"change": 24, "manage": 24, "status": 8, "edge": 16, "fault": 4, "limit": 1}
 """Where subscriptions are what it is about."""
+SPENDING = WEIGHTS | {"record": 32, "spree": 20, "reserve": 14, "settle": 16, "clock": 4, "change": 9, "member": 1}
+"""Where it is about what is used beyond the limits of what was bought."""
 
 
 class Story:
@@ -175,6 +180,13 @@ class Story:
         self.sent: list[list[Command]] = []
         self.fault: Any = None
         self.handles = self.edition = 0
+
+    async def buy(self, dice: random.Random) -> None:
+        """Some have a plan to begin with."""
+        for who in (*USERS[:2], GROUPS[0]):
+            bought = {"plan": (dice.choice(PLANS[1:]), None), "interval": None, "days": None, "operator": True}
+            drawn = {"tenant": TENANTS[0], "who": who, **bought}
+            await self.step("change", drawn, ledger=0, delivery="at once", split=False)
 
     async def step(
         self, kind: str, drawn: dict[str, Any], *, ledger: int, delivery: str, split: bool
@@ -227,6 +239,11 @@ class Story:
         who = a_subject(user, tenant)
         fields = {"attributes": attributes, "enforce": enforce, "occurred_at": at}
         return [self.priced(a_record(who, name, quantity, key=key, **fields))]
+
+    def spree(self, tenant, user, event, quantities, enforce):
+        """Much at a time: what is sold beyond limits begins where these are full."""
+        how = {"key": None, "enforce": enforce, "ahead": None}
+        return [one for many in quantities for one in self.record(tenant, user, event, many, **how)]
 
     def reserve(self, tenant, user, event, quantity, key, ttl):
         name, attributes = event

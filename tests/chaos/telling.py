@@ -98,6 +98,7 @@ def limits_of(states: list[LimitState]) -> dict[tuple[str, str, str], list[Any]]
             state.period.start,
             state.resets_at,
             state.refused,
+            overage_of(state),
         ]
         for state in states
     }
@@ -106,6 +107,11 @@ def limits_of(states: list[LimitState]) -> dict[tuple[str, str, str], list[Any]]
         left = None if not isinstance(state.maximum, int) else state.maximum - state.used - state.held
         assert state.remaining == (None if left is None else max(0, left))
     return found
+
+
+def overage_of(state: LimitState) -> list[Any] | None:
+    terms = state.limit.overage
+    return terms and [state.overage_used, terms.price_micros, terms.units_max]
 
 
 def held_of(view: AccountView) -> dict[str, Any]:

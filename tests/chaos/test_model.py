@@ -14,7 +14,7 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from tests.builders import Clock
-from tests.chaos.steps import AROUND, BUYING, COMMANDS, DELIVERIES, WEIGHTS, Choices, Story
+from tests.chaos.steps import AROUND, BUYING, COMMANDS, DELIVERIES, SPENDING, WEIGHTS, Choices, Story
 from tests.chaos.world import DEFAULTS, ZONES, World
 
 from subscription_mcp.ledger import sqlite as sqlite_engine
@@ -118,8 +118,10 @@ async def simulate(seed: str, steps: int) -> None:
         world = World(Path(folder), seed, Clock(start), zones, default)
         story = Story(world)
         await world.open(dice.randrange(1, 4))
-        kinds, weights = list(KINDS), dice.choice((WEIGHTS, BUYING))
+        kinds, weights = list(KINDS), dice.choice((WEIGHTS, BUYING, SPENDING, SPENDING))
         try:
+            if weights is SPENDING:
+                await story.buy(dice)
             for _ in range(steps):
                 (kind,) = dice.choices(kinds, [weights.get(kind, 1) for kind in kinds])
                 drawn = {name: dice.choice(values) for name, values in KINDS[kind].items()}

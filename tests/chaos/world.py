@@ -22,7 +22,7 @@ from tests.builders import (
 from tests.chaos.faults import Faults, Kind, Stopped, abandon, connecting
 from tests.chaos.model import Model
 from tests.chaos.model_costs import line_kept, line_said
-from tests.chaos.model_rates import AccountsSessionsAndRates
+from tests.chaos.model_overage import Selling
 from tests.chaos.periods import SECOND
 from tests.chaos.prices import a_priced_catalog, price_of
 from tests.chaos.recount import recount
@@ -79,24 +79,30 @@ def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0, default
     basic = [a_limit(basic_messages), a_limit(9, window="hour"), a_limit(40, meter="llm_tokens")]
     basic += [a_limit(8, window="minute"), a_limit(6, meter="storage_mb", window="level")]
     basic += [a_limit(30, window="rolling:PT2H", scope="account"), a_limit(2_500, meter="cost")]
+    price = ("0.002", "0.0025", "0.001001")[late]
     advanced = [
         a_limit(30),
-        a_limit(60, window="billing_period", scope="account"),
+        a_limit(14, window="billing_period", scope="account", overage=price, overage_max=40),
         a_limit(5, meter="gemini_calls", window="month", scope="account"),
         a_limit(9_000, meter="cost", window="billing_period", scope="account"),
         a_limit(3_000, meter="cost", window="hour"),
+    ]
+    team = [
+        *(one for one in advanced if one.overage is None),
+        a_limit(11, window="month", overage="0.0015"),
+        a_limit(3, meter="tool_calls", window="day", scope="account", overage="0.01", overage_max=3),
     ]
     premium = [
         a_limit(60),
         a_limit(25, window="hour"),
         a_limit(120, window="week", scope="account"),
         a_limit(400, window="month"),
-        a_limit(300, window="billing_period", scope="account"),
+        a_limit(25, window="billing_period", scope="account", overage=price),
         a_limit(UNLIMITED, window="lifetime"),
         a_limit(30, window="minute", scope="account"),
         a_limit(90, window="rolling:PT2H"),
         a_limit(9, meter="storage_mb", window="level"),
-        a_limit(100, meter="llm_tokens", window="day"),
+        a_limit(30, meter="llm_tokens", window="day", overage="0.000001", overage_max=15),
         a_limit(40, meter="gemini_calls", window="month", scope="account"),
         a_limit(UNLIMITED, meter="llm_calls", window="hour"),
         a_limit(8_000, meter="cost", window="rolling:PT2H"),
@@ -104,7 +110,7 @@ def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0, default
     ]
     limits = {
         key: early + LATE[late].get(key, [])
-        for key, early in zip(PLANS, (basic, advanced, premium, advanced), strict=True)
+        for key, early in zip(PLANS, (basic, advanced, premium, team), strict=True)
     }
     zone = dict(zip(PLANS, (*zones, zones[0]), strict=True))
     trial = {"trial_days": TRIAL_DAYS, "changes_to": ["advanced", "team"]} if default == "trial" else {}
@@ -153,7 +159,7 @@ class World:
         self.path, self.clock, self.zones, self.default = place / "ledger.db", clock, zones, default
         self.dice = random.Random(seed)
         self.default_plan = None if default == "none" else "basic"
-        self.model = Model(AccountsSessionsAndRates(self.default_plan))
+        self.model = Model(Selling(self.default_plan))
         self.ledgers: list[Ledger] = []
         self.faults: list[Faults] = []
         self.said: list[str] = []
