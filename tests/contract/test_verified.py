@@ -17,6 +17,7 @@ from tests.builders import (
     a_plan,
     a_record,
     a_subject,
+    an_opening,
     code_of,
     decision_of,
 )
@@ -268,3 +269,10 @@ async def test_response_times_that_were_let_go_are_not_missed(tmp_path: Path) ->
         assert await differences(ledger) == ()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         assert connection.execute("SELECT count(*) FROM response").fetchone() == (0,)
+
+
+async def test_a_session_that_was_refused_is_a_refusal_like_others(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=a_catalog(a_plan(a_limit(5), sessions=1))) as ledger:
+        outcomes = await ledger.submit([an_opening(), an_opening()])
+        assert [outcome.decision.code for outcome in outcomes] == ["ok", "session_limit"]
+        assert await differences(ledger) == ()

@@ -12,6 +12,7 @@ from subscription_mcp.domain.histogram import cell_of
 from subscription_mcp.domain.instants import HOUR, Instant, format_instant
 from subscription_mcp.domain.usage import has_failed
 from subscription_mcp.ledger.machine.facts import NO_CELL
+from subscription_mcp.ledger.machine.sessions import METER as SESSIONS
 from subscription_mcp.ledger.retention import REPORT_RETENTION
 from subscription_mcp.ledger.sqlite_cells import Cells, keyed, side_by_side
 from subscription_mcp.ledger.sqlite_consistency import Names
@@ -85,7 +86,7 @@ def denials(connection: sqlite3.Connection, names: Names, now: Instant) -> Itera
     """Counts of refusals that cannot be: of somebody else's tenant, of no refusal, of no meter there ever was, of no whole
     hour, of one that is to come, and of less than one."""
     codes = frozenset(get_args(Code)) - {"ok"}
-    meters = {"", *(name for (name,) in connection.execute("SELECT name FROM ledger_meter"))}
+    meters = {"", SESSIONS, *(name for (name,) in connection.execute("SELECT name FROM ledger_meter"))}
     for tenant, hour, holder, code, meter, count in connection.execute(
         "SELECT tenant, hour, holder, code, meter, count FROM denial"
     ):
