@@ -71,7 +71,12 @@ class Model(Counting, Refusals):
         then = self.accounts.held_then(account, user, at)
         limits = self.standing(account, user, held, gains, at, None, anyway, then)
         answer = self.decided(held, limits, gains, still)
-        told = {"told": asked, "gains": gains, "price": price, "sells": then and not then.still(min(at, self.now))}
+        told = {
+            "told": asked,
+            "gains": gains,
+            "price": price,
+            "sells": then and not then.still(min(at, self.now)),
+        }
         told |= {"at": at, "used_at": min(at, self.now)}  # nothing is used later than it is reported
         whose = {"account": account, "user": user, "plan": held and held.plan}
         if held and then and self.accounts.decided_by_then(held.plan, then.plan, gains):
@@ -105,15 +110,6 @@ class Model(Counting, Refusals):
         one.ends = self.now + command.ttl_seconds * SECOND
         refused = answer["code"] != "ok"
         return self.refuse(answer, one) if refused else self.keep(self.reservations, one, answer, HELD)
-
-    def refuse(self, answer, thing):
-        meters = {meter for (meter, *_), row in answer["limits"].items() if row[REFUSED]}
-        return self.counted(answer, thing.account, thing.user, meters)
-
-    def OpenSession(self, command):
-        answer = self.accounts.OpenSession(command)
-        meter = "sessions" if answer["code"] == "session_limit" else ""
-        return self.counted(answer, self.accounts.home(command.subject), command.subject.user, {meter})
 
     def Settle(self, command):
         one = next((one for one in self.reservations if one.id == command.reservation_id), None)

@@ -79,7 +79,7 @@ class Selling(AccountsSessionsAndRates):
         for key, terms in terms_of(then).items() if then else ():
             if key[0] not in meters:
                 continue
-            both = [one for one in (agreed[key], limits.get(key, 0))]
+            both = (agreed[key], limits.get(key, 0))
             if key in by_hand:
                 found[key] = (agreed[key], None, then.timezone)
             elif UNLIMITED in both:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from tests.chaos.model_counting import REFUSED
 from tests.chaos.periods import SECOND
 
 HOUR = 3_600 * SECOND
@@ -26,6 +27,15 @@ class Refusals:
         place = (account, user, self.now - self.now % HOUR, answer["code"])
         self.refusals.append((place, frozenset(meters) or {""}))
         return answer
+
+    def refuse(self, answer, thing):
+        meters = {meter for (meter, *_), row in answer["limits"].items() if row[REFUSED]}
+        return self.counted(answer, thing.account, thing.user, meters)
+
+    def OpenSession(self, command):
+        answer = self.accounts.OpenSession(command)
+        meter = "sessions" if answer["code"] == "session_limit" else ""
+        return self.counted(answer, self.accounts.home(command.subject), command.subject.user, {meter})
 
     def refused_by_hour(self):
         return Counter(place for place, _ in self.refusals)

@@ -90,7 +90,11 @@ COMMANDS: dict[str, Choices] = {
         ),
     },
     "spree": WHO
-    | {"event": EVENTS, "quantities": ((5, 5, 5), (8, 8, 8, 8), (1, 20), (14, 1, 1)), "enforce": (True, True, False)},
+    | {
+        "event": EVENTS,
+        "quantities": ((5, 5, 5), (8, 8, 8, 8), (1, 20), (14, 1, 1)),
+        "enforce": (True, True, False),
+    },
     "reserve": WHO
     | {"event": EVENTS, "quantity": (1, 3, 6), "key": KEYS, "ttl": (1, 120, 2 * HOURS, 20 * HOURS)},
     "settle": {"which": ANY, "quantity": (None, 0, 1, 4, 9), "other": (None, None, 0, 1, 2)},
@@ -167,7 +171,15 @@ WEIGHTS: dict[str, int] = {
 }
 BUYING = WEIGHTS | {"change": 24, "manage": 24, "status": 8, "edge": 16, "fault": 4, "limit": 1}
 """Where subscriptions are what it is about."""
-SPENDING = WEIGHTS | {"record": 32, "spree": 20, "reserve": 14, "settle": 16, "clock": 4, "change": 9, "member": 1}
+SPENDING = WEIGHTS | {
+    "record": 32,
+    "spree": 20,
+    "reserve": 14,
+    "settle": 16,
+    "clock": 4,
+    "change": 9,
+    "member": 1,
+}
 """Where it is about what is used beyond the limits of what was bought."""
 
 
@@ -184,7 +196,12 @@ class Story:
     async def buy(self, dice: random.Random) -> None:
         """Some have a plan to begin with."""
         for who in (*USERS[:2], GROUPS[0]):
-            bought = {"plan": (dice.choice(PLANS[1:]), None), "interval": None, "days": None, "operator": True}
+            bought = {
+                "plan": (dice.choice(PLANS[1:]), None),
+                "interval": None,
+                "days": None,
+                "operator": True,
+            }
             drawn = {"tenant": TENANTS[0], "who": who, **bought}
             await self.step("change", drawn, ledger=0, delivery="at once", split=False)
 

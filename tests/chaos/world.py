@@ -197,7 +197,8 @@ class World:
 
     async def grow_old(self) -> None:
         """It verifies; and long after, when somebody comes now and then, all that is over is gone."""
-        assert (await self.ledgers[0].engine.verify()).differences == ()
+        differences = (await self.ledgers[0].engine.verify()).differences
+        assert differences == (), differences
         self.clock.advance(days=500)
         over = " + ".join(f"(SELECT count(*) FROM {table})" for table in PRUNED)
         for _ in range(200):

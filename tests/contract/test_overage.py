@@ -431,6 +431,21 @@ async def test_nobody_is_charged_a_price_they_agreed_to_only_later(store: Sqlite
         assert await beyond(ledger, clock) == (2, 2 * PRICE_MICROS)
 
 
+async def test_before_a_first_purchase_nothing_was_sold_also_where_no_plan_is_the_default(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    pro = a_plan(a_month(10), key="pro", monthly="5.00")
+    async with store.open(catalog=a_catalog(pro, default_plan=None), clock=clock) as ledger:
+        assert code_of(await buy(ledger, "pro")) == "ok"
+        before = a_record(quantity=12, occurred_at=clock.now - HOUR, enforce=False)
+        assert code_of(await ledger.submit_one(before)) == "quota_exceeded"
+        assert await beyond(ledger, clock) == (0, 0)
+        await ledger.submit_one(a_record(quantity=3))
+        assert await beyond(ledger, clock) == (3, 3 * PRICE_MICROS)
+        assert (await ledger.engine.verify()).differences == ()
+
+
 async def test_what_the_plan_of_today_includes_is_included_and_the_rest_costs_what_it_did_then(
     store: SqliteStore,
 ) -> None:

@@ -59,7 +59,13 @@ def _held_at(rows: Sequence[HistoryRow], at: Instant) -> Subscription | None:
     row = next((row for row in reversed(rows) if row.at <= at), None)
     if row is not None:
         return row.subscription.at(at)
-    return None if rows[0].charge is not None else rows[0].subscription
+    first = rows[0]
+    # Where no plan is the default, first sight is what is bought in the same instant.
+    is_bought = any(
+        row.charge is not None and row.at == first.at and row.subscription == first.subscription
+        for row in rows[:2]
+    )
+    return None if is_bought else first.subscription
 
 
 def _by_terms_of(
