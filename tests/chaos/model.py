@@ -137,6 +137,8 @@ class Model(Counting, Refusals):
                 row[REFUSED] = False
         still = held.still(self.now) if late and quantity else None  # as if it had not been held at all
         answer = self.decided(held, limits, gains, still, late) | {"thing": one}
+        if self.accounts.decided_by_then(held.plan, one.plan, gains):
+            answer["plan"] = one.plan.key
         if quantity:
             told = {"told": asked, "gains": gains, "id": None, "price": price}
             if not self.accounts.decided_by_then(held.plan, one.plan, gains):
