@@ -143,7 +143,7 @@ def _sums(
         # A few among a tenant's many: one seek for each cell instead of a walk over all of them.
         statement = (
             "WITH RECURSIVE step (tile, cell, until) AS"
-            " (SELECT key, value ->> 0, value ->> 1 FROM json_each(:periods)"
+            " (SELECT key, value ->> 0, value ->> 1 FROM json_each(:periods) WHERE value ->> 0 < value ->> 1"
             f" UNION ALL SELECT tile, cell + {span}, until FROM step WHERE cell + {span} < until)"
             f" SELECT {names}, sum(events), sum(quantity) FROM step CROSS JOIN {source}"
             f" WHERE tenant = :tenant AND {start} = cell{where}"
