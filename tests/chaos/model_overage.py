@@ -77,12 +77,10 @@ class Selling(AccountsSessionsAndRates):
         found = {key: (maximum, None, plan.timezone) for key, maximum in limits.items()}
         agreed = self.limits(account, user, then) if then else {}
         for key, terms in terms_of(then).items() if then else ():
-            if key[0] not in meters:
+            if key[0] not in meters or key in by_hand:
                 continue
             both = (agreed[key], limits.get(key, 0))
-            if key in by_hand:
-                found[key] = (agreed[key], None, then.timezone)
-            elif UNLIMITED in both:
+            if UNLIMITED in both:
                 found[key] = (UNLIMITED, None, plan.timezone)
             else:
                 found[key] = (max(both), terms, then.timezone)

@@ -188,6 +188,22 @@ async def test_after_an_upgrade_what_the_larger_plan_includes_is_given_back(stor
         await agrees(ledger)
 
 
+async def test_a_larger_plan_in_another_time_zone_includes_as_much(store: SqliteStore) -> None:
+    small = a_plan(a_month(10), key="small", monthly="5.00", timezone="America/New_York")
+    large = a_plan(a_limit(100, window="month"), key="large", monthly="9.00", timezone="Europe/Berlin")
+    clock = Clock()
+    async with store.open(catalog=a_catalog(a_plan(a_limit(1)), small, large), clock=clock) as ledger:
+        await buy(ledger, "small")
+        first = await ledger.submit_one(a_record(quantity=10))
+        await ledger.submit_one(a_record(quantity=20))
+        assert await beyond(ledger, clock) == (20, 40_000)
+        await buy(ledger, "large")
+        await ledger.submit_one(a_record(quantity=50))
+        assert code_of(await ledger.submit_one(a_correction(first))) == "ok"
+        assert await beyond(ledger, clock) == (10, 20_000)
+        await agrees(ledger)
+
+
 async def test_a_larger_plan_forgives_no_more_than_the_event_that_is_taken_back(store: SqliteStore) -> None:
     small = a_plan(a_limit(10, window="month", overage="0.002"), key="small", monthly="5.00")
     large = a_plan(a_limit(1_000, window="month", overage="0.001"), key="large", monthly="9.00")

@@ -467,6 +467,27 @@ async def test_what_the_plan_of_today_includes_is_included_and_the_rest_costs_wh
         assert (await ledger.engine.verify()).differences == ()
 
 
+async def test_the_limit_of_then_takes_the_place_of_todays_also_in_another_time_zone(
+    store: SqliteStore,
+) -> None:
+    clock = Clock()
+    small = a_plan(a_month(10), key="small", monthly="5.00", timezone="America/New_York")
+    large = a_plan(a_limit(100, window="month"), key="large", monthly="9.00", timezone="Europe/Berlin")
+    async with store.open(catalog=a_catalog(a_plan(a_limit(1)), small, large), clock=clock) as ledger:
+        await buy(ledger, "small")
+        used_at = clock.now
+        held = await ledger.submit_one(a_reserve(quantity=10))
+        clock.advance(hours=1)
+        await buy(ledger, "large")
+        told = [await ledger.submit_one(a_settle(held))]
+        told.append(await ledger.submit_one(a_record(quantity=93, occurred_at=used_at)))
+        limits = [decision_of(one).limits for one in told]
+        states = [[(one.maximum, one.used, one.timezone) for one in each] for each in limits]
+        assert states == [[(100, 10, "America/New_York")], [(100, 103, "America/New_York")]]
+        assert await beyond(ledger, clock) == (3, 3 * PRICE_MICROS)
+        assert (await ledger.engine.verify()).differences == ()
+
+
 async def test_what_is_told_late_is_sold_or_not_as_it_stood_then(store: SqliteStore) -> None:
     clock = Clock()
     async with sold(store, a_month(10), clock=clock) as ledger:

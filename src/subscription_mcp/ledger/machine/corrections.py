@@ -122,7 +122,7 @@ def _limits_passed(turn: Turn, located: Located, event: UsageEvent) -> list[Limi
     found: dict[CountedPlace, Limit] = {}
     for limit in (*(of_then.limits if of_then is not None else ()), *of_now):
         if limit.meter in event.gains and (limit.overage is not None or limit.key in granted):
-            alike = [one.included for one in of_now if one.place == limit.place]
+            alike = [one.included for one in of_now if one.key == limit.key]
             found.setdefault(limit.place, replace(limit, maximum=max(limit.included, *alike, 0)))
     return list(found.values())
 

@@ -98,10 +98,10 @@ def _limits_of_both(
         limits = limits_of(plan)
         if _version(plan) != today:
             return limits
-        sold = {one.place: one for one in limits_then if one.overage is not None}
+        sold = {one.key: one for one in limits_then if one.overage is not None}
         found = []
         for limit in limits:
-            then = sold.pop(limit.place, None)
+            then = sold.pop(limit.key, None)
             if then is None or limit.maximum is UNLIMITED or then.maximum is UNLIMITED:
                 found.append(replace(limit, overage=None))
             else:
