@@ -177,6 +177,22 @@ async def test_a_settle_takes_what_it_came_to_and_a_correction_gives_it_back(sto
         await agrees(ledger)
 
 
+async def test_a_correction_gives_back_to_the_grant_its_event_took_of(store: SqliteStore) -> None:
+    clock = Clock("2026-11-02T00:00:00Z")
+    async with store.open(catalog=one_plan(a_limit(1, window="month")), clock=clock) as ledger:
+        await ledger.submit_one(a_record())
+        soon, later = [
+            id_of(await ledger.submit_one(a_grant(2, expires_at=clock.now + days * DAY))) for days in (2, 20)
+        ]
+        took = decision_of(await ledger.submit_one(a_record())).event_id
+        clock.advance(days=3)
+        await ledger.submit_one(a_record())
+        assert await left_of(ledger, [soon, later]) == [1, 1]
+        assert code_of(await ledger.submit_one(a_correction(took))) == "ok"
+        assert await left_of(ledger, [soon, later]) == [2, 1]
+        await agrees(ledger)
+
+
 async def test_a_grant_of_a_level_holds_while_it_is_in_effect(store: SqliteStore) -> None:
     clock = Clock()
     limit = a_limit(100, meter="storage_mb", window="level")

@@ -45,14 +45,20 @@ def event_of_id(tables: Tables, tenant: str, id_: bytes) -> UsageEvent | None:
     at = uuid7_instant(id_)
     first, last = _seq_at(tables, at - 1) + 1, _seq_at(tables, at + ID_SLACK)
     row = tables.one(
-        f"SELECT {EVENT_COLUMNS}, {CORRECTED_BY} FROM event"
+        f"SELECT {EVENT_COLUMNS}, {CORRECTED_BY}, grants FROM event"
         " WHERE seq BETWEEN ? AND ? AND id = ? AND tenant = ?",
         first,
         last,
         id_,
         tables.word(tenant),
     )
-    return None if row is None else _event_of(tables, tenant, row)
+    if row is None:
+        return None
+    *row, grants = row
+    event = _event_of(tables, tenant, row)
+    if grants is not None:
+        event.grants = [(grant, start, units) for grant, start, units in json.loads(grants)]
+    return event
 
 
 def last_recorded_at(tables: Tables) -> Instant:
@@ -160,7 +166,7 @@ def _seq_at(tables: Tables, at: Instant) -> int:
     return low
 
 
-def _event_of(tables: Tables, tenant: str, row: tuple[Any, ...]) -> UsageEvent:
+def _event_of(tables: Tables, tenant: str, row: Sequence[Any]) -> UsageEvent:
     _, id_, holder, event, plan, quantity, attributes, gains, source = row[:9]
     occurred_at, recorded_at, corrects, price, corrected_by = row[9:]
     kind, account, user = tables.database.execute(
