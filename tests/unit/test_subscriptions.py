@@ -14,6 +14,7 @@ from subscription_mcp.domain.subscriptions import (
     Subscription,
     anchored,
     change_of_plan,
+    periods_in,
     price_of,
 )
 
@@ -192,5 +193,6 @@ def test_no_two_billing_periods_are_counted_from_the_same_instant(gaps: list[int
         now += gap
         held = anchored(Subscription("basic", 1, "purchase", now, now), now, held)
         assert held.anchor + held.anchor_nudge == now
+        assert periods_in(now, held.period_at(now).end, held.billing_anchor) == 1
         anchors.append(held.anchor)
     assert len(set(anchors)) == len(anchors)

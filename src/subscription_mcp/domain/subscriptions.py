@@ -342,7 +342,9 @@ def _over(lines: list[Line], share: Fraction, currency: str, start: Instant, end
 
 
 def periods_in(start: Instant, end: Instant, anchor: Anchor) -> Fraction:
-    """How many billing periods `[start, end)` is: whole ones, and parts of them by the microsecond."""
+    """How many billing periods, as they are shown, `[start, end)` is: whole ones, and parts of them by the microsecond."""
+    # Those that are counted earlier than they are shown would never get past the end of one.
+    anchor = Anchor(anchor.at + anchor.nudge, anchor.interval)
     periods = Fraction(0)
     while start < end:
         period = BillingPeriod().period_at(start, anchor)
@@ -522,13 +524,21 @@ def going_on(stood: Subscription, goes: Subscription, plan: Plan, now: Instant) 
     if stood.prepaid_until is not None or not is_paid(plan, stood):
         return goes
     period = stood.period_at(now)
-    suspended_at = stood.suspended_at if goes.suspended_at is None else None
-    overdue_since = stood.past_due_since if goes.past_due_since is None else None
-    began_suspended = suspended_at is not None and suspended_at < period.start
-    began_overdue = overdue_since is not None and overdue_since + PAST_DUE_GRACE <= period.start
-    if not began_suspended and not began_overdue:
+    is_over = replace(
+        stood,
+        suspended_at=stood.suspended_at if goes.suspended_at is None else None,
+        past_due_since=stood.past_due_since if goes.past_due_since is None else None,
+    )
+    if not stood_still_before(is_over, period.start):
         return goes
     return replace(goes, paid_micros=0, paid_until=period.end)
+
+
+def stood_still_before(subscription: Subscription, start: Instant) -> bool:
+    """Whether it stands still since before a billing period that starts then, so that nothing is charged for that one."""
+    suspended_at, overdue_since = subscription.suspended_at, subscription.past_due_since
+    began_suspended = suspended_at is not None and suspended_at < start
+    return began_suspended or (overdue_since is not None and overdue_since + PAST_DUE_GRACE <= start)
 
 
 def is_older(version: int | None, plan: Plan, from_version: int | None = None) -> bool:

@@ -79,6 +79,10 @@ ABOUT_EVERYBODY = (
 )
 """Commands that ask what all accounts together hold, all that was ever charged to one, or which messages wait."""
 
+ROUNDS_MAX = 100
+"""How often facts may be loaded for one command. A few rounds are enough; a loader that loses what it brought, or brings
+nothing, would go on for ever, and everybody wait with it."""
+
 
 def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) -> list[Outcome]:
     """Apply the commands in order. Where a fact is missing, `load` brings in one go what all that still
@@ -87,10 +91,17 @@ def run(turn: Turn, commands: Sequence[Command], load: Callable[[Facts], None]) 
     outcomes: list[Outcome] = []
     for index, command in enumerate(commands):
         outcome = apply(turn, command)
+        rounds = 0
         while outcome is None:
             _probe(turn, commands[index + 1 :])
             if not turn.facts.missing:
                 raise AssertionError(f"{type(command).__name__} came to nothing with every fact loaded")
+            rounds += 1
+            if rounds > ROUNDS_MAX:
+                missing = ", ".join(sorted(turn.facts.missing))
+                raise AssertionError(
+                    f"{type(command).__name__} still misses {missing} after {ROUNDS_MAX} loads"
+                )
             load(turn.facts)
             outcome = apply(turn, command)
         outcomes.append(outcome)
