@@ -1,8 +1,9 @@
 """What if: a period of a real ledger, told again under another catalog."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,31 @@ from tests.builders import (
     a_limit_set,
     a_plan,
     a_record,
+    a_reserve,
+    a_settle,
+    a_status,
     a_subject,
     buy,
     code_of,
     decision_of,
+    manage,
     three_plans,
 )
 from tests.contract.test_prices import PRO, priced_catalog
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog, ModelPrice, Money
-from subscription_mcp.domain.instants import format_instant, parse_instant
+from subscription_mcp.domain.instants import DAY, HOUR, format_instant, parse_instant
+from subscription_mcp.domain.invoices import InvoiceLine
 from subscription_mcp.domain.subscriptions import AccountKey
 from subscription_mcp.domain.windows import Period
-from subscription_mcp.ledger.commands import Actor, CorrectUsage
-from subscription_mcp.ledger.queries import EventPage, Whose
+from subscription_mcp.ledger.commands import Actor, Arrive, CorrectUsage, GrantAllowance, Outcome
+from subscription_mcp.ledger.queries import EventPage, StatementOf, Whose
 from subscription_mcp.ledger.what_if import Tried, UnknownPlan, WhatIf, what_if
 from subscription_mcp.ledger.writer import Ledger
 
 NOVEMBER = Period(parse_instant("2026-11-01T00:00:00Z"), parse_instant("2026-12-01T00:00:00Z"))
 DOLLAR = 1_000_000
+OLIVIA = Actor("olivia", "tenant_admin")
 
 
 async def try_on(
@@ -56,6 +63,11 @@ async def last_event(ledger: Ledger, nth: int) -> str:
     """The id of the nth event, counted from 1."""
     page, _ = await ledger.query(EventPage(Whose("acme"), *NOVEMBER, size=-1, oldest_first=True))
     return page[nth - 1][1].id
+
+
+async def take_back(ledger: Ledger, event_id: str) -> None:
+    taken_back = CorrectUsage("acme", event_id, OLIVIA, "recorded twice")
+    assert code_of(await ledger.submit_one(taken_back)) == "ok"
 
 
 async def test_a_lower_limit_refuses_from_the_first_unit_beyond_it(tmp_path: Path) -> None:
@@ -226,16 +238,28 @@ async def test_what_was_earned_is_by_time_and_interval(tmp_path: Path) -> None:
         )
 
 
-async def test_what_was_taken_back_is_not_tried(tmp_path: Path) -> None:
+async def test_what_was_taken_back_fills_its_window_only_until_then(tmp_path: Path) -> None:
     clock = Clock()
     async with a_ledger(tmp_path, clock=clock) as ledger:
         await use(ledger, clock, 5)
-        first = await last_event(ledger, 1)
-        await ledger.submit_one(
-            CorrectUsage("acme", first, Actor("olivia", "tenant_admin"), "recorded twice")
-        )
+        await take_back(ledger, await last_event(ledger, 1))
+        await use(ledger, clock, 1)
         tried = await try_on(ledger, a_catalog(a_plan(a_limit(3))))
-        assert (tried.events, tried.refused_events) == (4, 1)
+        # The fourth and the fifth came before that, the sixth after it; the first was nobody's use.
+        assert (tried.events, tried.refused_events) == (5, 2)
+        assert tried.accounts[0].first_event_id == await last_event(ledger, 4)
+
+
+async def test_what_the_draft_would_have_refused_is_not_taken_back_of_it(tmp_path: Path) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, clock=clock) as ledger:
+        await use(ledger, clock, 1, quantity=3)
+        await use(ledger, clock, 1, quantity=2)
+        await take_back(ledger, await last_event(ledger, 2))
+        await use(ledger, clock, 1)
+        tried = await try_on(ledger, a_catalog(a_plan(a_limit(3))))
+        # Three, and two that were too many; with those given back there would have been room for one more.
+        assert (tried.events, tried.refused_events) == (2, 1)
 
 
 async def test_what_a_draft_sells_beyond_its_limits_is_earned_and_not_refused(tmp_path: Path) -> None:
@@ -340,3 +364,179 @@ async def test_what_calls_cost_is_tried_at_the_drafts_prices_else_at_those_of_th
         for prices, refused in ((), 0), ((dear,), 5):
             tried = await try_on(ledger, replace(then, prices=prices))
             assert (tried.events, tried.refused_events) == (6, refused)
+
+
+async def grant(ledger: Ledger, quantity: int, user: str = "bob", **fields: Any) -> None:
+    granted = GrantAllowance(
+        a_subject(user), Actor("olivia", "tenant_admin"), "messages", "month", quantity, "kind", **fields
+    )
+    assert code_of(await ledger.submit_one(granted)) == "ok"
+
+
+async def test_what_was_granted_is_there_from_when_it_was(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T00:00:00Z")
+    catalog = a_catalog(a_plan(a_limit(5, window="month")))
+    async with a_ledger(tmp_path, catalog=catalog, clock=clock) as ledger:
+        await use(ledger, clock, 5)
+        clock.advance(days=1)
+        await grant(ledger, 10)
+        assert set(await use(ledger, clock, 8)) == {"ok"}
+        assert (await try_on(ledger, catalog)).accounts == []
+        (account,) = (await try_on(ledger, a_catalog(a_plan(a_limit(3, window="month"))))).accounts
+        # Two before there was a grant; then three of the plan and ten granted: none of the eight.
+        assert (account.refused_events, account.first_event_id) == (2, await last_event(ledger, 4))
+        half = Period(clock.now - 4 * 60_000_000 + 1, clock.now + 1)
+        assert (await try_on(ledger, catalog, half)).accounts == []
+
+
+async def test_a_grant_that_was_used_before_is_not_given_again(tmp_path: Path) -> None:
+    clock = Clock("2026-10-20T00:00:00Z")
+    catalog = a_catalog(a_plan(a_limit(5, window="month")))
+    async with a_ledger(tmp_path, catalog=catalog, clock=clock) as ledger:
+        await use(ledger, clock, 1)
+        await grant(ledger, 10)
+        await use(ledger, clock, 12)  # eight of the grant, in October
+        clock.set("2026-11-02T00:00:00Z")
+        assert (await use(ledger, clock, 8))[-2:] == ["ok", "quota_exceeded"]
+        draft = a_catalog(a_plan(a_limit(4, window="month")))
+        tried = await try_on(ledger, draft)
+        assert (tried.events, tried.refused_events) == (7, 1)
+
+
+PLANS = ("advanced", "premium")
+
+
+def a_catalog_that_sells_more() -> Catalog:
+    def beyond(maximum: int, price: str, most: int | None = None) -> Any:
+        window: dict[str, Any] = {"window": "billing_period", "scope": "account"}
+        return a_limit(maximum, overage=price, overage_max=most, **window)
+
+    return a_catalog(
+        a_plan(a_limit(4)),
+        a_plan(beyond(10, "0.05", 40), a_limit(6), key="advanced", monthly="29.00"),
+        a_plan(beyond(30, "0.02"), a_limit(6), key="premium", monthly="99.00"),
+    )
+
+
+async def test_what_a_token_names_is_its_issuers_to_charge(tmp_path: Path) -> None:
+    clock, catalog = Clock("2026-11-01T00:00:00Z"), a_catalog_that_sells_more()
+    async with a_ledger(tmp_path, catalog=catalog, clock=clock) as ledger:
+        await ledger.submit_one(Arrive(a_subject("cat", tier="advanced")))
+        for _ in range(4):
+            clock.advance(days=1)
+            await use(ledger, clock, 1, "cat", quantity=4)
+        clock.set("2026-12-01T00:00:00Z")
+        (of_cat,) = (await try_on(ledger, catalog)).plans
+        assert (of_cat.earned_micros, of_cat.earned_overage_micros, of_cat.draft_overage_micros) == (0, 0, 0)
+        assert of_cat.by_issuer_micros == of_cat.draft_by_issuer_micros == 29 * DOLLAR
+
+
+async def test_a_period_that_began_while_it_stood_still_earns_nothing(tmp_path: Path) -> None:
+    clock, catalog = Clock("2026-11-01T00:00:00Z"), a_catalog_that_sells_more()
+    async with a_ledger(tmp_path, catalog=catalog, clock=clock) as ledger:
+        await buy(ledger, "advanced")
+        clock.set("2026-11-20T00:00:00Z")
+        await ledger.submit_one(a_status("suspend"))
+        clock.set("2026-12-11T00:00:00Z")
+        await ledger.submit_one(a_status("activate"))
+        clock.set("2027-02-01T00:00:00Z")
+        whole = Period(NOVEMBER.start, clock.now)
+        (plan,) = (await try_on(ledger, catalog, whole)).plans
+        # November was paid for, also the days it stood still, December was not; January was.
+        assert plan.earned_micros == plan.draft_earned_micros == 58 * DOLLAR
+
+
+class Life:
+    """Two months of some people: they use, buy, cancel and are suspended; they are granted something, and something is
+    taken back; some of what they use is told late, and some of it is reserved first."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, dice: random.Random) -> None:
+        self.ledger, self.clock, self.dice = ledger, clock, dice
+        self.kept: list[str] = []
+        self.reserved: list[str] = []
+        self.refused = 0
+
+    async def goes_on(self, user: str) -> None:
+        dice, clock, submit = self.dice, self.clock, self.ledger.submit_one
+        clock.advance(minutes=dice.choice([1, 200, 900, 1500]))
+        match dice.randint(0, 19):
+            case 0 | 1:
+                until = dice.choice([None, clock.now + 3 * DAY])
+                place = "messages", "billing_period", dice.randint(1, 6)
+                await submit(GrantAllowance(a_subject(user), OLIVIA, *place, "kind", expires_at=until))
+            case 2 if self.kept:
+                await take_back(self.ledger, self.kept.pop(dice.randrange(len(self.kept))))
+            case 3:
+                await submit(a_status(dice.choice(["suspend", "activate", "activate"]), user))
+            case 4:
+                await submit(a_status("suspend", user))
+                clock.advance(minutes=1)
+                await submit(a_record(user, quantity=2, enforce=False))
+                clock.advance(minutes=1)
+                await submit(a_status("activate", user))
+            case 5:
+                fields: dict[str, Any] = {"actor": user, "digest": clock.now.to_bytes(8)}
+                await buy(self.ledger, dice.choice(PLANS), user, **fields)
+            case 6:
+                await manage(self.ledger, dice.choice(["cancel", "resume"]), user, actor=user)
+            case 7 | 8:
+                held = await submit(a_reserve(user, quantity=dice.randint(1, 4)))
+                if decision_of(held).allowed:
+                    clock.advance(minutes=1)
+                    self.keep(await submit(a_settle(held, dice.randint(1, decision_of(held).quantity))))
+            case 9 | 10:
+                at = max(clock.now - dice.choice([HOUR, 2 * DAY, 9 * DAY]), NOVEMBER.start)
+                self.keep(await submit(a_record(user, quantity=dice.randint(1, 4), occurred_at=at)))
+            case _:
+                self.keep(await submit(a_record(user, quantity=dice.randint(1, 4))))
+
+    def keep(self, outcome: Outcome) -> None:
+        decision = decision_of(outcome)
+        self.refused += not decision.allowed
+        self.kept += [decision.event_id] if decision.event_id else []
+
+
+def earned_by_time(lines: Iterable[InvoiceLine], period: Period) -> Fraction:
+    """What invoices charge for a period: of each line its share."""
+    assert period.end is not None
+    sum_micros = Fraction(0)
+    for line in lines:
+        if line.kind in ("base", "seats", "proration"):
+            within = min(line.end, period.end) - max(line.start, period.start)
+            sum_micros += line.micros * Fraction(max(within, 0), line.end - line.start)
+    return sum_micros
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_the_very_catalog_refuses_and_earns_what_the_ledger_did(tmp_path: Path, seed: int) -> None:
+    dice, clock = random.Random(seed), Clock("2026-11-01T00:00:00Z")
+    catalog, end = a_catalog_that_sells_more(), parse_instant("2027-01-01T00:00:00Z")
+    async with a_ledger(tmp_path, catalog=catalog, clock=clock) as ledger:
+        life = Life(ledger, clock, dice)
+        for user in ("ann", "bob"):
+            clock.advance(minutes=1)
+            await buy(ledger, dice.choice(PLANS), user, actor=user)
+        await ledger.submit_one(Arrive(a_subject("cat", tier="advanced")))
+        while clock.now < end - 2 * DAY:
+            await life.goes_on(dice.choice(["ann", "bob", "cat"]))
+        clock.now = end
+        assert life.refused
+        for start in (NOVEMBER.start, NOVEMBER.end):
+            tried = await try_on(ledger, catalog, Period(start, end))
+            assert tried.events and not tried.accounts and not tried.misfits
+            for one in tried.plans:
+                assert one.earned_micros == one.draft_earned_micros
+                assert one.earned_overage_micros == one.draft_overage_micros
+                assert one.by_issuer_micros == one.draft_by_issuer_micros
+        whole = Period(NOVEMBER.start, end)
+        tried = await try_on(ledger, catalog, whole)
+        lines: list[InvoiceLine] = []
+        for user in ("ann", "bob", "cat"):  # long after: then all that was used by the end has been charged
+            asked = StatementOf(AccountKey("acme", "personal", user), end + 70 * DAY)
+            statement, _ = await ledger.query(asked)
+            lines += [line for invoice in statement.invoices for line in invoice.lines]
+        charged = sum(line.micros for line in lines if line.kind == "overage")
+        assert sum(one.earned_overage_micros for one in tried.plans) == charged
+        # Each line of an invoice is rounded to a cent, and each plan here.
+        difference = sum(one.earned_micros for one in tried.plans) - earned_by_time(lines, whole)
+        assert abs(difference) <= 5_000 * (len(lines) + len(tried.plans))

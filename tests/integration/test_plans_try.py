@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.harness import TODAY, Place
 
-from subscription_mcp.catalogs import shipped_text
+from subscription_mcp.catalogs import load_catalog, shipped_text
+from subscription_mcp.cli.plans_try import text_of
+from subscription_mcp.domain.instants import DAY
+from subscription_mcp.domain.windows import Period
+from subscription_mcp.ledger.what_if import PlanTried, Tried
 
 OK, CONFIGURATION, CANNOT_REACH = 0, 2, 5
 ACME = ("--tenant", "acme")
@@ -58,29 +63,37 @@ def test_a_table_and_sentences_say_who_would_have_been_refused(place: Place) -> 
     assert done.returncode == OK and done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0].endswith("2026-11-20 14:03 UTC: 119 events of 14 accounts.")
-    assert [line.split() for line in lines[2:5]] == [
-        *(
-            [
-                "plan",
-                "draft",
-                "plan",
-                "accounts",
-                "events",
-                "refused",
-                "of",
-                "accounts",
-                "earned",
-                "would",
-                "earn",
-            ],
-        ),
-        ["basic", "basic", "13", "104", "10", "4", "0.00", "USD", "0.00", "USD"],
-        ["premium", "premium", "1", "15", "0", "0", "0.00", "USD", "0.00", "USD"],
+    assert [re.split(" {2,}", line) for line in lines[2:5]] == [
+        [
+            "plan",
+            "in the draft",
+            "accounts",
+            "events",
+            "events refused",
+            "accounts refused",
+            "earned",
+            "draft earns",
+        ],
+        ["basic", "basic", "13", "104", "10", "4", "0.00 USD", "0.00 USD"],
+        ["premium", "premium", "1", "15", "0", "0", "0.00 USD", "0.00 USD"],
     ]
-    assert "10 events (8.4 %) of 4 accounts would have been refused" in done.stdout
+    assert "The draft would have refused 10 events (8.4 %) of 4 accounts, the first on" in done.stdout
     assert "  messages on basic, at most 10 messages a day: 10 events of 4 accounts" in lines
     assert "user-13 (basic): 4 of 14 events refused, first on 2026-11-20 14:03 UTC" in done.stdout
-    assert "It would have earned 0.00 USD where the present plans earned 0.00 USD: as much." in lines
+    assert "The draft would have earned 0.00 USD, the plans of then earned 0.00 USD: the same." in lines
+    assert "whoever issues the token" not in done.stdout
+
+
+def test_what_is_beyond_limits_and_what_others_charge_is_told_apart() -> None:
+    plan = PlanTried("pro", "pro", 2, 7)
+    plan.currency = plan.draft_currency = "USD"
+    plan.earned_micros, plan.draft_earned_micros = 29_000_000, 25_000_000
+    plan.earned_overage_micros, plan.draft_overage_micros = 500_000, 3_000_000
+    plan.by_issuer_micros, plan.draft_by_issuer_micros = 58_000_000, 50_000_000
+    said = text_of(Tried(Period(0, DAY), 2, [plan], [], {}, {}), [], load_catalog("bedrock-chat"), "acme")
+    assert "The draft would have earned 28.00 USD, the plans of then earned 29.50 USD: 1.50 USD less." in said
+    assert "Of that for usage beyond limits: 3.00 USD in the draft, 0.50 USD then." in said
+    assert "whoever issues the token charges for them: 50.00 USD in the draft, 58.00 USD then" in said
 
 
 def test_json_has_all_of_it_and_as_many_accounts_as_are_asked_for(place: Place) -> None:
@@ -100,7 +113,7 @@ def test_json_has_all_of_it_and_as_many_accounts_as_are_asked_for(place: Place) 
 def test_the_catalog_that_counted_refuses_nobody(place: Place) -> None:
     found = tried(place, "bedrock-chat")
     assert (found["events"], found["refused_events"], found["account_count"]) == (119, 0, 14)
-    assert "Nobody would have been refused." in place.run("plans", "try", "bedrock-chat", *ACME).stdout
+    assert "The draft would have refused nobody." in place.run("plans", "try", "bedrock-chat", *ACME).stdout
 
 
 def test_a_period_with_nothing_in_it_says_so(place: Place) -> None:

@@ -1,5 +1,7 @@
 """`plans try`: what a draft of the catalog would have meant for a past period of the ledger."""
 
+from collections import defaultdict
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -29,12 +31,18 @@ from subscription_mcp.ledger.writer import Ledger
 
 DAYS = 30
 ACCOUNTS_SHOWN = 10
-COLUMNS = ("plan", "draft plan", "accounts", "events", "refused", "of accounts", "earned", "would earn")
-NOT_IN_IT = (
-    "Not in it: what was refused then, which is not in the ledger; sessions, trials and grants; and that people would act "
-    "otherwise. Limits set by hand are taken as they are now. Amounts are by time, at the prices of the plans, whoever "
-    "was charged."
+COLUMNS = (
+    *("plan", "in the draft", "accounts", "events", "events refused", "accounts refused"),
+    *("earned", "draft earns"),
 )
+TO_KNOW = """\
+To know:
+- People are taken to do what they did. What was refused then is not in the ledger, so a higher limit shows no more usage.
+- Grants count as they were made, limits set by hand as they are now. Sessions and seats are not tried.
+- Usage that was counted whatever the limit, or settled late or for more than was reserved, is tried like any other: the
+  plans of then may refuse some of it, too.
+- Amounts are the plans' prices, spread over the time they were held, and what was used beyond limits: before taxes, and
+  without trials."""
 
 
 def _renaming(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -147,7 +155,7 @@ def text_of(tried: Tried, shown: list[AccountTried], draft: Catalog, tenant: str
         f"  {_limit_words(limit)}: {counted(events, 'event')} of {counted(of, 'account')}"
         for limit, (events, of) in tried.limits.items()
     ]
-    lines += ["", *map(_account_words, shown)] if shown else []
+    lines += ["", "By account, the most refused first:", *map(_account_words, shown)] if shown else []
     if len(shown) < len(tried.accounts):
         lines.append(f"  … and {len(tried.accounts) - len(shown):,} more; --all shows everybody.")
     lines += ["", *_earnings(tried)]
@@ -155,7 +163,7 @@ def text_of(tried: Tried, shown: list[AccountTried], draft: Catalog, tenant: str
         f"{counted(count, 'event')} '{event}' could not be tried: {reason}"
         for (event, reason), count in tried.misfits.items()
     ]
-    return "\n".join([*lines, NOT_IN_IT])
+    return "\n".join([*lines, "", TO_KNOW])
 
 
 def _cells(plan: PlanTried) -> tuple[str, ...]:
@@ -186,12 +194,12 @@ def _verdict(tried: Tried) -> str:
     if not tried.events:
         return "Nothing was used in that time."
     if not tried.refused_events:
-        return "Nobody would have been refused."
+        return "The draft would have refused nobody."
     permille = tried.refused_events * 1000 // tried.events
     first = min(tried.accounts, key=lambda one: one.first_refused_at)
     return (
-        f"{counted(tried.refused_events, 'event')} ({permille / 10} %) of {counted(tried.refused_accounts, 'account')} "
-        f"would have been refused, the first on {clock_time(first.first_refused_at, 'UTC')}:"
+        f"The draft would have refused {counted(tried.refused_events, 'event')} ({permille / 10} %) of "
+        f"{counted(tried.refused_accounts, 'account')}, the first on {clock_time(first.first_refused_at, 'UTC')}. By limit:"
     )
 
 
@@ -203,30 +211,64 @@ def _limit_words(limit: RefusingLimit) -> str:
 
 
 def _account_words(one: AccountTried) -> str:
+    group = "group " if one.account.account_kind == "group" else ""
     return (
-        f"  {one.account.account} ({one.plan or 'no plan'}): {one.refused_events:,} of {counted(one.events, 'event')} "
+        f"  {group}{one.account.account} ({one.plan or 'no plan'}): {one.refused_events:,} of {counted(one.events, 'event')} "
         f"refused, first on {clock_time(one.first_refused_at, 'UTC')} by {_limit_words(one.first_limit)}"
     )
 
 
 def _earnings(tried: Tried) -> list[str]:
-    """What it would have earned beside what was, by currency."""
-    earned: dict[str, int] = {}
-    would: dict[str, int] = {}
+    """What the draft would have earned beside what was, by currency."""
+    earned: dict[str, _Sums] = defaultdict(_Sums)
     for plan in tried.plans:
-        earned[plan.currency] = earned.get(plan.currency, 0) + plan.earned_micros + plan.earned_overage_micros
-        own = plan.draft_currency
-        would[own] = would.get(own, 0) + plan.draft_earned_micros + plan.draft_overage_micros
-    lines = []
-    for currency in dict.fromkeys([*earned, *would]):
-        before, after = earned.get(currency, 0), would.get(currency, 0)
-        change = _money(abs(after - before), currency)
-        than = "as much" if after == before else f"{change} {'more' if after > before else 'less'}"
-        lines.append(
-            f"It would have earned {_money(after, currency)} where the present plans earned "
-            f"{_money(before, currency)}: {than}."
+        earned[plan.currency].then(plan.earned_micros, plan.earned_overage_micros, plan.by_issuer_micros)
+        earned[plan.draft_currency].in_draft(
+            plan.draft_earned_micros, plan.draft_overage_micros, plan.draft_by_issuer_micros
         )
-    return lines
+    return [line for currency, sums in earned.items() for line in sums.lines(currency)]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What was earned in one currency, and what the draft would have, in micro-units."""
+
+    all_then: int = 0
+    all_draft: int = 0
+    beyond_then: int = 0
+    beyond_draft: int = 0
+    by_issuer_then: int = 0
+    by_issuer_draft: int = 0
+
+    def then(self, base: int, beyond: int, by_issuer: int) -> None:
+        self.all_then += base + beyond
+        self.beyond_then += beyond
+        self.by_issuer_then += by_issuer
+
+    def in_draft(self, base: int, beyond: int, by_issuer: int) -> None:
+        self.all_draft += base + beyond
+        self.beyond_draft += beyond
+        self.by_issuer_draft += by_issuer
+
+    def lines(self, currency: str) -> list[str]:
+        change = self.all_draft - self.all_then
+        more = f"{_money(abs(change), currency)} {'more' if change > 0 else 'less'}" if change else "the same"
+        lines = [
+            f"The draft would have earned {_money(self.all_draft, currency)}, the plans of then earned "
+            f"{_money(self.all_then, currency)}: {more}."
+        ]
+        if self.beyond_then or self.beyond_draft:
+            lines.append(
+                f"  Of that for usage beyond limits: {_money(self.beyond_draft, currency)} in the draft, "
+                f"{_money(self.beyond_then, currency)} then."
+            )
+        if self.by_issuer_then or self.by_issuer_draft:
+            lines.append(
+                "  Not among it are plans that an access token names; whoever issues the token charges for them: "
+                f"{_money(self.by_issuer_draft, currency)} in the draft, {_money(self.by_issuer_then, currency)} then, "
+                "without usage beyond limits."
+            )
+        return lines
 
 
 def _money(micros: int, currency: str) -> str:
@@ -277,10 +319,12 @@ def _plan_document(plan: PlanTried) -> dict[str, Any]:
         "earned": {
             "base": amount(plan.earned_micros, plan.currency),
             "overage": amount(plan.earned_overage_micros, plan.currency),
+            "by_issuer": amount(plan.by_issuer_micros, plan.currency),
         },
         "would_earn": {
             "base": amount(plan.draft_earned_micros, plan.draft_currency),
             "overage": amount(plan.draft_overage_micros, plan.draft_currency),
+            "by_issuer": amount(plan.draft_by_issuer_micros, plan.draft_currency),
         },
     }
 

@@ -268,6 +268,14 @@ class OverridesOf:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantsOf:
+    """The grants a user of an account ever had, or with '' the account as a whole, as `Grant`s."""
+
+    account: AccountKey
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
 class AccountsToBill:
     """Accounts with an invoice to be closed or paid now, at most `size`, those that wait longest first."""
 
@@ -330,6 +338,7 @@ Query = (
     | StatementOf
     | AccountsToBill
     | OverridesOf
+    | GrantsOf
     | AlertPage
     | DeliveriesDue
     | DeliveryPage

@@ -58,6 +58,10 @@ def read_grants_of_old(tables: Tables, key: HolderKey) -> list[Grant]:
     return _grants(tables, key, picked)
 
 
+def read_all_grants(tables: Tables, key: HolderKey) -> list[Grant]:
+    return _grants(tables, key, "SELECT * FROM allowance_grant WHERE tenant = :tenant AND holder = :holder")
+
+
 def _grants(tables: Tables, key: HolderKey, picked: str, **values: str) -> list[Grant]:
     holder, tenant = tables.holder(key), tables.word(key[0].tenant)
     if holder is None:

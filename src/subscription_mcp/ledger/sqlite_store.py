@@ -20,6 +20,7 @@ from subscription_mcp.ledger.queries import (
     Denials,
     EventPage,
     FullestHolders,
+    GrantsOf,
     MemberPage,
     NewestEvent,
     OpenSessions,
@@ -70,6 +71,7 @@ from subscription_mcp.ledger.sqlite_billing import (
 from subscription_mcp.ledger.sqlite_counters import Counters, save_counters
 from subscription_mcp.ledger.sqlite_events import event_page, newest_event, read_event, save_events
 from subscription_mcp.ledger.sqlite_limits import (
+    read_all_grants,
     read_grants,
     read_grants_of_old,
     read_overrides,
@@ -323,6 +325,8 @@ class Store:
                 return statement_for(tables, question)
             case OverridesOf():
                 return read_overrides(tables, (question.account, question.user))
+            case GrantsOf():
+                return read_all_grants(tables, (question.account, question.user))
             case AccountsToBill():
                 return accounts_to_bill(tables, question)
             case AlertPage():

@@ -6,56 +6,28 @@ What lies before the period fills the windows that reach into it, and is counted
 """
 
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import pairwise
+from typing import Any
 
-from subscription_mcp.domain.catalog import (
-    OVERAGE_CHARGE,
-    Catalog,
-    Limit,
-    Plan,
-    places_counted,
-    places_of,
-)
+from subscription_mcp.domain.catalog import Catalog, Limit, Plan
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import DAY, EARLIEST, Instant
 from subscription_mcp.domain.invoices import HistoryRow
-from subscription_mcp.domain.money import prorate, round_to_minor
-from subscription_mcp.domain.pricing import PriceBook, UnitPrice, unit_price_of
-from subscription_mcp.domain.subscriptions import (
-    AccountKey,
-    Membership,
-    Subscription,
-    currency_of,
-    periods_in,
-    price_of,
-)
-from subscription_mcp.domain.usage import Bounds
-from subscription_mcp.domain.windows import Lifetime, Period, Rolling, rolling_length
-from subscription_mcp.ledger import machine
-from subscription_mcp.ledger.commands import Decided, RecordUsage, Subject, UsageEvent
-from subscription_mcp.ledger.machine.facts import (
-    KEY_RETENTION,
-    NO_ANCHOR,
-    Changes,
-    CountedPlace,
-    Counter,
-    Facts,
-    GroupSize,
-    HolderKey,
-    TenantSize,
-    Turn,
-)
+from subscription_mcp.domain.money import round_to_minor
+from subscription_mcp.domain.subscriptions import AccountKey, Subscription, currency_of
+from subscription_mcp.domain.windows import Lifetime, Period, Rolling
+from subscription_mcp.ledger.commands import Decided, UsageEvent
+from subscription_mcp.ledger.machine.facts import NO_ANCHOR
 from subscription_mcp.ledger.port import Ask
-from subscription_mcp.ledger.queries import AccountPage, BillingOf, EventPage, OverridesOf, Whose
-from subscription_mcp.ledger.recount import latest_end
+from subscription_mcp.ledger.queries import AccountPage, BillingOf, EventPage, Whose
+from subscription_mcp.ledger.what_if_earnings import costs_of, paid_stretches, rounded
+from subscription_mcp.ledger.what_if_memory import Memory, Stood, overage_charge
 
 PAGE = 500
 LONGEST_BILLING_PERIOD = 366 * DAY
-EVENTS_BETWEEN_SWEEPS = 20_000
-BOUNDLESS = Bounds(users=2**53, dimensions=2**53, open=2**53)
 
 
 class UnknownPlan(Exception):
@@ -83,6 +55,20 @@ class WhatIf:
             raise UnknownPlan(plan)
         return found
 
+    def as_drafted(self, held: Subscription) -> Subscription:
+        """A subscription of the ledger with the draft's plans in place of its own; one that the draft lacks stays, and
+        sells nothing there."""
+        due = held.scheduled
+        if due is not None and due.plan is not None:
+            plan, version = self._drafted(due.plan, due.version or 0)
+            due = replace(due, plan=plan, version=version)
+        plan, version = self._drafted(held.plan, held.version)
+        return replace(held, plan=plan, version=version, scheduled=due)
+
+    def _drafted(self, plan: str, version: int) -> tuple[str, int]:
+        found = self.draft.plans.get(self.renamed.get(plan, plan))
+        return (plan, version) if found is None else (found.key, found.version)
+
 
 @dataclass(frozen=True, slots=True)
 class RefusingLimit:
@@ -96,7 +82,7 @@ class RefusingLimit:
 @dataclass(slots=True)
 class PlanTried:
     """What became of one plan of the ledger under the draft. What was earned is by time, before taxes; amounts are
-    rounded to the smallest coin of their currency."""
+    rounded to the smallest coin of their currency. What an access token named is sold by its issuer, and apart."""
 
     plan: str
     draft_plan: str
@@ -108,9 +94,11 @@ class PlanTried:
     currency: str = ""
     earned_micros: int = 0
     earned_overage_micros: int = 0
+    by_issuer_micros: int = 0
     draft_currency: str = ""
     draft_earned_micros: int = 0
     draft_overage_micros: int = 0
+    draft_by_issuer_micros: int = 0
 
 
 @dataclass(slots=True)
@@ -167,8 +155,10 @@ class _Trying:
         self._ask = ask
         self._asked = asked
         self._now = now
-        self._memory = Memory(ask, asked.draft)
+        self._since = _counts_from(asked.draft, asked.period.start)
+        self._memory = Memory(ask, asked.draft, self._since)
         self._histories: dict[AccountKey, Sequence[HistoryRow]] = {}
+        self._drafted: dict[AccountKey, list[HistoryRow]] = {}
         self._plans: dict[tuple[str, int], Plan] = {}
         self._by_plan: dict[str, PlanTried] = {}
         self._of_plan: dict[str, set[AccountKey]] = {}
@@ -201,31 +191,47 @@ class _Trying:
     def _tell_events(self) -> None:
         start, end = self._asked.period
         assert end is not None
-        question = EventPage(
-            Whose(self._asked.tenant), _counts_from(self._asked.draft, start), end, PAGE, oldest_first=True
-        )
-        for event in _events(self._ask, question):
-            if event.corrects is None and event.corrected_by is None:  # what was taken back did not happen
-                self._tell(event, tried=event.occurred_at >= start)
+        question = EventPage(Whose(self._asked.tenant), self._since, end, PAGE, oldest_first=True)
+        for event in _pages(self._ask, question):
+            self._tell(event, tried=event.occurred_at >= start)
 
     def _tell(self, event: UsageEvent, *, tried: bool) -> None:
-        account = AccountKey(event.tenant, event.account_kind, event.account)
-        plan = self._asked.plan_for(event.plan)
-        held = _as_of(self._history(account), event.recorded_at)
-        outcome, overage_micros = self._memory.tell(event, plan, held, enforce=tried)
+        stood = self._stood(event)
+        if event.corrects is not None:
+            overage_micros = self._memory.take_back(event, stood)
+            if tried:
+                of_plan = self._plan_tried(event.plan)
+                of_plan.earned_overage_micros += overage_charge(event.gains)
+                of_plan.draft_overage_micros += overage_micros
+            return
+        # What was recorded while the subscription stood still was counted though it was refused, and is again.
+        stood_still = stood.held is not None and stood.held.standstill_at(event.recorded_at) is not None
+        outcome, overage_micros = self._memory.tell(event, stood, enforce=tried and not stood_still)
         if not tried:
             return
-        of_plan = self._plan_tried(event.plan, plan)
+        of_plan = self._plan_tried(event.plan)
+        of_plan.earned_overage_micros += overage_charge(event.gains)
+        of_plan.draft_overage_micros += overage_micros
+        if event.corrected_by is not None:  # it fills windows until it is taken back, and is nobody's use
+            return
+        account = AccountKey(event.tenant, event.account_kind, event.account)
         if isinstance(outcome, Refusal):
             self._misfits[(event.event, outcome.message)] += 1
             return
         of_plan.events += 1
-        of_plan.draft_overage_micros += overage_micros
-        of_plan.earned_overage_micros += _overage_charge(event.gains)
         self._of_plan[event.plan].add(account)
         self._events[(account, event.plan)] += 1
-        if not outcome.decision.allowed:
-            self._note_refusal(account, event, plan, outcome, of_plan)
+        if not outcome.decision.allowed and not stood_still:
+            self._note_refusal(account, event, stood.plan, outcome, of_plan)
+
+    def _stood(self, event: UsageEvent) -> Stood:
+        account = AccountKey(event.tenant, event.account_kind, event.account)
+        rows = self._rows_drafted(account)
+        held = _as_of(self._history(account), event.recorded_at)
+        # What was told late, settled or taken back may stand under the plan of then; the one of that moment decides.
+        came_late = held is not None and event.occurred_at < event.recorded_at
+        plan = self._asked.plan_for(held.plan if held is not None and came_late else event.plan)
+        return Stood(plan, _as_of(rows, event.recorded_at), rows)
 
     def _note_refusal(
         self, account: AccountKey, event: UsageEvent, plan: Plan, outcome: Decided, of_plan: PlanTried
@@ -250,9 +256,10 @@ class _Trying:
         assert isinstance(known.limits, Tally)
         known.limits.update(refusing)
 
-    def _plan_tried(self, key: str, plan: Plan) -> PlanTried:
+    def _plan_tried(self, key: str) -> PlanTried:
         found = self._by_plan.get(key)
         if found is None:
+            plan = self._asked.plan_for(key)
             found = self._by_plan[key] = PlanTried(key, plan.key, draft_currency=currency_of(plan))
             self._of_plan[key] = set()
         return found
@@ -265,140 +272,35 @@ class _Trying:
             found = self._histories[account] = billing.rows
         return found
 
+    def _rows_drafted(self, account: AccountKey) -> list[HistoryRow]:
+        found = self._drafted.get(account)
+        if found is None:
+            as_drafted = self._asked.as_drafted
+            found = self._drafted[account] = [
+                replace(row, subscription=as_drafted(row.subscription)) for row in self._history(account)
+            ]
+        return found
+
     def _add_what_was_earned(self) -> None:
         """What the plans that were held cost by the time they were, and what the draft's would have."""
-        earned: dict[str, Fraction] = {}
-        would: dict[str, Fraction] = {}
-        for account in _accounts(self._ask, self._asked.tenant, self._now):
-            for held, stretch in _stretches(self._history(account), self._asked.period, self._now):
+        sums: dict[tuple[str, bool, bool], Fraction] = defaultdict(Fraction)
+        # By plan, whether it was sold here, and whether it is the draft's.
+        for account in _pages(self._ask, AccountPage(self._asked.tenant, self._now, PAGE)):
+            for held, stretch in paid_stretches(self._history(account), self._asked.period, self._now):
                 plan, draft = self._plans[(held.plan, held.version)], self._asked.plan_for(held.plan)
-                tried = self._plan_tried(held.plan, draft)
-                tried.currency = currency_of(plan)
+                self._plan_tried(held.plan).currency = currency_of(plan)
                 self._of_plan[held.plan].add(account)
-                earned[held.plan] = earned.get(held.plan, Fraction(0)) + _cost(plan, held, stretch)
-                would[held.plan] = would.get(held.plan, Fraction(0)) + _cost(draft, held, stretch)
+                for is_draft, cost in enumerate(costs_of(plan, draft, held, stretch)):
+                    sums[(held.plan, held.is_sold_here, bool(is_draft))] += cost
         for key, tried in self._by_plan.items():
             tried.currency = tried.currency or tried.draft_currency
-            tried.earned_micros = _rounded(earned.get(key, Fraction(0)), tried.currency)
-            tried.draft_earned_micros = _rounded(would.get(key, Fraction(0)), tried.draft_currency)
-            tried.earned_overage_micros = round_to_minor(tried.earned_overage_micros, tried.currency)
-            tried.draft_overage_micros = round_to_minor(tried.draft_overage_micros, tried.draft_currency)
-
-
-class Memory:
-    """The facts of a ledger that begins with nothing used, and the machine on them."""
-
-    def __init__(self, ask: Ask, draft: Catalog) -> None:
-        self._ask = ask
-        plans = list(draft.plans.values())
-        since: dict[CountedPlace, Instant] = {
-            (meter, window.key, scope): 0
-            for plan in plans
-            for limit in plan.limits
-            for meter, window, scope in places_of(limit)
-        }
-        self._facts = Facts(
-            draft,
-            plans={(plan.key, plan.version): plan for plan in plans},
-            places=places_counted(draft.meters, plans),
-            counted_since=since,
-            bounds=BOUNDLESS,
-        )
-        self._book = PriceBook(draft.prices)
-        self._told = 0
-
-    def tell(
-        self, event: UsageEvent, plan: Plan, held: Subscription | None, *, enforce: bool
-    ) -> tuple[Decided | Refusal, int]:
-        """How the event is decided under a plan, and what it costs beyond the limits. With `enforce` one that is
-        refused is not counted."""
-        self._told += 1
-        if self._told % EVENTS_BETWEEN_SWEEPS == 0:
-            self._forget_what_is_over(event.recorded_at)
-        self._stand(event, plan, held)
-        facts, changes = self._facts, Changes()
-        facts.now = event.recorded_at
-        group = event.account if event.account_kind == "group" else None
-        command = RecordUsage(
-            Subject(event.tenant, event.user, group, event.account_kind),
-            event.event,
-            event.source,
-            event.quantity,
-            event.attributes,
-            occurred_at=event.occurred_at,
-            enforce=enforce,
-            price=self._price_of(event),
-        )
-        turn = Turn(facts, changes, event.recorded_at, lambda: event.id)
-        (outcome,) = machine.run(turn, [command], self._supply)
-        assert isinstance(outcome, Decided | Refusal)
-        return outcome, sum(_overage_charge(one.gains) for _, one in turn.changes.events)
-
-    def _price_of(self, event: UsageEvent) -> UnitPrice | None:
-        """What it costs by the draft's price book, else what it was counted with."""
-        provider, model = event.attributes.get("provider"), event.attributes.get("model")
-        line = self._book.find(
-            provider if isinstance(provider, str) else None, model if isinstance(model, str) else None
-        )
-        return event.price if line is None else unit_price_of(line)
-
-    def _stand(self, event: UsageEvent, plan: Plan, held: Subscription | None) -> None:
-        """Let the user be in the account, and the account hold the plan."""
-        facts = self._facts
-        account = AccountKey(event.tenant, event.account_kind, event.account)
-        anchor = held.billing_anchor if held is not None else NO_ANCHOR
-        known = facts.subscriptions.get(account)
-        if known is None or (known.plan, known.billing_anchor) != (plan.key, anchor):
-            facts.subscriptions[account] = Subscription(
-                *(plan.key, plan.version, "operator", anchor.at, anchor.at, anchor.interval, anchor.nudge)
-            )
-            facts.forget_located(event.tenant, event.account)
-        place = (event.tenant, event.user)
-        joined = facts.members.get(place)
-        group = event.account if event.account_kind == "group" else None
-        if place not in facts.members or (joined.account if joined is not None else None) != group:
-            facts.members[place] = None if group is None else Membership(group, "member", 0)
-            facts.forget_located(event.tenant, event.account, event.user)
-
-    def _supply(self, facts: Facts) -> None:
-        """What is not known begins with nothing; only what was set by hand is as it is in the ledger."""
-        missing, facts.missing = facts.missing, {}
-        for key in missing.pop("counters", ()):
-            facts.counters[key] = Counter(key, length=rolling_length(key.window_key))
-        for key in missing.pop("overrides", ()):
-            facts.overrides[key] = self._ask(OverridesOf(*_holder(key)))
-        for table, keys in missing.items():
-            nothing = _NOTHING.get(table)
-            known = getattr(facts, table)
-            for key in keys:
-                known[key] = nothing
-
-    def _forget_what_is_over(self, now: Instant) -> None:
-        """Drop counters that nothing can count in any more, late as it may come."""
-        counters = self._facts.counters
-        for key in [key for key in counters if _is_over(key.window_key, key.start, now)]:
-            del counters[key]
-        self._facts.periods.clear()
-        self._facts.dimensions.clear()
-
-
-_NOTHING: Mapping[str, object] = {
-    "groups": GroupSize(1, 0),
-    "tenants": TenantSize(),
-    "dimensions": True,
-}
-"""What is said of a fact that is not known, where that is not None."""
-
-
-def _holder(key: HolderKey) -> tuple[AccountKey, str]:
-    return key
-
-
-def _is_over(window_key: str, start: Instant, now: Instant) -> bool:
-    if rolling_length(window_key) is not None:
-        return False
-    end = latest_end(window_key, start)
-    return end is not None and end + KEY_RETENTION < now
+            currency, own = tried.currency, tried.draft_currency
+            tried.earned_micros = rounded(sums[(key, True, False)], currency)
+            tried.by_issuer_micros = rounded(sums[(key, False, False)], currency)
+            tried.earned_overage_micros = round_to_minor(tried.earned_overage_micros, currency)
+            tried.draft_earned_micros = rounded(sums[(key, True, True)], own)
+            tried.draft_by_issuer_micros = rounded(sums[(key, False, True)], own)
+            tried.draft_overage_micros = round_to_minor(tried.draft_overage_micros, own)
 
 
 def _counts_from(draft: Catalog, start: Instant) -> Instant:
@@ -419,67 +321,17 @@ def _began(limit: Limit, at: Instant) -> Instant:
     return window.period_at(at, NO_ANCHOR).start
 
 
-def _events(ask: Ask, question: EventPage) -> Iterator[UsageEvent]:
-    after, more = None, True
-    while more:
-        page, more = ask(_after(question, after))
-        if page:
-            after = page[-1][0]
-        yield from (event for _, event in page)
-
-
-def _after(question: EventPage, after: int | None) -> EventPage:
-    return replace(question, after=after)
-
-
-def _accounts(ask: Ask, tenant: str, now: Instant) -> Iterator[AccountKey]:
-    after, more = None, True
-    while more:
-        page, more = ask(AccountPage(tenant, now, PAGE, after))
-        if page:
-            after = page[-1][0]
-        yield from (account for _, account in page)
+def _pages(ask: Ask, question: EventPage | AccountPage) -> Iterator[Any]:
+    """What is on all pages of a question."""
+    page, more = ask(question)
+    while page:
+        yield from (one for _, one in page)
+        if not more:
+            break
+        page, more = ask(replace(question, after=page[-1][0]))
 
 
 def _as_of(rows: Sequence[HistoryRow], at: Instant) -> Subscription | None:
     """The subscription as it was at an instant."""
     held = next((row.subscription for row in reversed(rows) if row.at <= at), None)
     return None if held is None else held.at(at)
-
-
-def _stretches(
-    rows: Sequence[HistoryRow], period: Period, now: Instant
-) -> Iterator[tuple[Subscription, Period]]:
-    """What was held from when to when in a period, as long as it was neither a trial nor over nor stood still."""
-    assert period.end is not None
-    end = min(period.end, now)
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        until = end if following is None else min(following.at, end)
-        due = row.subscription.scheduled
-        cuts = [row.at, *([due.at] if due is not None and row.at < due.at < until else []), until]
-        for since, to in pairwise(cuts):
-            stretch = Period(max(since, period.start), to)
-            held = row.subscription.at(since)
-            if stretch.start < to and held.status_at(stretch.start) in ("active", "past_due"):
-                yield held, stretch
-
-
-def _cost(plan: Plan, held: Subscription, stretch: Period) -> Fraction:
-    """What a plan costs for a time, by the interval it is paid in, or the one it is sold for."""
-    assert stretch.end is not None
-    anchor = held.billing_anchor
-    interval = anchor.interval
-    price = price_of(plan, interval, held.seats)
-    if price is None:
-        interval = "monthly" if interval == "yearly" else "yearly"
-        price = price_of(plan, interval, held.seats)
-        anchor = anchor._replace(interval=interval)
-    return price.micros * periods_in(stretch.start, stretch.end, anchor) if price is not None else Fraction(0)
-
-
-def _rounded(micros: Fraction, currency: str) -> int:
-    return prorate(micros.numerator, 1, micros.denominator, currency)
-
-
-def _overage_charge(gains: Mapping[str, int]) -> int:
-    return sum(gain for meter, gain in gains.items() if meter.endswith(f":{OVERAGE_CHARGE}"))
