@@ -435,6 +435,7 @@ async def test_events_counters_and_invoices_agree_on_every_unit_and_its_price(
                     await ledger.submit_one(a_status("suspend" if step == "stand still" else "activate"))
                 case "close":
                     await close(ledger)
+                    await agrees(ledger)
             if outcome is not None and not isinstance(outcome, Exception) and decision_of(outcome).event_id:
                 kept.append(outcome)
             await _adds_up(ledger, clock)

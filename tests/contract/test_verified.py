@@ -18,11 +18,13 @@ from tests.builders import (
     a_record,
     a_subject,
     an_opening,
+    buy,
     code_of,
     decision_of,
 )
 from tests.contract.test_corrections import a_correction
 from tests.contract.test_grants import a_grant
+from tests.contract.test_invoices_kept import close
 from tests.contract.test_prices import PRO, SEARCH, a_call, priced_catalog
 
 from subscription_mcp.domain.catalog import Catalog, EventType
@@ -259,6 +261,19 @@ async def test_a_tenants_response_times_are_held_against_its_users_where_one_was
         )
 
 
+@pytest.mark.parametrize("user", ["ok", "completed", "200", "broken", "404"])
+async def test_whoever_is_called_like_a_status_is_erased_without_a_failure_more_or_less(
+    tmp_path: Path, user: str
+) -> None:
+    async with a_ledger(tmp_path, catalog=timed()) as ledger:
+        await ledger.submit(
+            [a_timed(user, status="ok"), *(a_timed("eve", status=one) for one in ("ok", user))]
+        )
+        erased = await ledger.submit_one(EraseUser("acme", user, "erased-1", OLIVIA, "asked for it"))
+        assert code_of(erased) == "ok" and erased.remaining == 0  # type: ignore[union-attr]
+        assert await differences(ledger) == ()
+
+
 async def test_response_times_that_were_let_go_are_not_missed(tmp_path: Path) -> None:
     clock = Clock()
     async with a_ledger(tmp_path, catalog=timed(), clock=clock) as ledger:
@@ -276,3 +291,100 @@ async def test_a_session_that_was_refused_is_a_refusal_like_others(tmp_path: Pat
         outcomes = await ledger.submit([an_opening(), an_opening()])
         assert [outcome.decision.code for outcome in outcomes] == ["ok", "session_limit"]
         assert await differences(ledger) == ()
+
+
+# What was used beyond limits
+
+BEYOND = ("messages:overage", "messages:overage_charge")
+
+
+def metered() -> Catalog:
+    sold = a_plan(a_limit(5, window="month", overage="0.50"), key="pro", monthly="29.00")
+    return a_catalog(a_plan(a_limit(5)), sold)
+
+
+def of_first_event(micros: int, units: int) -> tuple[str, ...]:
+    """The first event and every total that adds it up, falsified alike: from 7 units for 3.50."""
+    gains = f"""json_set(gains, '$."{BEYOND[0]}"', {units}, '$."{BEYOND[1]}"', {micros})"""
+    return (
+        f"UPDATE event SET gains = {gains} WHERE seq = 1",
+        *(
+            f"UPDATE {table} SET {column} = {column} + {more} WHERE meter = (SELECT id FROM word WHERE text = '{meter}')"
+            f" AND {column} = {held}"
+            for meter, more, held in ((BEYOND[0], units - 7, 7), (BEYOND[1], micros - 3_500_000, 3_500_000))
+            if more
+            for table, column in (("counter", "used"), ("rollup", "quantity"), ("rollup_wide", "quantity"))
+        ),
+    )
+
+
+def of_line(place: int, value: str) -> str:
+    return (
+        f"UPDATE invoice SET lines = json_set(lines, '$[1][{place}]', {value}) WHERE"
+        " json_extract(lines, '$[1][0]') = 'overage' AND json_extract(lines, '$[1][3]') = 7"
+    )
+
+
+SOLD = {
+    "a line's micros": (
+        (of_line(1, "3000000"),),
+        r"Invoice \S+ of the personal account bob of tenant acme says 32\.00 USD in 2 lines; the history says 32\.50",
+    ),
+    "a line's quantity": ((of_line(3, "6"),), r"Invoice \S+ .* 32\.50 USD in 2 lines; .* 32\.50 USD in 2\."),
+    "a line's unit price": ((of_line(4, "400000"),), r"Invoice \S+ .* 32\.50 USD in 2 lines; .* 32\.50 USD"),
+    "a line that is dropped": (
+        ("UPDATE invoice SET lines = json_remove(lines, '$[1]') WHERE json_extract(lines, '$[1][3]') = 7",),
+        r"Invoice \S+ .* says 29\.00 USD in 1 lines; the history says 32\.50 USD in 2\.",
+    ),
+    "an invoice that is gone": (
+        ("DELETE FROM invoice WHERE json_extract(lines, '$[1][3]') = 7",),
+        r"Invoice \S+ of the personal account bob of tenant acme is not there, though later ones are closed\.",
+    ),
+    "an event's charge": (
+        of_first_event(3_000_000, 7),
+        r"Event \S+ says 3,000,000 for 7 of messages beyond the limit; by its plan they cost 3,500,000\.",
+    ),
+    "an event's units and charge, with every total": (
+        of_first_event(3_000_000, 6),
+        r"Invoice \S+ .* says 32\.50 USD in 2 lines; the history says 32\.00 USD in 2\.",
+    ),
+    "a counter": (
+        ("UPDATE counter SET used = 8 WHERE used = 7",),
+        r"Of messages the personal account bob of tenant acme is counted \d+ beyond limits for \S+ in all; the events",
+    ),
+    "when it was closed": (
+        (
+            "UPDATE invoice SET closed_at = closed_at - 40 * 86400000000 WHERE json_extract(lines, '$[1][3]') = 7",
+        ),
+        r"Invoice \S+ .* says 32\.50 USD in 2 lines; the history says 29\.00 USD in 1\.",
+    ),
+    "nobody who looks": (
+        ("DELETE FROM billing_due",),
+        r"Of messages the personal account bob of tenant acme used beyond limits from \S+, 1\.00 USD is on no invoice, and",
+    ),
+    "no subscription": (
+        ("DELETE FROM subscription_history",),
+        r"What bob of tenant acme used beyond limits is on no invoice: there is no subscription\.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statements", "sentence"), SOLD.values(), ids=SOLD)
+async def test_a_falsified_charge_beyond_a_limit_is_named(
+    tmp_path: Path, statements: tuple[str, ...], sentence: str
+) -> None:
+    clock = Clock()
+    async with a_ledger(tmp_path, catalog=metered(), clock=clock) as ledger:
+        await buy(ledger, "pro")
+        clock.advance(minutes=1)
+        await ledger.submit_one(a_record(quantity=12))
+        for units in (8, 7):  # the second comes with no period's end, and is on no invoice yet
+            clock.advance(days=31)
+            await close(ledger)
+            clock.advance(minutes=1)
+            await ledger.submit_one(a_record(quantity=units))
+        assert await differences(ledger) == ()
+    falsify(tmp_path, *statements)
+    async with a_ledger(tmp_path, catalog=metered(), clock=clock) as ledger:
+        found = await differences(ledger)
+        assert is_named(sentence, found), found

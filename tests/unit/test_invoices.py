@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.builders import a_plan
+from tests.builders import a_limit, a_plan
 
 from subscription_mcp.domain.catalog import UNLIMITED, Plan
 from subscription_mcp.domain.instants import DAY, HOUR, MINUTE, Instant, format_instant, parse_instant
@@ -17,10 +17,15 @@ from subscription_mcp.domain.invoices import (
     Invoice,
     OverageCount,
     Statement,
-    charge_differs,
     settled_until,
     statement_of,
     takes_the_place_of,
+)
+from subscription_mcp.domain.invoices_proved import (
+    CountedAt,
+    CountedThen,
+    Range,
+    charge_differs,
     worked_out_again,
 )
 from subscription_mcp.domain.money import format_amount, round_to_minor
@@ -51,7 +56,8 @@ PLANS = {
     )
 }
 SMALL_2 = a_plan(key="small", monthly="39.00", yearly="390.00").with_version(2)
-VERSIONS = {(plan.key, plan.version): plan for plan in (*PLANS.values(), SMALL_2)}
+EURO = a_plan(a_limit(5, overage="0.05"), key="euro", monthly="9.00", currency="EUR").with_version(1)
+VERSIONS = {(plan.key, plan.version): plan for plan in (*PLANS.values(), SMALL_2, EURO)}
 
 
 @dataclass
@@ -82,7 +88,9 @@ class Account:
 
     def agree(self, change: Change) -> Change:
         self.told_micros += 0 if change.is_scheduled else change.price_now.micros
-        self.keep(change.after, Charge("USD", () if change.is_scheduled else change.lines))
+        self.keep(
+            change.after, Charge(change.price_now.currency, () if change.is_scheduled else change.lines)
+        )
         return change
 
     def begin(self, plan: str, origin="default") -> None:
@@ -537,6 +545,39 @@ def test_what_comes_late_or_is_taken_back_is_on_the_invoice_after_those_that_wer
     )
 
 
+def test_what_was_used_under_a_plan_of_another_currency_is_on_an_invoice_of_its_own_in_that_currency() -> (
+    None
+):
+    account = Account(now=NOVEMBER)
+    account.begin("free")
+    account.agree(
+        change_of_plan(
+            account.current, account.plan, EURO, "monthly", "purchase", account.now, follows=PLANS["free"]
+        )
+    )
+    account.until("2026-11-20T00:00:00Z")
+    account.cancel()
+    account.until("2026-12-05T00:00:00Z")
+    account.close()
+    account.buy("small")
+    account.overages = [OverageCount(NOVEMBER, "messages", 100, 5_000_000)]
+    upcoming = account.statement.upcoming
+    assert upcoming is not None
+    late = account.statement.open[0]
+    assert (late.currency, late.total_micros, late.number[-15:]) == ("EUR", 5_000_000, "20261201-U1-EUR")
+    assert shown(account.statement.open)[1:] == [("2026-12-05", "29.00", [("base", "plan", "29.00")])]
+    account.close()
+    account.overages = [
+        OverageCount(NOVEMBER, "messages", 40, 2_000_000),
+        OverageCount(account.now, "messages", 7, 700_000),
+    ]
+    account.until("2027-01-05T00:00:00Z")
+    for billing in (account.billing, account.billing_unsettled):
+        found = statement_of(billing, VERSIONS, account.now)
+        assert [(one.currency, one.total_micros) for one in found.open] == [("USD", 29_700_000), ("EUR", 0)]
+        assert found.credit_micros == {"EUR": 3_000_000}
+
+
 def test_numbers_are_of_the_account_and_the_day() -> None:
     account = an_account("small")
     account.buy("large")
@@ -653,7 +694,7 @@ def test_all_invoices_together_are_what_was_agreed_at_each_change_and_each_renew
     assert {number: invoice.lines for number, invoice in seen.items()}.items() <= {
         invoice.number: invoice.lines for invoice in statement.invoices
     }.items()
-    again = worked_out_again(account.billing, VERSIONS, account.now)
+    again = worked_out_again(account.billing, VERSIONS, account.now, {})
     assert all(again[one.number].lines == one.lines for one in account.closed)
     before: Subscription | None = None
     for row in account.rows:
@@ -668,13 +709,20 @@ def test_however_often_invoices_are_closed_what_went_beyond_limits_is_charged_on
 ) -> None:
     account = an_account("small")
     counted: dict[Instant, int] = {}
+    then: CountedAt = {}
     for days, units in counts:
         start = BillingPeriod().period_at(account.now, account.current.billing_anchor).start
         counted[start] = max(0, counted.get(start, 0) + units)
         account.overages = [OverageCount(at, "messages", n, n * 3_333) for at, n in sorted(counted.items())]
         if days % 2:
             account.close()
+            then[account.now] = {
+                (at, "messages"): CountedThen(Range(n, n), Range(n * 3_333, n * 3_333))
+                for at, n in counted.items()
+            }
         account.wait(account.now + days * DAY + MINUTE)
+    again = worked_out_again(account.billing, VERSIONS, account.now, then)
+    assert all(again[one.number].lines == one.lines for one in account.closed)
     account.wait(account.now + 62 * DAY)
     billed: dict[Instant, int] = {}
     for invoice in account.statement.invoices:

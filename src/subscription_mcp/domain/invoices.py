@@ -5,19 +5,22 @@ Nothing here is a job's doing: a renewal is an instant that has passed. What was
 what is counted or taken back afterwards is on the invoice that comes next.
 """
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Literal
 
 from subscription_mcp.domain.catalog import Plan
 from subscription_mcp.domain.instants import DAY, Instant, to_datetime
-from subscription_mcp.domain.money import prorate, round_to_minor
-from subscription_mcp.domain.subscriptions import Line, Subscription, currency_of, lines_of, periods_in
-from subscription_mcp.domain.windows import Anchor, BillingPeriod, Period
+from subscription_mcp.domain.money import round_to_minor
+from subscription_mcp.domain.subscriptions import Line, Subscription, currency_of, lines_of
+from subscription_mcp.domain.windows import BillingPeriod, Period
 
 Kind = Literal["base", "seats", "proration", "overage", "credit"]
+CountKey = tuple[Instant, str]
+"""The start of the billing period something was counted in, and the meter."""
 InvoiceStatus = Literal["open", "closed", "paid"]
 
 
@@ -50,6 +53,10 @@ class OverageCount:
     meter: str
     units: int
     micros: int
+
+    @property
+    def key(self) -> CountKey:
+        return self.start, self.meter
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,10 @@ class Invoice:
     def is_owed(self) -> bool:
         return self.status == "closed"
 
+    @property
+    def overages(self) -> list[InvoiceLine]:
+        return [line for line in self.lines if line.kind == "overage"]
+
 
 @dataclass(frozen=True, slots=True)
 class Billing:
@@ -137,7 +148,7 @@ class Statement:
 
 
 @dataclass(slots=True)
-class _Slot:
+class Slot:
     """An instant at which something may be charged: a change, or the start of a billing period. The billing periods
     counted from `ended` ended with it."""
 
@@ -171,23 +182,6 @@ def _only_schedules(row: HistoryRow) -> bool:
     return row.charge is not None and not row.charge.lines
 
 
-def statement_of(billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant) -> Statement:
-    """The invoices as they are at an instant: those that were closed as they were closed, the others as they would
-    be."""
-    closed = {invoice.number: invoice for invoice in billing.closed}
-    return _statement(billing, plans, now, closed, again=False)
-
-
-def worked_out_again(
-    billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant
-) -> Mapping[str, Invoice]:
-    """What the history says each invoice must be, by number; of one that was closed, only what was counted beyond
-    limits is taken as it was."""
-    closed = {invoice.number: invoice for invoice in billing.closed}
-    statement = _statement(billing, plans, now, closed, again=True)
-    return {invoice.number: invoice for invoice in statement.invoices}
-
-
 def looked_at_next(
     subscription: Subscription, plans: Mapping[tuple[str, int], Plan], now: Instant
 ) -> Instant | None:
@@ -200,80 +194,187 @@ def looked_at_next(
     return _next_boundary(current, now)
 
 
-def charge_differs(
-    before: Subscription | None, after: HistoryRow, plans: Mapping[tuple[str, int], Plan]
-) -> bool:
-    """Whether a line of what a change was agreed to cost is not what plan, seats and time make it."""
-    charge = after.charge
-    if charge is None:
-        return False
-    stood = before.at(after.at) if before is not None else after.subscription
-    for line in charge.lines:
-        whose = stood if line.what == "credit" else after.subscription
-        plan = plans[(whose.plan, whose.version)]
-        units = [one.unit_micros for one in lines_of(plan, whose.interval, whose.seats) or ()]
-        if line.what == "credit" and whose.paid_micros is not None:
-            units.append(whose.paid_micros)
-        # Billing periods that begin with the change began, when it was shown, a little earlier.
-        is_within = whose is stood or whose.shown_anchor == stood.shown_anchor
-        anchor = whose.shown_anchor if is_within else Anchor(line.start, whose.interval)
-        share = periods_in(line.start, line.end, anchor)
-        whole = line.quantity * line.unit_micros * (-1 if line.what == "credit" else 1)
-        amount = prorate(whole, share.numerator, share.denominator, charge.currency)
-        if line.plan != plan.key or line.unit_micros not in units or line.micros != amount:
-            return True
-    return False
+@dataclass(slots=True)
+class Charged:
+    """What was charged beyond limits so far, by what was counted."""
+
+    micros: Counter[CountKey] = field(default_factory=Counter)
+    units: Counter[CountKey] = field(default_factory=Counter)
+
+    def add(self, invoices: Iterable[Invoice]) -> None:
+        for invoice in invoices:
+            for line in invoice.overages:
+                self.micros[(line.counted_from, line.of)] += line.micros
+                self.units[(line.counted_from, line.of)] += line.quantity
+
+    def line_of(self, count: OverageCount, currency: str, end: Instant) -> InvoiceLine | None:
+        """What is not charged yet of a count, which is rounded once, however often more came to it."""
+        micros = round_to_minor(count.micros, currency) - self.micros[count.key]
+        if micros == 0:
+            return None
+        exact = count.units and count.micros % count.units == 0
+        return InvoiceLine(
+            "overage",
+            micros,
+            quantity=count.units - self.units[count.key],
+            unit_micros=count.micros // count.units if exact else None,
+            start=count.start,
+            end=end,
+            of=count.meter,
+            counted_from=count.start,
+        )
 
 
-def _statement(
-    billing: Billing,
-    plans: Mapping[tuple[str, int], Plan],
-    now: Instant,
-    closed: Mapping[str, Invoice],
-    *,
-    again: bool,
-) -> Statement:
-    slots = _slots(billing, plans, now)
-    due = _due_slots(billing.overages, slots)
-    billed: Counter[tuple[Instant, str]] = Counter()
-    billed_units: Counter[tuple[Instant, str]] = Counter()
-    credit: Counter[str] = Counter()
+class Currencies:
+    """The currency in which each count is charged: that of the first plan held from the start of its period on that
+    had a price for it. The plan of today may be sold in another one."""
+
+    def __init__(self, billing: Billing, plans: Mapping[tuple[str, int], Plan]) -> None:
+        self._until: list[Instant] = []
+        self._held: list[Plan] = []
+        for row, following in zip_longest(billing.rows, billing.rows[1:]):
+            held, until = row.subscription, None if following is None else following.at
+            scheduled = held.scheduled
+            if scheduled is not None and (until is None or scheduled.at < until):
+                self._hold(plans, held, scheduled.at)
+                held = held.at(scheduled.at)
+            self._hold(plans, held, until)
+        self._all = {currency_of(plan) for plan in self._held}
+        self._closed = {
+            (line.counted_from, line.of): invoice.currency
+            for invoice in (billing.closed if billing.settled_until is not None else ())
+            for line in invoice.overages
+        }
+
+    def _hold(self, plans: Mapping[tuple[str, int], Plan], held: Subscription, until: Instant | None) -> None:
+        self._held.append(plans[(held.plan, held.version)])
+        if until is not None:
+            self._until.append(until)
+
+    def of(self, key: CountKey) -> str:
+        known = self._closed.get(key)
+        if known is not None:
+            return known
+        if len(self._all) == 1:
+            return next(iter(self._all))
+        start, meter = key
+        since = bisect_right(self._until, start)
+        passable = (
+            plan
+            for plan in self._held[since:]
+            if any(limit.overage is not None and limit.meter == meter for limit in plan.limits)
+        )
+        return currency_of(next(passable, self._held[since]))
+
+
+class DueSlots:
+    """From which slot on what was counted may be charged: the one its billing period ended with, and not while that
+    is running."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = slots
+        self._instants = [slot.at for slot in slots]
+        self._ended: dict[Instant, int] = {}
+        for index, slot in enumerate(slots):
+            for start in slot.ended:
+                self._ended.setdefault(start, index)
+
+    def of(self, start: Instant, running: Instant | None) -> int:
+        """The index of the slot; `running` is the start of the period that is."""
+        never = len(self._slots)
+        if start == running:
+            is_next = never > 0 and self._slots[-1].is_upcoming and start in self._slots[-1].ended
+            return never - 1 if is_next else never
+        # Some are counted by an anchor that came later: late events in an earlier period.
+        found = self._ended.get(start)
+        return bisect_right(self._instants, start) if found is None else found
+
+
+def running_from(rows: Sequence[HistoryRow], at: Instant) -> Instant | None:
+    """The start of the billing period in which usage is counted at an instant, by the last of these rows."""
+    current = rows[-1].subscription.at(at) if rows else None
+    return None if current is None or current.ended_as is not None else _counted_from(current, at)
+
+
+def slot_number(number: str) -> str:
+    """The number of the slot an invoice is of: without the currency, where that is another one."""
+    return "-".join(number.split("-")[:3])
+
+
+def last_closed(slots: Sequence[Slot], closed: Iterable[Invoice]) -> int:
+    """The index of the last slot anything was closed of; -1 where nothing was."""
+    numbers = {slot_number(invoice.number) for invoice in closed}
+    return max((index for index, slot in enumerate(slots) if slot.number in numbers), default=-1)
+
+
+OverageLines = Mapping[int, Sequence[tuple[str, InvoiceLine]]]
+"""What is charged beyond limits at each slot: a currency and a line."""
+
+
+def _open_overages(
+    billing: Billing, plans: Mapping[tuple[str, int], Plan], slots: Sequence[Slot], now: Instant
+) -> dict[int, list[tuple[str, InvoiceLine]]]:
+    """What is not charged yet. What was closed has taken everything that was counted by then."""
+    found: dict[int, list[tuple[str, InvoiceLine]]] = {}
+    if not billing.overages:
+        return found
+    charged, currencies, due = Charged(), Currencies(billing, plans), DueSlots(slots)
+    charged.add(billing.closed)
+    running, first = running_from(billing.rows, now), last_closed(slots, billing.closed) + 1
+    for count in billing.overages:
+        index = max(due.of(count.start, running), first)
+        if index < len(slots):
+            currency = currencies.of(count.key)
+            line = charged.line_of(count, currency, slots[index].at)
+            if line is not None:
+                found.setdefault(index, []).append((currency, line))
+    return found
+
+
+def statement_of(billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant) -> Statement:
+    """The invoices as they are at an instant: those that were closed as they were closed, the others as they would
+    be."""
+    slots = slots_of(billing, plans, now)
     invoices: list[Invoice] = []
-    upcoming: Invoice | None = None
+    credit: Counter[str] = Counter()
     for invoice in billing.closed:
         if billing.settled_until is not None and invoice.issued_at < billing.settled_until:
             invoices.append(invoice)
             credit[invoice.currency] += _credit_of(invoice)
-            for line in invoice.lines:
-                if line.kind == "overage":
-                    billed[(line.counted_from, line.of)] += line.micros
-                    billed_units[(line.counted_from, line.of)] += line.quantity
-    open_from = max((i for i, slot in enumerate(slots) if slot.number in closed), default=-1)
-    for index, slot in enumerate(slots):
-        stored = closed.get(slot.number)
-        if stored is not None:
-            overage = [line for line in stored.lines if line.kind == "overage"]
-        elif index < open_from:
-            overage = []  # what was closed after it has taken everything that was counted by then
-        else:
-            overage = list(_overage_lines(billing.overages, due, index, slot, billed, billed_units))
-        for line in overage:
-            billed[(line.counted_from, line.of)] += line.micros
-            billed_units[(line.counted_from, line.of)] += line.quantity
-        lines = [*slot.lines, *overage]
-        lines += _credit_lines(sum(line.micros for line in lines), credit[slot.currency])
-        invoice = Invoice(slot.number, slot.at, slot.period, slot.currency, tuple(lines))
-        if stored is not None:
-            invoice = (
-                replace(invoice, closed_at=stored.closed_at, paid_at=stored.paid_at) if again else stored
-            )
-        if slot.is_upcoming:
-            upcoming = invoice if invoice.lines else None
-            continue
-        credit[invoice.currency] += _credit_of(invoice)
-        if invoice.lines:
-            invoices.append(invoice)
+    upcoming: Invoice | None = None
+    closed = {invoice.number: invoice for invoice in billing.closed}
+    for slot, made in invoices_of(slots, _open_overages(billing, plans, slots, now), closed, credit):
+        if not slot.is_upcoming:
+            invoices.append(made)
+        elif upcoming is None:
+            upcoming = made
     return Statement(invoices, upcoming, {currency: micros for currency, micros in credit.items() if micros})
+
+
+def invoices_of(
+    slots: Sequence[Slot], overages: OverageLines, closed: Mapping[str, Invoice], credit: Counter[str]
+) -> Iterator[tuple[Slot, Invoice]]:
+    """The invoices of slots: those that were `closed` as they were. `credit` is what is left, and goes with them."""
+    others: dict[str, list[Invoice]] = {}
+    for invoice in closed.values():
+        if (number := slot_number(invoice.number)) != invoice.number:
+            others.setdefault(number, []).append(invoice)
+    for index, slot in enumerate(slots):
+        lines: dict[str, list[InvoiceLine]] = {slot.currency: [*slot.lines]}
+        for currency, line in overages.get(index, ()):
+            lines.setdefault(currency, []).append(line)
+        for invoice in others.get(slot.number, ()):
+            lines.setdefault(invoice.currency, [])
+        for currency, its in sorted(lines.items(), key=lambda one: (one[0] != slot.currency, one[0])):
+            number = slot.number if currency == slot.currency else f"{slot.number}-{currency}"
+            made = closed.get(number)
+            if made is None:
+                its += _credit_lines(sum(line.micros for line in its), credit[currency])
+                made = Invoice(number, slot.at, slot.period, currency, tuple(its))
+            if not slot.is_upcoming:
+                credit[currency] += _credit_of(made)
+            if made.lines:
+                yield slot, made
 
 
 def _credit_of(invoice: Invoice) -> int:
@@ -281,10 +382,10 @@ def _credit_of(invoice: Invoice) -> int:
     return sum(line.micros for line in invoice.lines if line.kind == "credit")
 
 
-def _slots(billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant) -> list[_Slot]:
+def slots_of(billing: Billing, plans: Mapping[tuple[str, int], Plan], now: Instant) -> list[Slot]:
     """Every instant at which something may have been charged since all was settled, in order, and the next one."""
     rows, settled = billing.rows, billing.settled_until
-    slots: list[_Slot] = []
+    slots: list[Slot] = []
     before: Subscription | None = None
     anchor, period = None, Period(0, 0)
     for row, following in zip_longest(rows, rows[1:]):
@@ -336,7 +437,7 @@ def _slot_of_change(
     before: Subscription | None,
     after: Subscription,
     plans: Mapping[tuple[str, int], Plan],
-) -> _Slot | None:
+) -> Slot | None:
     """What a change charged, and which billing period it ended; None where it did neither, as most do."""
     is_charged = row.charge is not None and any(line.micros for line in row.charge.lines)
     ended = [] if before is None or before.ended_as is not None else _ended_by(before, after, row.at)
@@ -347,9 +448,9 @@ def _slot_of_change(
     if after.prepaid_until is not None:
         period = Period(row.at, after.prepaid_until)
     if row.charge is None:
-        return _Slot(row.at, period, currency_of(plan), [], ended)
+        return Slot(row.at, period, currency_of(plan), [], ended)
     lines = [_line_of_change(line, after) for line in row.charge.lines if line.micros]
-    return _Slot(row.at, period, row.charge.currency, lines, ended)
+    return Slot(row.at, period, row.charge.currency, lines, ended)
 
 
 def _ended_by(before: Subscription, after: Subscription, at: Instant) -> list[Instant]:
@@ -375,18 +476,18 @@ def _slot_of_renewal(
     before: Subscription,
     then: Subscription,
     plans: Mapping[tuple[str, int], Plan],
-) -> _Slot:
+) -> Slot:
     """The start of a billing period, or the end of everything. What a token names is charged by its issuer."""
     plan = plans[(then.plan, then.version)]
     period, currency = then.period_at(at), currency_of(plan)
     if before.ended_as is not None:
-        return _Slot(at, period, currency, [])
+        return Slot(at, period, currency, [])
     counted = _counted_from(before, at - 1)
     goes_on = then.ended_as is None and _counted_from(then, at) == counted
     ended = [] if goes_on else [counted]
     begins = period.start == at and then.ended_as is None and then.prepaid_until is None
     if not begins or then.is_trial or not then.is_sold_here or then.standstill_at(at) is not None:
-        return _Slot(at, period, currency, [], ended)
+        return Slot(at, period, currency, [], ended)
     assert period.end is not None
     lines = [
         InvoiceLine(
@@ -402,10 +503,10 @@ def _slot_of_renewal(
         for line in lines_of(plan, then.interval, then.seats) or ()
         if line.micros
     ]
-    return _Slot(at, period, currency, lines, ended)
+    return Slot(at, period, currency, lines, ended)
 
 
-def _number(slots: Sequence[_Slot], billing: Billing) -> None:
+def _number(slots: Sequence[Slot], billing: Billing) -> None:
     """Number the invoices of an account by day: of the history alone, so that no later count changes a number. One that
     can only hold what was used beyond limits has a number of its own kind."""
     prefix = billing.rows[0].id[-12:].upper() if billing.rows else ""
@@ -418,47 +519,6 @@ def _number(slots: Sequence[_Slot], billing: Billing) -> None:
         day = f"{prefix}-{to_datetime(slot.at):%Y%m%d}-{'' if slot.lines else 'U'}"
         taken[day] += 1
         slot.number = f"{day}{taken[day]}"
-
-
-def _due_slots(overages: Sequence[OverageCount], slots: Sequence[_Slot]) -> dict[Instant, int]:
-    """From which slot on what was counted from an instant may be charged: the one its billing period ended with."""
-    ended = {start: index for index, slot in enumerate(slots) for start in slot.ended}
-    due = {}
-    for start in {overage.start for overage in overages}:
-        found = ended.get(start)
-        if found is None:  # counted by an anchor that came later: a late event in an earlier period
-            found = next((index for index, slot in enumerate(slots) if slot.at > start), len(slots))
-        due[start] = found
-    return due
-
-
-def _overage_lines(
-    overages: Sequence[OverageCount],
-    due: Mapping[Instant, int],
-    index: int,
-    slot: _Slot,
-    billed: Mapping[tuple[Instant, str], int],
-    billed_units: Mapping[tuple[Instant, str], int],
-) -> Iterator[InvoiceLine]:
-    """What was used beyond limits and is not charged yet. Each count is rounded once, however often more came to it."""
-    for overage in overages:
-        if due[overage.start] > index:
-            continue
-        key = (overage.start, overage.meter)
-        micros = round_to_minor(overage.micros, slot.currency) - billed[key]
-        units = overage.units - billed_units[key]
-        if micros:
-            exact = overage.units and overage.micros % overage.units == 0
-            yield InvoiceLine(
-                "overage",
-                micros,
-                quantity=units,
-                unit_micros=overage.micros // overage.units if exact else None,
-                start=overage.start,
-                end=slot.at,
-                of=overage.meter,
-                counted_from=overage.start,
-            )
 
 
 def _credit_lines(total_micros: int, credit_micros: int) -> list[InvoiceLine]:

@@ -53,8 +53,19 @@ def unsettled_billing_of(tables: Tables, account: AccountKey) -> Billing:
     if place is None:
         return Billing([], [], [])
     closed = _invoices(tables, place)
-    since = settled_until(closed)
-    return Billing(_history(tables, place, since), _overages(tables, account), closed, since)
+    since, overages = settled_until(closed), _overages(tables, account)
+    return Billing(_history(tables, place, _needed_from(since, overages, closed)), overages, closed, since)
+
+
+def _needed_from(
+    since: Instant | None, overages: Sequence[OverageCount], closed: Sequence[Invoice]
+) -> Instant | None:
+    """From when on the history must be known: what was never charged yet says only by the plan of its time in which
+    currency it is."""
+    if since is None:
+        return None
+    charged = {(line.counted_from, line.of) for invoice in closed for line in invoice.overages}
+    return min([since, *(one.start for one in overages if one.micros and one.key not in charged)])
 
 
 def read_history(tables: Tables, account: AccountKey, now: Instant) -> list[HistoryRow]:

@@ -34,6 +34,8 @@ class Cells:
             sums[2] += z
 
     def _spill(self) -> None:
+        if not self._memory:
+            return
         self._file.execute("BEGIN")
         self._file.executemany(
             "INSERT INTO cell VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
@@ -46,6 +48,16 @@ class Cells:
     def in_order(self) -> Iterator[tuple[Key, Sums]]:
         self._spill()
         return keyed(self._file.execute("SELECT * FROM cell ORDER BY a, b, c, d, e"))
+
+    def of(self, first: int) -> list[tuple[Key, Sums]]:
+        """Those whose key begins with an integer."""
+        self._spill()
+        return list(keyed(self._file.execute("SELECT * FROM cell WHERE a = ? ORDER BY b, c, d, e", (first,))))
+
+    def firsts(self) -> Iterator[int]:
+        """The integers that keys begin with."""
+        self._spill()
+        return (first for (first,) in self._file.execute("SELECT DISTINCT a FROM cell ORDER BY a"))
 
     def close(self) -> None:
         self._file.close()

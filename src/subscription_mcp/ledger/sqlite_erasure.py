@@ -7,7 +7,7 @@ there.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from subscription_mcp.domain.catalog import DIMENSIONS
 from subscription_mcp.domain.erasure import Redaction, hashed_name
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.pricing import PRICED_BY
+from subscription_mcp.domain.usage import has_failed
 from subscription_mcp.ledger.commands import UserErased
 from subscription_mcp.ledger.sqlite_answers import hash_of_key
 from subscription_mcp.ledger.sqlite_events import EVENTS_PER_BLOCK_BITS
@@ -121,6 +122,13 @@ SPARED_IN_MESSAGES = SPARED_KEYS | {
 """Under these a message to the webhook does."""
 SPARED_ATTRIBUTES = frozenset(DIMENSIONS)
 """What all usage is told apart by."""
+
+
+def _spared_in(attributes: Mapping[str, Any]) -> frozenset[str]:
+    """What stays of the attributes of others, whoever is called like it. That something succeeded is said in our words,
+    and counted by them; whatever else a status says, it failed, also under the alias."""
+    status = attributes.get("status")
+    return SPARED_ATTRIBUTES if status is None or has_failed(status) else SPARED_ATTRIBUTES | {"status"}
 
 
 class Erasure:
@@ -370,7 +378,8 @@ class Erasure:
                 (self._tenant, self._user),
             ).fetchall()
             for id_, attributes in rows:
-                renamed = encode(self._others.document(json.loads(attributes), SPARED_ATTRIBUTES))
+                given = json.loads(attributes)
+                renamed = encode(self._others.document(given, _spared_in(given)))
                 self._db.execute(
                     f"UPDATE {table} SET attributes = ? WHERE tenant = ? AND {key} = ?",
                     (renamed, self._tenant, id_),
@@ -529,7 +538,7 @@ class Erasure:
             case "delivery", "payload":
                 return redaction.is_in(json.loads(text), SPARED_IN_MESSAGES)
             case _, "attributes":
-                return redaction.is_in(json.loads(text), SPARED_ATTRIBUTES)
+                return redaction.is_in(given := json.loads(text), _spared_in(given))
             case _, "token_id":
                 return redaction.is_part_of(text)
             case "reservation", "held":

@@ -65,6 +65,7 @@ from subscription_mcp.ledger.sqlite_transfer import row_counts
 from subscription_mcp.ledger.sqlite_verify_billing import charges
 from subscription_mcp.ledger.sqlite_verify_costs import Costs
 from subscription_mcp.ledger.sqlite_verify_grants import Grants
+from subscription_mcp.ledger.sqlite_verify_overage import BILLED, IN_GAINS, Overages
 from subscription_mcp.ledger.sqlite_verify_reports import Responses, denials
 from subscription_mcp.ledger.sqlite_wide import EVERYBODY, differences
 from subscription_mcp.ledger.transfer import encode
@@ -85,7 +86,7 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
     if loose:
         return Verification(0, 0, 0, 0, loose)
     with ExitStack() as stack:
-        cells = [stack.enter_context(closing(Cells())) for _ in range(5)]
+        cells = [stack.enter_context(closing(Cells())) for _ in range(6)]
         recount = _Recount(connection, now, levels, *cells)
         events = recount.add_events()
         found = tuple(
@@ -103,7 +104,8 @@ def verify(connection: sqlite3.Connection, now: Instant, levels: Set[str]) -> Ve
                     denials(connection, recount.names, now),
                     alerts(connection, recount.names),
                     answers(connection),
-                    charges(connection, now),
+                    charges(connection, now, recount.overages),
+                    recount.overages.of_nobody(),
                 ),
                 DIFFERENCES_MAX,
             )
@@ -161,6 +163,7 @@ class _Recount:
         rollups: Cells,
         responses: Cells,
         grant_uses: Cells,
+        overages: Cells,
     ) -> None:
         self.names = Names(connection)
         self._db = connection
@@ -197,6 +200,7 @@ class _Recount:
         self._tables = Tables(connection)
         self._costs = Costs(connection)
         self.grants = Grants(connection, now, grant_uses)
+        self.overages = Overages(connection, self.names, book.plans, overages)
         self.responses = Responses(connection, self.names, now, responses)
         self._of_events: list[str] = []
         self._anchors: dict[int, AnchorHistory] = {}
@@ -213,6 +217,7 @@ class _Recount:
         ):
             holder, event, _, attributes, text, occurred_at = row
             gains: dict[str, int] = json.loads(text)
+            told_at = recorded_at
             number = 1 if corrects is None else -1
             name = self.names.text(event)
             self._note(self._costs.differences(id_, name, quantity, attributes, gains, price, number))
@@ -231,6 +236,12 @@ class _Recount:
                     recorded_at = found.recorded_at
                     self._note(self._costs.taken_back(id_, gains, found))
             self._add(holder, event, row[2], attributes, gains, occurred_at, recorded_at, number)
+            if IN_GAINS in text:
+                starts = self._starts(BILLED, holder, row[2], occurred_at, recorded_at)
+                whole = self.names.holder(holder).whole
+                self.overages.add(holder if whole is None else whole, gains, starts, told_at)
+                if corrects is None:
+                    self._note(self.overages.differences(id_, self._plans[row[2]], gains))
             events += 1
         return events
 

@@ -140,11 +140,7 @@ def _must_fit_what_is_held(turn: Turn, command: PublishPlans, offered: Mapping[s
     everyone = [*facts.plans.values(), *offered.values()]
     _must_have_none(
         turn,
-        [
-            plan
-            for plan in everyone
-            if not plan.price.is_free and plan.definition["currency"] != catalog.currency
-        ],
+        [plan for plan in everyone if plan.may_charge and plan.definition["currency"] != catalog.currency],
         offered,
         "currency",
         lambda plan: (
