@@ -1,5 +1,6 @@
 """Events taken back: by a new entry, once, wherever they were counted."""
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.builders import (
     buy,
     code_of,
     decision_of,
+    manage,
     view_of,
 )
 from tests.contract.test_engine import SqliteStore, events_of, history, one_plan
@@ -472,3 +474,42 @@ async def _is_on_invoices(ledger: Ledger) -> None:
     invoices = (await statement(ledger)).invoices
     charged = sum(line.micros for one in invoices for line in one.lines if line.kind == "overage")
     assert charged == sum(round_to_minor(one.micros, "USD") for one in (await billing_of(ledger)).overages)
+
+
+async def test_what_was_sold_in_another_currency_is_charged_and_given_back_in_it(store: SqliteStore) -> None:
+    clock = Clock()
+    euro = [
+        a_plan(a_limit(1), currency="EUR"),
+        a_plan(a_limit(10, window="month", overage="0.50"), key="pro", monthly="9.00", currency="EUR"),
+    ]
+    async with store.open(catalog=replace(a_catalog(*euro), currency="EUR"), clock=clock) as ledger:
+        await buy(ledger, "pro")
+        assert code_of(await manage(ledger, "cancel")) == "ok"
+        clock.advance(hours=1)
+        first = await ledger.submit_one(a_record(quantity=12))
+        clock.advance(days=31)
+        await close(ledger)
+    dollar = [a_plan(a_limit(1)), a_plan(a_month(10), key="max", monthly="29.00")]
+    async with store.open(catalog=a_catalog(*dollar), clock=clock) as ledger:
+        clock.advance(days=1)
+        await buy(ledger, "max")
+        late = await ledger.submit_one(a_record(quantity=3, occurred_at=clock.now - 31 * DAY))
+        assert (await beyond(ledger, clock)) == (5, 2_500_000)
+        clock.advance(days=31)
+        await close(ledger)
+        clock.advance(days=1)
+        for outcome in (first, late):
+            assert code_of(await ledger.submit_one(a_correction(outcome))) == "ok"
+        clock.advance(days=31)
+        await close(ledger)
+        found = await statement(ledger)
+        charged = [
+            (one.currency, line.micros)
+            for one in found.invoices
+            for line in one.lines
+            if line.kind == "overage"
+        ]
+        euros = [1_000_000, 1_500_000, -1_500_000, -1_000_000]
+        assert charged == [("EUR", micros) for micros in euros]
+        assert found.credit_micros == {"EUR": 2_500_000}
+        await agrees(ledger)

@@ -561,6 +561,22 @@ async def test_the_currency_stays_while_somebody_pays_in_it(store: SqliteStore) 
             )
 
 
+async def test_the_currency_stays_while_somebody_has_a_free_plan_that_sells_what_is_beyond_it(
+    store: SqliteStore,
+) -> None:
+    basic = a_plan(a_limit(50))
+    async with store.open(
+        catalog=a_catalog(basic, a_plan(a_limit(5, overage="0.10"), key="metered"))
+    ) as ledger:
+        await buy(ledger, "metered")
+    euro = [a_plan(a_limit(50), currency="EUR"), a_plan(a_limit(5), key="metered", currency="EUR")]
+    async with store.open(catalog=replace(a_catalog(*euro), currency="EUR"), publish=False) as ledger:
+        problem = refusal(await ledger.submit_one(a_publication(*euro)), "conflict")
+        assert problem.message.startswith(
+            "currency: is EUR now, but version 1 of plan 'metered', which 1 account holds, costs USD"
+        )
+
+
 async def test_a_default_plan_that_was_archived_or_costs_something_is_refused(store: SqliteStore) -> None:
     basic, advanced, premium = three_plans()
     free = a_plan(a_limit(1), key="free")
