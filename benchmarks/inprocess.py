@@ -24,7 +24,7 @@ from subscription_mcp.assembly import Clock, system_clock
 from subscription_mcp.cli.collector import spare_what_stays
 from subscription_mcp.domain.instants import QUARTER
 from subscription_mcp.ledger.commands import Decided, Outcome, RecordUsage, Subject
-from subscription_mcp.ledger.sqlite import SqliteEngine
+from subscription_mcp.ledger.sqlite.engine import SqliteEngine
 from subscription_mcp.ledger.writer import Ledger
 
 TENANTS, GROUPS, USERS, HOT_USERS, MODELS = 50, 1_000, 10_000, 10, 5

@@ -16,7 +16,7 @@ from subscription_mcp.domain.catalog import Catalog, Limit, Plan
 from subscription_mcp.domain.catalog_file import plan_digest
 from subscription_mcp.domain.windows import parse_window
 from subscription_mcp.ledger.commands import PublishPlans, RecordUsage, Subject
-from subscription_mcp.ledger.sqlite import SqliteEngine
+from subscription_mcp.ledger.sqlite.engine import SqliteEngine
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations.prices import Prices
 

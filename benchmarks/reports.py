@@ -25,8 +25,8 @@ from subscription_mcp.ledger.commands import UsageEvent
 from subscription_mcp.ledger.machine.facts import Changes, Holder
 from subscription_mcp.ledger.machine.usage import dimensions_of_event
 from subscription_mcp.ledger.queries import TenantSummary, UsageTotals, Whose
-from subscription_mcp.ledger.sqlite import connect_file
-from subscription_mcp.ledger.sqlite_store import Store
+from subscription_mcp.ledger.sqlite.engine import connect_file
+from subscription_mcp.ledger.sqlite.store import Store
 
 TENANT, GROUPS, USERS, TOOLS = "acme", 50, 500, ("search", "fetch", "write")
 MONTH = Period(parse_instant("2026-10-01T00:00:00Z"), parse_instant("2026-11-01T00:00:00Z"))

@@ -22,7 +22,7 @@ from benchmarks.rounds import Measures, Report, at_most, in_turns, resident_mib,
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.ledger.commands import RecordUsage
 from subscription_mcp.ledger.filelock import FileLock
-from subscription_mcp.ledger.sqlite_schema import lock_path
+from subscription_mcp.ledger.sqlite.schema import lock_path
 from subscription_mcp.ledger.writer import WAITING_COMMANDS_MAX, Ledger
 
 ROUNDS_MAX = 3

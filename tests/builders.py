@@ -56,7 +56,7 @@ from subscription_mcp.ledger.commands import (
     Subject,
 )
 from subscription_mcp.ledger.port import Engine
-from subscription_mcp.ledger.sqlite import SqliteEngine
+from subscription_mcp.ledger.sqlite.engine import SqliteEngine
 from subscription_mcp.ledger.writer import Ledger
 
 TODAY = "2026-11-20T14:03:11Z"

@@ -109,7 +109,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 
 
 def part_of(module: str) -> str | None:
-    """`ledger` of `subscription_mcp.ledger.sqlite`, "" of a public name, None of what is not ours."""
+    """`ledger` of `subscription_mcp.ledger.sqlite.engine`, "" of a public name, None of what is not ours."""
     package, _, rest = module.partition(".")
     if package != PACKAGE:
         return None

@@ -23,7 +23,7 @@ from subscription_mcp.domain.usage import Bounds
 from subscription_mcp.ledger.commands import PlansPublished, PublishPlans, Revocation
 from subscription_mcp.ledger.port import LedgerUnusable
 from subscription_mcp.ledger.queries import PlanHolders, RevocationsSince
-from subscription_mcp.ledger.sqlite import SqliteEngine, revocations_of_file
+from subscription_mcp.ledger.sqlite.engine import SqliteEngine, revocations_of_file
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.operations import Operations
 from subscription_mcp.settings import Settings, SettingsError

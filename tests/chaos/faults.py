@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Literal
 
-from subscription_mcp.ledger.sqlite import SqliteEngine
+from subscription_mcp.ledger.sqlite.engine import SqliteEngine
 
 Kind = Literal["error", "stop before", "stop after", "wait"]
 

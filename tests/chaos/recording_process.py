@@ -38,8 +38,8 @@ from tests.builders import (
 )
 
 from subscription_mcp.domain.catalog import UNLIMITED, Catalog
-from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger.commands import Arrive, Command
+from subscription_mcp.ledger.sqlite import engine as sqlite_engine
 from subscription_mcp.ledger.writer import Ledger
 
 CALLS = 200

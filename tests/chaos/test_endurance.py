@@ -27,9 +27,9 @@ from tests.chaos.recount import recount
 from tests.contract.test_engine import SqliteStore, everybody_had_a_turn
 
 from subscription_mcp.domain.catalog import UNLIMITED
-from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger import writer
 from subscription_mcp.ledger.commands import Decided, Outcome, SessionDecided
+from subscription_mcp.ledger.sqlite import engine as sqlite_engine
 from subscription_mcp.ledger.writer import WAITING_COMMANDS_MAX, Ledger
 
 Effort = Callable[[int, int, int], int]

@@ -32,12 +32,12 @@ from tests.chaos.power import Disk, connecting
 from tests.chaos.recount import recount
 
 from subscription_mcp.domain.catalog import UNLIMITED
-from subscription_mcp.ledger import sqlite as sqlite_engine
-from subscription_mcp.ledger import sqlite_schema
 from subscription_mcp.ledger.commands import Outcome, PlansPublished
 from subscription_mcp.ledger.filelock import FileLock
 from subscription_mcp.ledger.port import LedgerUnusable
-from subscription_mcp.ledger.sqlite_backup import back_up, restore
+from subscription_mcp.ledger.sqlite import engine as sqlite_engine
+from subscription_mcp.ledger.sqlite import schema as sqlite_schema
+from subscription_mcp.ledger.sqlite.backup import back_up, restore
 
 CATALOG = a_catalog(a_plan(a_limit(UNLIMITED)))
 USERS = ("ann", "bob", "cleo")

@@ -17,7 +17,7 @@ from tests.builders import Clock
 from tests.chaos.steps import AROUND, BUYING, COMMANDS, DELIVERIES, SPENDING, WEIGHTS, Choices, Story
 from tests.chaos.world import DEFAULTS, ZONES, World
 
-from subscription_mcp.ledger import sqlite as sqlite_engine
+from subscription_mcp.ledger.sqlite import engine as sqlite_engine
 
 LEDGERS = 2
 STEPS = 60

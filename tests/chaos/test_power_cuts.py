@@ -22,8 +22,8 @@ from tests.chaos.power import Disk, connecting
 from tests.chaos.recount import answers_of, recount
 
 from subscription_mcp.domain.catalog import UNLIMITED
-from subscription_mcp.ledger import sqlite as sqlite_engine
-from subscription_mcp.ledger import sqlite_schema
+from subscription_mcp.ledger.sqlite import engine as sqlite_engine
+from subscription_mcp.ledger.sqlite import schema as sqlite_schema
 from subscription_mcp.ledger.writer import Ledger
 
 CALLERS = 6

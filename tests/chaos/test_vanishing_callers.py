@@ -12,9 +12,9 @@ from tests.chaos.recount import recount
 from tests.harness import TODAY, Place
 
 from subscription_mcp.domain.catalog import UNLIMITED
-from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger.commands import Outcome
 from subscription_mcp.ledger.queries import EventPage, Whose
+from subscription_mcp.ledger.sqlite import engine as sqlite_engine
 from subscription_mcp.ledger.writer import Ledger
 
 CATALOG = a_catalog(a_plan(a_limit(UNLIMITED)))

@@ -31,7 +31,7 @@ from tests.chaos.telling import facts_of
 from subscription_mcp.domain.catalog import UNLIMITED, Limit, Plan
 from subscription_mcp.ledger.commands import Arrive, CheckUsage, Command, PublishPlans, Subject
 from subscription_mcp.ledger.queries import EventPage, UsageTotals, Whose
-from subscription_mcp.ledger.sqlite import SqliteEngine
+from subscription_mcp.ledger.sqlite.engine import SqliteEngine
 from subscription_mcp.ledger.writer import Ledger
 
 USERS = ("ann", "bob", "cleo")

@@ -62,8 +62,8 @@ from subscription_mcp.ledger.queries import (
     UsageTotals,
     Whose,
 )
-from subscription_mcp.ledger.sqlite_schema import PRAGMAS, migrate
-from subscription_mcp.ledger.sqlite_store import Store
+from subscription_mcp.ledger.sqlite.schema import PRAGMAS, migrate
+from subscription_mcp.ledger.sqlite.store import Store
 from subscription_mcp.ledger.writer import Ledger
 from subscription_mcp.tools.accounts import erased_text
 

@@ -13,13 +13,13 @@ import pytest
 from tests.builders import Clock, a_change, a_ledger, a_record, buy, code_of
 
 from subscription_mcp.domain.instants import DAY
-from subscription_mcp.ledger import sqlite_backup
 from subscription_mcp.ledger.commands import Actor, RevokeTokens
 from subscription_mcp.ledger.port import LedgerUnusable, TransferRefused, Verification
 from subscription_mcp.ledger.queries import AuditTrail, EventPage, RevocationsSince, Whose
-from subscription_mcp.ledger.sqlite_backup import Restored, back_up, restore
-from subscription_mcp.ledger.sqlite_schema import APPLICATION_ID, SCHEMA_WITH_REVOCATIONS, migrations
-from subscription_mcp.ledger.sqlite_verify import verify_copy
+from subscription_mcp.ledger.sqlite import backup as sqlite_backup
+from subscription_mcp.ledger.sqlite.backup import Restored, back_up, restore
+from subscription_mcp.ledger.sqlite.schema import APPLICATION_ID, SCHEMA_WITH_REVOCATIONS, migrations
+from subscription_mcp.ledger.sqlite.verify import verify_copy
 from subscription_mcp.ledger.writer import Ledger
 
 

@@ -9,7 +9,6 @@ from tests.contract.test_engine import SqliteStore
 
 from subscription_mcp.domain.instants import SECOND
 from subscription_mcp.domain.webhooks import ATTEMPTS_MAX
-from subscription_mcp.ledger import sqlite_alerts
 from subscription_mcp.ledger.commands import (
     Deliveries,
     LeaseDeliveries,
@@ -18,6 +17,7 @@ from subscription_mcp.ledger.commands import (
     SettleDelivery,
 )
 from subscription_mcp.ledger.queries import DeliveryPage
+from subscription_mcp.ledger.sqlite import alerts as sqlite_alerts
 
 
 async def test_what_waits_its_turn_is_taken_for_as_long_as_that_may_last(store: SqliteStore) -> None:

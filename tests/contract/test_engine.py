@@ -46,7 +46,6 @@ from subscription_mcp.domain.catalog import TOTAL_MAX, UNLIMITED, Catalog
 from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import DAY, HOUR, MINUTE, format_instant, parse_instant
 from subscription_mcp.domain.usage import Bounds
-from subscription_mcp.ledger import sqlite as sqlite_engine
 from subscription_mcp.ledger import writer
 from subscription_mcp.ledger.commands import (
     Actor,
@@ -72,7 +71,8 @@ from subscription_mcp.ledger.queries import (
     UsageTotals,
     Whose,
 )
-from subscription_mcp.ledger.sqlite_accounts import ACCOUNT_IDS
+from subscription_mcp.ledger.sqlite import engine as sqlite_engine
+from subscription_mcp.ledger.sqlite.accounts import ACCOUNT_IDS
 from subscription_mcp.ledger.writer import Ledger
 
 MESSAGES = ("messages", "day")

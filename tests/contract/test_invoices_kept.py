@@ -53,7 +53,7 @@ from subscription_mcp.ledger.queries import (
     StatementOf,
     Whose,
 )
-from subscription_mcp.ledger.sqlite_schema import migrations, statements_of
+from subscription_mcp.ledger.sqlite.schema import migrations, statements_of
 from subscription_mcp.ledger.writer import Ledger
 
 BOB = AccountKey("acme", "personal", "bob")

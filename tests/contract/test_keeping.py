@@ -38,10 +38,13 @@ from tests.contract.populated import populate, windows_catalog
 
 from subscription_mcp.domain.instants import DAY, HOUR, MINUTE, SECOND
 from subscription_mcp.domain.usage import Bounds
-from subscription_mcp.ledger import sqlite_answers, sqlite_consistency, sqlite_prune, sqlite_verify
 from subscription_mcp.ledger.commands import Arrive, Decided
 from subscription_mcp.ledger.port import LedgerUnusable, TransferRefused
-from subscription_mcp.ledger.sqlite_transfer import STAYS, TABLES
+from subscription_mcp.ledger.sqlite import answers as sqlite_answers
+from subscription_mcp.ledger.sqlite import consistency as sqlite_consistency
+from subscription_mcp.ledger.sqlite import prune as sqlite_prune
+from subscription_mcp.ledger.sqlite import verify as sqlite_verify
+from subscription_mcp.ledger.sqlite.transfer import STAYS, TABLES
 from subscription_mcp.ledger.writer import Ledger
 
 FORMAT = Path(__file__).resolve().parents[2] / "docs" / "export-format.md"

@@ -45,7 +45,7 @@ from subscription_mcp.ledger.commands import (
     UserErased,
 )
 from subscription_mcp.ledger.queries import MemberPage
-from subscription_mcp.ledger.sqlite_members import ADMINS, MEMBERS, USERS
+from subscription_mcp.ledger.sqlite.members import ADMINS, MEMBERS, USERS
 from subscription_mcp.ledger.writer import Ledger
 
 OPERATOR: dict[str, Any] = {"actor": "olivia", "actor_role": "tenant_admin"}

@@ -13,7 +13,7 @@ from tests.builders import Clock, a_ledger, a_record, a_reserve, an_opening, cod
 from tests.contract.populated import populate, windows_catalog
 
 from subscription_mcp.ledger.port import LedgerUnusable
-from subscription_mcp.ledger.sqlite_schema import (
+from subscription_mcp.ledger.sqlite.schema import (
     APPLICATION_ID,
     migrate,
     migrations,

@@ -138,7 +138,7 @@ def _catalog(settings: Settings) -> Finding:
 
 def _database(settings: Settings) -> Finding:
     from subscription_mcp.catalogs import load_catalog
-    from subscription_mcp.ledger.sqlite_schema import catalog_of_file, schema_of_file
+    from subscription_mcp.ledger.sqlite.schema import catalog_of_file, schema_of_file
 
     path = settings.database_path
     if not path.exists():
@@ -176,7 +176,7 @@ def _database(settings: Settings) -> Finding:
 
 
 def _webhook(settings: Settings) -> Finding:
-    from subscription_mcp.ledger.sqlite_schema import messages_of_file
+    from subscription_mcp.ledger.sqlite.schema import messages_of_file
 
     secrets = settings.webhooks.secrets
     counts = messages_of_file(settings.database_path)

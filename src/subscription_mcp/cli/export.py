@@ -91,7 +91,7 @@ def export(
 
 
 def _export_ledger(settings: Settings, file: Path, yes: bool, as_json: bool) -> None:
-    from subscription_mcp.ledger.sqlite_backup import new_file
+    from subscription_mcp.ledger.sqlite.backup import new_file
 
     existing_ledger(settings)
     must_not_be_there(file, yes)
@@ -144,7 +144,7 @@ def _guarded(write: Write) -> Write:
 
 
 def _to_file(file: Path, yes: bool, write_to: Callable[[Write], int]) -> int:
-    from subscription_mcp.ledger.sqlite_backup import new_file
+    from subscription_mcp.ledger.sqlite.backup import new_file
 
     must_not_be_there(file, yes)
     with new_file(file) as made:

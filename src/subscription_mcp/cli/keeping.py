@@ -48,7 +48,7 @@ def verify(ctx: click.Context, file: Path | None, as_json: bool) -> None:
 @click.pass_context
 def backup(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
     """Copy the ledger into one file, checked and synced; servers may go on."""
-    from subscription_mcp.ledger.sqlite_backup import back_up
+    from subscription_mcp.ledger.sqlite.backup import back_up
 
     ledger = existing_ledger(settings_of(ctx))
     must_not_be_there(file, yes)
@@ -66,7 +66,7 @@ def backup(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
 @click.pass_context
 def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
     """Put a copy in the ledger's place, while no server has it open. What was there is kept beside it."""
-    from subscription_mcp.ledger import sqlite_backup
+    from subscription_mcp.ledger.sqlite import backup as sqlite_backup
 
     ledger = settings_of(ctx).database_path.resolve()
     if ledger.exists() and not yes:
@@ -117,7 +117,7 @@ def import_ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
 
 def _plain_copy(settings: Settings) -> Path | None:
     """The ledger's file, where it is a copy that nobody has opened yet."""
-    from subscription_mcp.ledger.sqlite_schema import is_plain_copy
+    from subscription_mcp.ledger.sqlite.schema import is_plain_copy
 
     path = settings.database_path
     return path if path.is_file() and is_plain_copy(path) else None
@@ -125,7 +125,7 @@ def _plain_copy(settings: Settings) -> Path | None:
 
 def _verify_copy(settings: Settings, copy: Path) -> Verification:
     from subscription_mcp.assembly import catalog_of, clock_of
-    from subscription_mcp.ledger.sqlite_verify import verify_copy
+    from subscription_mcp.ledger.sqlite.verify import verify_copy
 
     levels = {meter.name for meter in catalog_of(settings).meters.values() if meter.is_level}
     return verify_copy(copy, clock_of(settings), levels)

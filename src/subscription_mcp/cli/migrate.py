@@ -13,7 +13,7 @@ from subscription_mcp.cli.common import settings_of, tell
 def migrate(ctx: click.Context, check: bool) -> None:
     """Bring the database's schema up to date. A server does this at its start too."""
     from subscription_mcp.assembly import catalog_of, make_service
-    from subscription_mcp.ledger.sqlite_schema import schema_of_file
+    from subscription_mcp.ledger.sqlite.schema import schema_of_file
 
     settings = settings_of(ctx)
     found, newest = schema_of_file(settings.database_path)

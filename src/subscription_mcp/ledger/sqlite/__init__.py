@@ -1,0 +1,1 @@
+"""The SQLite engine: one file, whoever and however many work on it."""
