@@ -33,6 +33,11 @@ class Faults:
         self.reached.clear()
         self.go_on.clear()
 
+    @property
+    def is_armed(self) -> bool:
+        """Whether what was armed has not happened yet."""
+        return self._kind is not None
+
     def disarm(self) -> None:
         self._kind = None
 
