@@ -15,6 +15,7 @@ from subscription_mcp.domain.invoices import (
     Charge,
     HistoryRow,
     Invoice,
+    InvoiceLine,
     OverageCount,
     Statement,
     settled_until,
@@ -543,6 +544,58 @@ def test_what_comes_late_or_is_taken_back_is_on_the_invoice_after_those_that_wer
         22_500_000,
         [29_000_000, -6_500_000],
     )
+
+
+def used_in(line: InvoiceLine) -> tuple[str, str]:
+    assert line.kind == "overage"
+    return format_instant(line.start)[:10], format_instant(line.end)[:10]
+
+
+def test_what_went_beyond_a_limit_is_told_with_the_billing_period_it_was_used_in() -> None:
+    account = an_account("small")
+    account.overages = [OverageCount(NOVEMBER, "messages", 100, 5_000_000)]
+    account.until("2026-12-01T00:00:00Z")
+    account.close()
+    october = parse_instant("2026-10-01T00:00:00Z")
+    account.overages = [
+        OverageCount(october, "messages", 10, 500_000),
+        OverageCount(NOVEMBER, "messages", 130, 6_500_000),
+    ]
+    account.until("2027-01-15T00:00:00Z")
+    *_, closed, renewal = account.statement.invoices
+    assert [used_in(line) for line in closed.overages] == [("2026-11-01", "2026-12-01")]
+    told = [("2026-10-01", "2026-11-01"), ("2026-11-01", "2026-12-01")]
+    assert [used_in(line) for line in renewal.overages] == told
+    account.buy("large", interval="yearly")
+    account.close()
+    # Of a period that was told already the same is said, however the periods lie by now.
+    account.overages[1] = OverageCount(NOVEMBER, "messages", 140, 7_000_000)
+    account.until("2028-01-15T00:00:00Z")
+    for billing in (account.billing, account.billing_unsettled):
+        (late,) = statement_of(billing, VERSIONS, account.now).invoices[-1].overages
+        assert used_in(late) == ("2026-11-01", "2026-12-01")
+
+
+def test_a_period_that_is_cut_short_is_told_as_it_ended() -> None:
+    account = an_account("small")
+    account.overages = [OverageCount(NOVEMBER, "messages", 100, 5_000_000)]
+    account.until("2026-11-16T00:00:00Z")
+    account.buy("large", interval="yearly")
+    (line,) = account.statement.invoices[1].overages
+    assert used_in(line) == ("2026-11-01", "2026-11-16")
+
+
+def test_a_period_that_is_counted_from_a_little_earlier_is_told_as_it_is_shown() -> None:
+    account = an_account("small")
+    account.keep(replace(account.current, ended_at=account.now, ended_as="canceled", scheduled=None))
+    account.buy("large")
+    begins, counted_from = account.now, account.current.anchor
+    assert counted_from < begins
+    account.overages = [OverageCount(counted_from, "messages", 100, 5_000_000)]
+    account.until("2026-12-15T00:00:00Z")
+    (line,) = account.statement.invoices[-1].overages
+    assert (line.start, line.end) == (begins, account.current.period_at(account.now).start)
+    assert line.counted_from == counted_from
 
 
 def test_what_was_used_under_a_plan_of_another_currency_is_on_an_invoice_of_its_own_in_that_currency() -> (

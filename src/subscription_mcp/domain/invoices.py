@@ -16,7 +16,7 @@ from subscription_mcp.domain.catalog import Plan
 from subscription_mcp.domain.instants import DAY, Instant, to_datetime
 from subscription_mcp.domain.money import round_to_minor
 from subscription_mcp.domain.subscriptions import Line, Subscription, currency_of, lines_of
-from subscription_mcp.domain.windows import BillingPeriod, Period
+from subscription_mcp.domain.windows import Anchor, BillingPeriod, Period
 
 Kind = Literal["base", "seats", "proration", "overage", "credit"]
 CountKey = tuple[Instant, str]
@@ -62,8 +62,8 @@ class OverageCount:
 @dataclass(frozen=True, slots=True)
 class InvoiceLine:
     """One amount of an invoice, rounded to the currency's minor unit: so many `quantity` at `unit_micros`, for the
-    time from `start` to `end`. What is given back or used up of a credit is negative. An overage is `counted_from` the
-    start of its billing period."""
+    time from `start` to `end`, of an overage the billing period it was used in. What is given back or used up of a credit
+    is negative. An overage is `counted_from` the start of its billing period, as the counters have it."""
 
     kind: Kind
     micros: int
@@ -149,14 +149,14 @@ class Statement:
 
 @dataclass(slots=True)
 class Slot:
-    """An instant at which something may be charged: a change, or the start of a billing period. The billing periods
-    counted from `ended` ended with it."""
+    """An instant at which something may be charged: a change, or the start of a billing period. The billing periods that
+    `ended` with it are told by where they are counted from, with where they begin as they are shown."""
 
     at: Instant
     period: Period
     currency: str
     lines: list[InvoiceLine]
-    ended: list[Instant] = field(default_factory=list)
+    ended: dict[Instant, Instant] = field(default_factory=dict)
     is_upcoming: bool = False
     number: str = ""
 
@@ -196,30 +196,34 @@ def looked_at_next(
 
 @dataclass(slots=True)
 class Charged:
-    """What was charged beyond limits so far, by what was counted."""
+    """What was charged beyond limits so far, by what was counted, and the billing period that was said of it."""
 
     micros: Counter[CountKey] = field(default_factory=Counter)
     units: Counter[CountKey] = field(default_factory=Counter)
+    used_in: dict[CountKey, Period] = field(default_factory=dict)
 
     def add(self, invoices: Iterable[Invoice]) -> None:
         for invoice in invoices:
             for line in invoice.overages:
                 self.micros[(line.counted_from, line.of)] += line.micros
                 self.units[(line.counted_from, line.of)] += line.quantity
+                self.used_in.setdefault((line.counted_from, line.of), Period(line.start, line.end))
 
-    def line_of(self, count: OverageCount, currency: str, end: Instant) -> InvoiceLine | None:
+    def line_of(self, count: OverageCount, currency: str, used_in: Period) -> InvoiceLine | None:
         """What is not charged yet of a count, which is rounded once, however often more came to it."""
         micros = round_to_minor(count.micros, currency) - self.micros[count.key]
         if micros == 0:
             return None
         exact = count.units and count.micros % count.units == 0
+        used_in = self.used_in.get(count.key, used_in)
+        assert used_in.end is not None
         return InvoiceLine(
             "overage",
             micros,
             quantity=count.units - self.units[count.key],
             unit_micros=count.micros // count.units if exact else None,
-            start=count.start,
-            end=end,
+            start=used_in.start,
+            end=used_in.end,
             of=count.meter,
             counted_from=count.start,
         )
@@ -289,10 +293,24 @@ class DueSlots:
         found = self._ended.get(start)
         return bisect_right(self._instants, start) if found is None else found
 
+    def period_of(self, start: Instant, current: Subscription | None) -> Period:
+        """The billing period counted from `start` as it is shown: as it ended or will, else, of what came late, as the
+        subscription that was `current` when it came has its periods."""
+        found = self._ended.get(start)
+        if found is not None:
+            return Period(self._slots[found].ended[start], self._instants[found])
+        if current is None:
+            return BillingPeriod().period_at(start, Anchor(start))
+        return current.period_at(start + current.anchor_nudge)
 
-def running_from(rows: Sequence[HistoryRow], at: Instant) -> Instant | None:
-    """The start of the billing period in which usage is counted at an instant, by the last of these rows."""
-    current = rows[-1].subscription.at(at) if rows else None
+
+def current_of(rows: Sequence[HistoryRow], at: Instant) -> Subscription | None:
+    """The subscription as it is at an instant, by the last of these rows."""
+    return rows[-1].subscription.at(at) if rows else None
+
+
+def running_from(current: Subscription | None, at: Instant) -> Instant | None:
+    """The start of the billing period in which usage is counted at an instant."""
     return None if current is None or current.ended_as is not None else _counted_from(current, at)
 
 
@@ -320,12 +338,13 @@ def _open_overages(
         return found
     charged, currencies, due = Charged(), Currencies(billing, plans), DueSlots(slots)
     charged.add(billing.closed)
-    running, first = running_from(billing.rows, now), last_closed(slots, billing.closed) + 1
+    current = current_of(billing.rows, now)
+    running, first = running_from(current, now), last_closed(slots, billing.closed) + 1
     for count in billing.overages:
         index = max(due.of(count.start, running), first)
         if index < len(slots):
             currency = currencies.of(count.key)
-            line = charged.line_of(count, currency, slots[index].at)
+            line = charged.line_of(count, currency, due.period_of(count.start, current))
             if line is not None:
                 found.setdefault(index, []).append((currency, line))
     return found
@@ -440,7 +459,7 @@ def _slot_of_change(
 ) -> Slot | None:
     """What a change charged, and which billing period it ended; None where it did neither, as most do."""
     is_charged = row.charge is not None and any(line.micros for line in row.charge.lines)
-    ended = [] if before is None or before.ended_as is not None else _ended_by(before, after, row.at)
+    ended = {} if before is None or before.ended_as is not None else _ended_by(before, after, row.at)
     if not is_charged and not ended:
         return None
     plan = plans[(after.plan, after.version)]
@@ -453,12 +472,13 @@ def _slot_of_change(
     return Slot(row.at, period, row.charge.currency, lines, ended)
 
 
-def _ended_by(before: Subscription, after: Subscription, at: Instant) -> list[Instant]:
-    """The start of the billing period, as usage is counted, that a change ended."""
+def _ended_by(before: Subscription, after: Subscription, at: Instant) -> dict[Instant, Instant]:
+    """The billing period that a change ended: where it is counted from, and where it begins as it is shown."""
     if after.ended_as is None and after.billing_anchor == before.billing_anchor:
-        return []  # without a calendar: most changes leave the periods as they are
+        return {}  # without a calendar: most changes leave the periods as they are
     counted = _counted_from(before, at)
-    return [counted] if after.ended_as is not None or counted != _counted_from(after, at) else []
+    goes_on = after.ended_as is None and counted == _counted_from(after, at)
+    return {} if goes_on else {counted: before.period_at(at).start}
 
 
 def _line_of_change(line: Line, after: Subscription) -> InvoiceLine:
@@ -484,7 +504,7 @@ def _slot_of_renewal(
         return Slot(at, period, currency, [])
     counted = _counted_from(before, at - 1)
     goes_on = then.ended_as is None and _counted_from(then, at) == counted
-    ended = [] if goes_on else [counted]
+    ended = {} if goes_on else {counted: before.period_at(at - 1).start}
     begins = period.start == at and then.ended_as is None and then.prepaid_until is None
     if not begins or then.is_trial or not then.is_sold_here or then.standstill_at(at) is not None:
         return Slot(at, period, currency, [], ended)

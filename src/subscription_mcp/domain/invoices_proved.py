@@ -20,6 +20,7 @@ from subscription_mcp.domain.invoices import (
     InvoiceLine,
     OverageCount,
     Slot,
+    current_of,
     invoices_of,
     last_closed,
     running_from,
@@ -28,7 +29,7 @@ from subscription_mcp.domain.invoices import (
 )
 from subscription_mcp.domain.money import prorate, round_to_minor
 from subscription_mcp.domain.subscriptions import Subscription, lines_of, periods_in
-from subscription_mcp.domain.windows import Anchor
+from subscription_mcp.domain.windows import Anchor, Period
 
 
 class Range(NamedTuple):
@@ -140,7 +141,8 @@ def _overages_again(
         while slots_seen < len(slots) and slots[slots_seen].at < at:
             slots_seen += 1
         seen = max([slots_seen, *(index + 1 for index, _ in closed)])
-        running = running_from(billing.rows[rows_seen - 1 : rows_seen], at)
+        current = current_of(billing.rows[rows_seen - 1 : rows_seen], at)
+        running = running_from(current, at)
         stored = {
             (index, one.currency, (line.counted_from, line.of)): line
             for index, one in closed
@@ -154,8 +156,9 @@ def _overages_again(
             if index < seen:
                 waiting.discard(key)
                 currency = currencies.of(key)
+                used_in = due.period_of(key[0], current)
                 line = _line_again(
-                    key, known[key], currency, slots[index].at, charged, stored.get((index, currency, key))
+                    key, known[key], currency, used_in, charged, stored.get((index, currency, key))
                 )
                 if line is not None:
                     found.setdefault(index, []).append((currency, line))
@@ -172,7 +175,7 @@ def _line_again(
     key: CountKey,
     counted: CountedThen,
     currency: str,
-    end: Instant,
+    used_in: Period,
     charged: Charged,
     stored: InvoiceLine | None,
 ) -> InvoiceLine | None:
@@ -183,4 +186,4 @@ def _line_again(
         rounded = Range(*(round_to_minor(one, currency) for one in counted.micros))
         if rounded.holds(micros) and (stored is None or counted.units.holds(units)):
             return stored
-    return charged.line_of(OverageCount(*key, counted.units.least, counted.micros.least), currency, end)
+    return charged.line_of(OverageCount(*key, counted.units.least, counted.micros.least), currency, used_in)
