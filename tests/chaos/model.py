@@ -8,8 +8,9 @@ from types import SimpleNamespace as Thing
 
 from tests.chaos.model_costs import CALLED, costs_of, line_said
 from tests.chaos.model_counting import HELD, REFUSED, USED, Counting, own, total
+from tests.chaos.model_grants import pass_on
 from tests.chaos.model_lifecycle import No
-from tests.chaos.model_overage import OVERAGE, sold
+from tests.chaos.model_overage import OVERAGE
 from tests.chaos.model_refusals import Refusals
 from tests.chaos.periods import SECOND, gains_of
 
@@ -88,8 +89,9 @@ class Model(Counting, Refusals):
         self.accounts.know(thing.account, thing.user)
         things.append(thing)
         gains = dict(thing.gains)
-        for (meter, *_), row in answer["limits"].items():
-            units = sold(row, gains[meter]) if column == USED and thing.sells else 0
+        thing.took = []
+        for (meter, window, _), row in answer["limits"].items():
+            units = pass_on(thing, window, row, gains[meter]) if column == USED and thing.sells else 0
             if units:
                 thing.gains |= {f"{meter}:overage": units, f"{meter}:overage_charge": units * row[OVERAGE][1]}
                 row[OVERAGE][0] += units

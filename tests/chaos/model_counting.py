@@ -1,12 +1,13 @@
 """How full the limits are, the long way round: everything that happened is added up again."""
 
+from tests.chaos.model_grants import raised
 from tests.chaos.model_overage import ceiling
 from tests.chaos.periods import SLIDING, back_at, period, place
 
 from subscription_mcp.domain.catalog import UNLIMITED
 
 USED, HELD, REFUSED = 1, 2, 5
-"""Of a limit as it stands: maximum, used, held, start, end, refused, overage."""
+"""Of a limit as it stands: maximum, used, held, start, end, refused, overage, what is granted of it."""
 
 
 def total(things, meter):
@@ -42,7 +43,7 @@ class Counting:
                 continue
             who = None if scope == "account" else user
             used, kept = (self.gained(things, account, who, meter) for things in (self.events, live))
-            gain, length, most = gains[meter] if gains else 0, SLIDING.get(window), ceiling(maximum, terms)
+            gain, length, pots, here = gains[meter] if gains else 0, SLIDING.get(window), [], None
             if length is None:
                 start, end = period(window, zone, at, rhythm)
                 here = place(window, zone, at, rhythm)
@@ -57,14 +58,19 @@ class Counting:
             else:
                 continue  # it happened before anything that counts
             sums = total(used, meter), total(kept, meter)
+            charged = sum(one.gains.get(f"{meter}:overage", 0) for one in used)
+            if here is not None:
+                pots = self.accounts.pots(account, user, (meter, window, scope), here, at)
+            own, maximum = maximum, raised(maximum, pots, sums[0], charged if terms else 0, window)
+            most = ceiling(maximum, terms)
             over = most is not UNLIMITED and sum(sums) + gain > most
             if length is not None:
                 coming = [(one.used_at + length, one.gains[meter]) for one in used]
                 coming += [(one.ends, one.gains[meter]) for one in kept if over]
-                own = [(min(at, self.now) + length, gain)] if anyway or not over else []
-                room = (maximum if own else maximum - gain) if over else sum(sums) + gain
-                end = back_at(coming + own, room) or self.now + length
+                mine = [(min(at, self.now) + length, gain)] if anyway or not over else []
+                room = (maximum if mine else maximum - gain) if over else sum(sums) + gain
+                end = back_at(coming + mine, room) or self.now + length
             refused = over and gain > 0
-            charged = sum(one.gains.get(f"{meter}:overage", 0) for one in used)
-            rows[meter, window, scope] = [maximum, *sums, start, end, refused, terms and [charged, *terms]]
+            row = [maximum, *sums, start, end, refused, terms and [charged, *terms], (own, pots, here)]
+            rows[meter, window, scope] = row
         return rows

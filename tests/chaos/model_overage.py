@@ -24,16 +24,6 @@ def ceiling(maximum, terms):
     return maximum + (terms[1] if terms else 0)
 
 
-def sold(row, gain):
-    """Of what a limit gains, what is charged."""
-    maximum, used, overage = row[0], row[1], row[OVERAGE]
-    if overage is None or maximum is UNLIMITED:
-        return 0
-    charged, _, most = overage
-    units = min(gain, max(0, used + gain - maximum))
-    return units if most is None else min(units, max(0, most - charged))
-
-
 class Selling(AccountsSessionsAndRates):
     def __init__(self, default):
         super().__init__(default)

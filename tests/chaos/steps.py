@@ -21,7 +21,16 @@ from tests.chaos.prices import price_of
 from tests.chaos.world import GROUPS, LATE, PLANS, SEATS_MAX, TENANTS, USERS, World
 
 from subscription_mcp.domain.catalog import UNLIMITED
-from subscription_mcp.ledger.commands import Actor, Arrive, CloseSession, Command, RenewSession, Subject
+from subscription_mcp.ledger.commands import (
+    Actor,
+    Arrive,
+    CloseSession,
+    Command,
+    EndGrant,
+    GrantAllowance,
+    RenewSession,
+    Subject,
+)
 
 Choices = dict[str, tuple[Any, ...]]
 
@@ -129,6 +138,27 @@ COMMANDS: dict[str, Choices] = {
         "lasts": (None, None, 600, -5),
         "operator": (True, True, False),
     },
+    "grant": BUYER
+    | {
+        "place": (
+            *(("messages", "day"),) * 3,
+            *(("messages", "hour"),) * 2,
+            *(("messages", "month"),) * 2,
+            *(("messages", "billing_period"),) * 8,
+            ("messages", "minute"),
+            ("messages", "lifetime"),
+            ("gemini_calls", "month"),
+            ("cost", "billing_period"),
+            ("storage_mb", "level"),
+            ("tool_calls", "day"),
+        ),
+        "quantity": (3, 7, 60),
+        "starts": (None, None, None, -2 * HOURS, 26 * HOURS),
+        "lasts": (None, 3 * HOURS, 20 * DAYS, 40 * DAYS),
+        "quantities": ((), (8, 8), (8, 20, 3), (20, 20)),
+        "enforce": (True, False),
+    },
+    "end_grant": {"which": ANY},
     "publish": {"basic_messages": (12, 12, 6, 20), "late": (0, *range(len(LATE)))},
     "join": {"tenant": TENANT, "user": USERS, "group": (*GROUPS, *GROUPS[:1] * 2)},
     "member": {
@@ -165,6 +195,8 @@ WEIGHTS: dict[str, int] = {
     "edge": 4,
     "publish": 2,
     "limit": 5,
+    "grant": 7,
+    "end_grant": 2,
     "clear": 3,
     "join": 4,
     "member": 4,
@@ -178,6 +210,7 @@ SPENDING = WEIGHTS | {
     "settle": 16,
     "clock": 4,
     "change": 9,
+    "grant": 20,
     "member": 1,
 }
 """Where it is about what is used beyond the limits of what was bought."""
@@ -324,6 +357,22 @@ class Story:
         if not operator:
             change.actor = Actor("ada", "admin")
         return [change]
+
+    def grant(self, tenant, who, place, quantity, starts, lasts, quantities, enforce):
+        """More of a limit, and enough use at once to come near it."""
+        now, reason = self.world.clock.now, "a good customer"
+        starts, until = (None if one is None else now + one * 1_000_000 for one in (starts, lasts))
+        subject, olivia = self.subject(tenant, who), Actor("olivia", "tenant_admin")
+        given = GrantAllowance(subject, olivia, *place, quantity, reason, starts, until)
+        event = ("tool_call", {}) if place[0] == "tool_calls" else ("message", {})
+        return [given, *self.spree(tenant, self.actor(who), event, quantities, enforce)]
+
+    def end_grant(self, which):
+        one = self.pick(self.world.model.accounts.grants, which)
+        if one is None:
+            return []
+        subject = self.subject(one.account[0], one.user or one.account[2])
+        return [EndGrant(subject, Actor("olivia", "tenant_admin"), one.id, "a mistake")]
 
     def publish(self, basic_messages, late):
         return [self.world.publication(basic_messages, late)]

@@ -64,7 +64,10 @@ def facts_of(outcome: Outcome) -> dict[str, Any]:
             assert outcome.audit.after["status"] == status
             return facts_of(outcome.after)
         case LimitsChanged():
-            return {"code": "ok", "limits": limits_of(outcome.after.limits)}
+            told = {"code": "ok", "limits": limits_of(outcome.after.limits)}
+            assert outcome.audit.after is not None or outcome.audit.action != "limit.grant"
+            made = outcome.audit.after if outcome.audit.action == "limit.grant" else None
+            return told | {"thing": made and made["grant_id"]}
         case MembersChanged():
             told = {"code": "ok", "seats": outcome.seats_used, "max": outcome.seats_max}
             return told | {"founded": outcome.founded, "action": outcome.audit.action}

@@ -1,10 +1,12 @@
 """Several ledgers on one file beside the reference model: whatever is done is done to both, and compared."""
 
 import asyncio
+import json
 import random
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,14 +24,21 @@ from tests.builders import (
 from tests.chaos.faults import Faults, Kind, Stopped, abandon, connecting
 from tests.chaos.model import Model
 from tests.chaos.model_costs import line_kept, line_said
-from tests.chaos.model_overage import Selling
+from tests.chaos.model_grants import GRANTED, Granting
 from tests.chaos.periods import SECOND
 from tests.chaos.prices import a_priced_catalog, price_of
 from tests.chaos.recount import recount
 from tests.chaos.telling import facts_of
 
 from subscription_mcp.domain.catalog import UNLIMITED, Limit, Plan
-from subscription_mcp.ledger.commands import Arrive, CheckUsage, Command, PublishPlans, Subject
+from subscription_mcp.ledger.commands import (
+    Arrive,
+    CheckUsage,
+    Command,
+    GrantAllowance,
+    PublishPlans,
+    Subject,
+)
 from subscription_mcp.ledger.queries import EventPage, UsageTotals, Whose
 from subscription_mcp.ledger.sqlite.engine import SqliteEngine
 from subscription_mcp.ledger.writer import Ledger
@@ -149,7 +158,7 @@ def plans(zones: Sequence[str], basic_messages: int = 12, late: int = 0, default
 
 def without_rough(facts: dict[str, Any]) -> dict[str, Any]:
     limits = facts.get("limits", {})
-    return facts | {"limits": {key: row for key, row in limits.items() if key[:2] not in ROUGH}}
+    return facts | {"limits": {key: row[:GRANTED] for key, row in limits.items() if key[:2] not in ROUGH}}
 
 
 class World:
@@ -159,7 +168,7 @@ class World:
         self.path, self.clock, self.zones, self.default = place / "ledger.db", clock, zones, default
         self.dice = random.Random(seed)
         self.default_plan = None if default == "none" else "basic"
-        self.model = Model(Selling(self.default_plan))
+        self.model = Model(Granting(self.default_plan))
         self.ledgers: list[Ledger] = []
         self.faults: list[Faults] = []
         self.said: list[str] = []
@@ -266,15 +275,20 @@ class World:
         # The clock was read once, and never ran backwards.
         assert now >= self.clock.now
         assert [one.recorded_at for one in self.model.events[-1:]] <= [now]
-        self.compare(self.apply(batch, now), outcomes)
+        self.compare(self.apply(batch, now, outcomes), outcomes)
         if ledger._writing.done():
             await self.crash(number)
 
-    def apply(self, batch: list[Command], now: int) -> list[dict[str, Any]]:
+    def apply(self, batch: list[Command], now: int, outcomes: Sequence[Any] = ()) -> list[dict[str, Any]]:
         before = len(self.model.events)
         expected = []
-        for command in batch:
+        for command, outcome in zip_longest(batch, outcomes):
             answer = self.model.apply(command, now)
+            if isinstance(command, GrantAllowance) and answer["code"] == "ok":
+                # Of grants that end together the smaller id gives first.
+                answer["thing"].id = (
+                    facts_of(outcome).get("thing") if outcome else self.made_unheard(answer["thing"])
+                )
             # What follows in the batch changes the model's things, not what was answered.
             expected.append(
                 {**answer, "limits": {k: list(v) for k, v in answer["limits"].items()}}
@@ -284,6 +298,17 @@ class World:
         for event in self.model.events[before:]:
             event.recorded_at = now
         return expected
+
+    def made_unheard(self, one: Any) -> str:
+        """The id of a grant that was made by a process that answered nobody any more."""
+        known = {one.id for one in self.model.accounts.grants}
+        found = self.spectator.execute(
+            "SELECT g.id FROM allowance_grant g JOIN holder h ON h.id = g.holder JOIN word w ON w.id = g.meter"
+            " JOIN word a ON a.id = h.account WHERE (a.text, w.text, g.window, g.scope, g.quantity, g.starts_at) ="
+            " (?, ?, ?, ?, ?, ?) AND g.ends_at IS ?",
+            (one.account[2], *one.limit, one.quantity, one.starts, one.ends),
+        )
+        return min({str(UUID(bytes=id_)) for (id_,) in found} - known)
 
     def compare(self, expected: list[dict[str, Any]], outcomes: list[Any]) -> None:
         for wanted, outcome in zip(expected, outcomes, strict=True):
@@ -331,6 +356,7 @@ class World:
             await self.look_at_events(ledger, tenant)
         self.look_at_what_is_gone()
         self.look_at_refusals()
+        self.look_at_grants()
         recount(self.path, self.spectator)
 
     def look_at_what_is_gone(self) -> None:
@@ -372,6 +398,33 @@ class World:
         young = {place: count for place, count in wanted.items() if self.model.now - place[2] < 401 * DAY}
         assert found.items() <= wanted.items()
         assert young.items() <= found.items()
+
+    def look_at_grants(self) -> None:
+        """What each gave in which period, and which event took it."""
+        grants = {one.id: one for one in self.model.accounts.grants}
+        rows = self.spectator.execute("SELECT id, quantity, starts_at, ends_at FROM allowance_grant")
+        found = {str(UUID(bytes=id_)): terms for id_, *terms in rows}
+        assert found == {id_: [one.quantity, one.starts, one.ends] for id_, one in grants.items()}
+        gave: dict[str, list[int]] = {}
+        for id_, units in self.spectator.execute("SELECT id, quantity FROM grant_use WHERE quantity > 0"):
+            gave.setdefault(str(UUID(bytes=id_)), []).append(units)
+        for id_, one in grants.items():
+            by_period: Counter[Any] = Counter()
+            for place, units in one.gave:
+                by_period[place] += units
+            wanted = [units for units in by_period.values() if units]
+            assert sum(gave.get(id_, ())) == sum(wanted)
+            if self.model.now - one.starts < 400 * DAY:  # later it becomes one sum
+                assert sorted(gave.get(id_, ())) == sorted(wanted)
+        took = {
+            str(UUID(bytes=id_)): sorted((grant, units) for grant, _, units in json.loads(text))
+            for id_, text in self.spectator.execute("SELECT id, grants FROM event WHERE grants IS NOT NULL")
+        }
+        assert took == {
+            one.id: sorted((grant.id, units) for grant, _, units in one.took)
+            for one in self.model.events
+            if one.took
+        }
 
     async def look_at_events(self, ledger: Ledger, tenant: str) -> None:
         mine = [one for one in self.model.events if one.account[0] == tenant]
