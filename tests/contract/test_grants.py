@@ -193,6 +193,24 @@ async def test_a_correction_gives_back_to_the_grant_its_event_took_of(store: Sql
         await agrees(ledger)
 
 
+async def test_a_settle_takes_in_the_billing_period_it_was_held_in_though_another_began_since(
+    store: SqliteStore,
+) -> None:
+    clock, limit = Clock(), a_limit(10, window="billing_period", scope="account")
+    catalog = a_catalog(a_plan(limit), a_plan(limit, key="pro", monthly="5.00"))
+    async with store.open(catalog=catalog, clock=clock) as ledger:
+        await ledger.submit_one(a_record(quantity=9))
+        await ledger.submit_one(a_grant(5, window="billing_period"))
+        held = await ledger.submit_one(a_reserve(quantity=4))
+        clock.advance(days=3)
+        await buy(ledger, "pro")
+        settled = await ledger.submit_one(a_settle(held))
+        assert await left(ledger) == [2]
+        assert code_of(await ledger.submit_one(a_correction(settled))) == "ok"
+        assert await left(ledger) == [5]
+        await agrees(ledger)
+
+
 async def test_a_grant_of_a_level_holds_while_it_is_in_effect(store: SqliteStore) -> None:
     clock = Clock()
     limit = a_limit(100, meter="storage_mb", window="level")

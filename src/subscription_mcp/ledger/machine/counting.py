@@ -141,12 +141,11 @@ class Watched(NamedTuple):
 @dataclass(slots=True)
 class Beyond:
     """A limit beyond whose plan there is something, granted or at a price: what is used under it, and what of that was
-    charged; and its grants, in the period that begins at `start`."""
+    charged; and its grants."""
 
     limit: Limit
     used: Counter
     charged: Counter | None
-    start: Instant
     pots: list[tuple[Grant, Pot]]
 
 
@@ -217,7 +216,7 @@ class Tally:
                 charged=charged.used if charged is not None else 0,
             )
             grants = {grant.id: grant for grant, _ in one.pots}
-            found.taken += [(grants[id_], one.start, units) for id_, units in shares.granted.items()]
+            found.taken += [(grants[id_], used.key.start, units) for id_, units in shares.granted.items()]
             if shares.overage and limit.overage is not None:
                 found.charged[derived(used.meter, OVERAGE)] = shares.overage
                 if self.is_sold_here:
@@ -292,7 +291,6 @@ def tally_of(totals: Totals, limits: Iterable[Limit], meters: Collection[str]) -
             limit,
             found[place],
             found.get((derived(limit.meter, OVERAGE), *place[1:])),
-            totals.period(limit.window).start,
             [] if limit.window.name == Level.name else totals.pots(limit),
         )
         for limit, place in places
