@@ -83,6 +83,10 @@ async def test_what_is_beyond_a_plan_is_told_with_its_price(
             "images:overage": ("image", 4),
             "images:overage_charge": ("micro_usd", 20_000),
         }
+        beyond = await pia.call("get_usage_analytics", meters=["images:overage"])
+        assert [(one["meter"], one["quantity"]) for one in beyond["totals"]] == [("images:overage", 4)]
+        refused = await pia.refusal("get_usage_analytics", meters=["images:underage"])
+        assert refused["code"] == "invalid_request"
 
 
 @combinations

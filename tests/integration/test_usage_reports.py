@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import ERAS, Api, Place, Server, talking
+from tests.harness import ERAS, Api, Place, Server, problem_of, talking
 
 CATALOG = """
 name = "reports"
@@ -94,6 +94,10 @@ async def test_a_report_says_what_is_usual_whether_it_lasts_how_long_it_took_and
         ("quota_exceeded", "calls", 1),
         ("session_limit", "sessions", 1),
     ]
+    assert "4 of 18 recorded failed" in report["text"]
+    assert (
+        report["performance"]["method"] == "Of everything that was recorded, also what was taken back later."
+    )
     assert "6 calls today so far, 50 % more than usual" in report["text"]
     assert "1 quota_exceeded (calls), 1 session_limit (sessions)" in report["text"]
 
@@ -185,6 +189,33 @@ async def test_a_report_by_very_many_is_cut_at_256_kib_and_goes_on_with_its_curs
             "get_usage_analytics", tenant_id="acme", **{**asked, "period": "today"}, **cursor
         )
         assert other.status_code == 422
+
+
+async def test_a_report_that_changes_between_its_pages_says_so_and_adds_up_when_asked_again(
+    place: Place,
+) -> None:
+    asked = {"tenant_id": "acme", "period": "this_month", "granularity": "month", "group_by": ["user"]}
+    events = [{"user_id": f"{number:03d}{'u' * 125}", "event": "call"} for number in range(700)]
+    with place.serving() as server:
+        async with (
+            server.api(place.token("app", role="service")) as app,
+            server.api(place.token("tara", role="tenant_admin")) as tara,
+        ):
+            await app.call("record_usage_batch", events=events)
+            first = (await tara.call("get_usage_analytics", **asked)).json()["result"]
+            # One moves up in the order of groups, and one comes before all the others.
+            more = [{**events[-1], "quantity": 2}, {"user_id": "000", "event": "call"}]
+            await app.call("record_usage_batch", events=more)
+            cursor = first["next_cursor"]
+            gone = problem_of(
+                await tara.call("get_usage_analytics", **asked, cursor=cursor), 422, "invalid_request"
+            )
+            assert gone["detail"].startswith("What this list shows has changed since its first page.")
+            pages = await pages_of(tara, "get_usage_analytics", **asked)
+            lines = [line for page in pages for line in page["breakdown"]]
+            assert len({line["user"] for line in lines}) == len(lines) == 701
+            assert sum(line["quantity"] for line in lines) == pages[0]["totals"][0]["quantity"] == 703
+            assert len(pages) == 3
 
 
 async def test_a_series_of_very_many_steps_is_cut_with_the_newest_first(crowd: Server) -> None:

@@ -123,10 +123,10 @@ def test_a_month_is_read_by_days_and_by_the_shorter_parts_of_those_that_midnight
 
 def test_a_page_has_room_for_so_many_bytes_and_one_row_at_least() -> None:
     groups = [Group({"model": "x" * 1_000}, "messages", 1, 1) for _ in range(50)]
-    assert len(page_of(groups, 0, 1000, 5_000)) == 4
-    assert len(page_of(groups, 48, 1000, 5_000)) == 2
-    assert len(page_of(groups, 0, 1000, 1)) == 1
-    assert page_of(groups, 50, 1000, 5_000) == []
+    assert len(page_of(groups, 0, 5_000)) == 4
+    assert len(page_of(groups, 48, 5_000)) == 2
+    assert len(page_of(groups, 0, 1)) == 1
+    assert page_of(groups, 50, 5_000) == []
 
 
 # Projections

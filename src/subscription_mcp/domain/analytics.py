@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import pairwise
+from hashlib import blake2b
+from itertools import islice, pairwise
 from typing import Literal, NamedTuple
 
 from subscription_mcp.domain.catalog import DIMENSIONS
@@ -28,10 +29,8 @@ NamedPeriod = Literal["billing_period", "today", "this_month", "last_7_days", "l
 GroupKey = Literal["meter", "event", "plan", "user", "account", "provider", "model", "tool", "client"]
 
 REPORT_DAYS_MAX = 400
-SERIES_ROWS_MAX = 1000
-BREAKDOWN_ROWS_MAX = 200
-SERIES_BYTES_MAX = 100_000
-BREAKDOWN_BYTES_MAX = 40_000
+FIRST_PAGE_BYTES, NEXT_PAGE_BYTES = 140_000, 180_000
+"""What the rows of a page of a report may take: the first one says much beside them."""
 
 _ROW_BYTES = 100
 """What a row takes beside its texts."""
@@ -222,16 +221,42 @@ def _names(group: Group) -> list[str]:
     return [name or "" for name in group.keys.values()]
 
 
-def page_of(groups: Sequence[Group], skip: int, rows_max: int, bytes_max: int) -> list[Group]:
-    """As many groups after the first `skip` as an answer has room for, one at least."""
+def page_of(groups: Sequence[Group], skip: int, bytes_max: int) -> list[Group]:
+    """As many groups after the first `skip` as there is room for, one at least."""
     page: list[Group] = []
     room = bytes_max
-    for group in groups[skip : skip + rows_max]:
-        room -= _ROW_BYTES + len(json.dumps([group.meter, group.keys]))
+    for group in islice(groups, skip, None):
+        room -= _bytes_of(group)
         if page and room < 0:
             break
         page.append(group)
     return page
+
+
+def pages_of(
+    steps: Sequence[Group], lines: Sequence[Group], skip: tuple[int, int], bytes_max: int
+) -> tuple[list[Group], list[Group]]:
+    """The next steps of a series and lines of a breakdown: half of the room for each, and all of it for what is left
+    when there are no more of the others."""
+    of_steps = bytes_max // 2 if skip[1] < len(lines) else bytes_max
+    some_steps = page_of(steps, skip[0], of_steps)
+    rest = bytes_max - sum(map(_bytes_of, some_steps))
+    return some_steps, page_of(lines, skip[1], rest)
+
+
+def _bytes_of(group: Group) -> int:
+    return _ROW_BYTES + len(json.dumps([group.meter, group.keys]))
+
+
+def digest_of(*lists: Iterable[Group]) -> str:
+    """Tells whether a report is still the same, row by row."""
+    digest = blake2b(digest_size=12)
+    for groups in lists:
+        for group in groups:
+            row = [group.start, group.meter, group.quantity, group.events, *group.keys.values()]
+            digest.update(json.dumps(row).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def step_at(at: Instant, granularity: Granularity, timezone: str) -> Period:

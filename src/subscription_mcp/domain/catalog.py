@@ -373,6 +373,7 @@ OVERAGE, OVERAGE_CHARGE = "overage", "overage_charge"
 """What is counted beside a meter: its units beyond a limit, and what they cost, in micro-units."""
 UNPRICED, ESTIMATED = "unpriced", "estimated"
 """And how many of its events had no price, and how much of it was only estimated."""
+COUNTED_BESIDE = frozenset({OVERAGE, OVERAGE_CHARGE, UNPRICED, ESTIMATED})
 
 
 def derived(meter: str, what: str) -> str:

@@ -30,13 +30,22 @@ def unpacked(cursor: str) -> list[Any]:
     return values if isinstance(values, list) else []
 
 
-def position_of(cursor: str | None, *whose: str | None) -> int | None:
-    """The position; None where the list begins. Raises Refusal `invalid_request`."""
+def position_of(cursor: str | None, *whose: str | None, state: str | None = None) -> int | None:
+    """The position; None where the list begins. A list that may change as a whole has its `state` at the end of its
+    cursors. Raises Refusal `invalid_request`."""
     if cursor is None:
         return None
     values = unpacked(cursor)
+    was = values.pop() if values and state is not None else None
     if not values or not is_position(values[0]) or values[1:] != list(whose):
         raise not_of_this_list()
+    if was != state:
+        raise Refusal(
+            "invalid_request",
+            "What this list shows has changed since its first page. Start again without a cursor; a period that is "
+            "over changes least.",
+            fields=[FieldProblem("cursor", "must be of the list as it is now")],
+        )
     position: int = values[0]
     return position
 

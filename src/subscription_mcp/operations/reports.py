@@ -2,30 +2,30 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 from hashlib import blake2b
 
 from subscription_mcp.domain.analytics import (
-    BREAKDOWN_BYTES_MAX,
-    BREAKDOWN_ROWS_MAX,
-    SERIES_BYTES_MAX,
-    SERIES_ROWS_MAX,
+    FIRST_PAGE_BYTES,
+    NEXT_PAGE_BYTES,
     Granularity,
     Group,
     GroupKey,
     NamedPeriod,
     UsageRow,
+    digest_of,
     explicit_period,
     grouped,
     named_period,
-    page_of,
+    pages_of,
     series,
     step_starts,
     totals,
     whole_quarters,
 )
+from subscription_mcp.domain.catalog import COUNTED_BESIDE, is_derived
 from subscription_mcp.domain.decisions import LimitState, unit_of
 from subscription_mcp.domain.errors import FieldProblem, Refusal, forbidden
 from subscription_mcp.domain.histogram import percentile
@@ -85,12 +85,12 @@ class UsageRequest:
 
     def is_about(self, meter: str) -> bool:
         """Whether a meter was asked for, or is counted beside one that was."""
-        return self.meters is None or meter.partition(":")[0] in self.meters
+        return self.meters is None or meter in self.meters or meter.partition(":")[0] in self.meters
 
 
 @dataclass(slots=True)
 class EventPerformance:
-    """How one kind of event went: `timed` of them said how long they took."""
+    """How one kind of event went, also where it was taken back later: `timed` of them said how long they took."""
 
     event: str
     count: int
@@ -134,7 +134,7 @@ class UsageReportAnswer:
     breakdown: list[Group]
     outlook: Outlook | None
     next_cursor: str | None
-    """Where rows were left out: brings older steps and smaller groups."""
+    """Where rows were left out: brings older steps and smaller groups, as long as nothing was counted since."""
     as_of: Instant
 
     @property
@@ -229,12 +229,17 @@ class Reports:
             if view is not None:
                 outlook.projections = await self._projections(whose, limits, timezone, now)
         asked = (*astuple(whose), _digest(period, request))
-        skipped = divmod(position_of(request.cursor, *asked) or 0, _ROWS)
         # The newest steps first: what is left out is long ago.
-        some_steps = page_of(steps[::-1], skipped[0], SERIES_ROWS_MAX, SERIES_BYTES_MAX)
-        some_lines = page_of(lines, skipped[1], BREAKDOWN_ROWS_MAX, BREAKDOWN_BYTES_MAX)
+        steps.reverse()
+        skipped, room = (0, 0), FIRST_PAGE_BYTES
+        if request.cursor is not None:
+            position = position_of(request.cursor, *asked, state=digest_of(steps, lines))
+            skipped, room = divmod(position or 0, _ROWS), NEXT_PAGE_BYTES
+        some_steps, some_lines = pages_of(steps, lines, skipped, room)
         given = skipped[0] + len(some_steps), skipped[1] + len(some_lines)
-        is_cut = given[0] < len(steps) or given[1] < len(lines)
+        next_cursor = None
+        if given[0] < len(steps) or given[1] < len(lines):
+            next_cursor = cursor_of(given[0] * _ROWS + given[1], *asked, digest_of(steps, lines))
         return UsageReportAnswer(
             period,
             timezone,
@@ -243,7 +248,7 @@ class Reports:
             some_steps[::-1],
             some_lines,
             outlook,
-            cursor_of(given[0] * _ROWS + given[1], *asked) if is_cut else None,
+            next_cursor,
             now,
         )
 
@@ -402,7 +407,7 @@ class Reports:
 
     def _check_meters(self, meters: Sequence[str] | None) -> None:
         known = self._access.catalog.meters
-        if meters is not None and any(meter not in known for meter in meters):
+        if meters is not None and any(not _is_counted(meter, known) for meter in meters):
             names = ", ".join(known)
             raise Refusal(
                 "invalid_request",
@@ -433,6 +438,12 @@ def denials_of(rows: Iterable[tuple[str, str, int]]) -> list[Denied]:
     found = [Denied(*one) for one in rows]
     rest = sum(one.count for one in found[DENIALS_MAX:])
     return [*found[:DENIALS_MAX], *([Denied(OTHER, "", rest)] if rest else [])]
+
+
+def _is_counted(meter: str, known: Container[str]) -> bool:
+    """Whether it is a meter of the catalog, or the name of what may be counted beside one."""
+    name, _, beside = meter.partition(":")
+    return name in known and (not is_derived(meter) or beside in COUNTED_BESIDE)
 
 
 def _digest(period: Period, request: UsageRequest) -> str:

@@ -412,6 +412,7 @@ def _outlook(outlook: Outlook | None) -> Document:
             ],
         },
         "performance": {
+            "method": "Of everything that was recorded, also what was taken back later.",
             "error_percent_max": 5,
             "events": [
                 {

@@ -370,9 +370,9 @@ def _outlook(outlook: Outlook, *, is_over: bool) -> str:
     lines += _cut(
         [
             f"{one.event}: of {one.timed:,} timed, half took about {one.p50_ms:,} ms or less, 95 % about "
-            f"{one.p95_ms:,} ms or less; {one.failed:,} of {one.count:,} failed."
+            f"{one.p95_ms:,} ms or less; {one.failed:,} of {one.count:,} recorded failed."
             if one.p50_ms is not None and one.p95_ms is not None
-            else f"{one.event}: {one.failed:,} of {one.count:,} failed."
+            else f"{one.event}: {one.failed:,} of {one.count:,} recorded failed."
             for one in outlook.performance
         ]
     )
