@@ -6,7 +6,7 @@ event, reservation or session it made or found."""
 
 from types import SimpleNamespace as Thing
 
-from tests.chaos.model_costs import CALLED, costs_of, line_said
+from tests.chaos.model_costs import CALLED, costs_of, line_said, unsaid
 from tests.chaos.model_counting import HELD, REFUSED, USED, Counting, own, total
 from tests.chaos.model_grants import pass_on
 from tests.chaos.model_lifecycle import No
@@ -50,7 +50,7 @@ class Model(Counting, Refusals):
         for row in limits.values():
             row[REFUSED] = row[REFUSED] and not still  # no limit is why
         refused = [(key, row) for key, row in limits.items() if row[REFUSED]]
-        too_fast = all(window == "minute" and gains[meter] <= row[0] for (meter, window, _), row in refused)
+        too_fast = all(key[1] == "minute" and 0 < row[0] >= gains[key[0]] for key, row in refused)
         code = still or ("ok" if not refused else "rate_limited" if too_fast else "quota_exceeded")
         told = {"code": code, "plan": held and held.plan.key, "limits": limits}
         return told | {"replayed": False, "late": late, "thing": None, "unpriced": "cost:unpriced" in gains}
@@ -64,13 +64,13 @@ class Model(Counting, Refusals):
         held = self.accounts.held_by(account, user)
         still = held.still(self.now) if held else "payment_required"
         asked, price = (command.event, command.quantity, dict(command.attributes)), line_said(command.price)
-        gains = gains_of(*asked) | costs_of(*asked, price)
+        gains = gains_of(*asked) | costs_of(*asked, price, not hasattr(command, "enforce"))
         if command.quantity < 0:  # a level is lowered to nothing and no further
             ((meter, gain),) = gains.items()
             gains = {meter: max(gain, -total(self.gained(self.events, account, user, meter), meter))}
         anyway = not getattr(command, "enforce", True)
         then = self.accounts.held_then(account, user, at)
-        limits = self.standing(account, user, held, gains, at, None, anyway, then)
+        limits = self.standing(account, user, held, gains, at, None, anyway, then, unsaid(*asked, price))
         answer = self.decided(held, limits, gains, still)
         told = {
             "told": asked,

@@ -46,13 +46,27 @@ def cost_of(line, quantity, attributes):
     return ceil(exact)
 
 
-def costs_of(event, quantity, attributes, price):
-    """What an event adds to the cost, and whether nobody knew."""
+def costs_of(event, quantity, attributes, price, ahead=False):
+    """What an event adds to the cost, and whether nobody knew; `ahead` of a call it may still be said."""
     if event != "llm_call":
         return {}
-    return (
-        {"cost": 0, "cost:unpriced": 1} if price is None else {"cost": cost_of(price, quantity, attributes)}
-    )
+    if price is None or not says_cost(price, attributes):
+        return {"cost": 0} if price and ahead else {"cost": 0, "cost:unpriced": 1}
+    return {"cost": cost_of(price, quantity, attributes)}
+
+
+def says_cost(line, attributes):
+    """Whether a call says what it costs: it goes by tokens, and there are some said, or by the piece; or is free."""
+    by_tokens = any(line[:2]) or any(any(tier[1:]) for tier in line[3])
+    return bool(line[2]) or not by_tokens or "input_tokens" in attributes or "output_tokens" in attributes
+
+
+def unsaid(event, _, attributes, price):
+    """The meters a call moves and does not say by how much."""
+    if event != "llm_call":
+        return set()
+    costs = {"cost"} if price and not says_cost(price, attributes) else set()
+    return costs if "tokens" in attributes else costs | {"llm_tokens"}
 
 
 def line_said(price):
@@ -69,6 +83,6 @@ def line_said(price):
 def line_kept(thing):
     """What an event keeps: the price as it was for that call."""
     event, _, attributes = thing.told
-    if event != "llm_call" or thing.price is None:
+    if event != "llm_call" or thing.price is None or not says_cost(thing.price, attributes):
         return None
     return (*for_tokens(thing.price, attributes.get("input_tokens", 0)), thing.price[2], ())

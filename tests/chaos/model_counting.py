@@ -29,10 +29,12 @@ class Counting:
         mine = [one for one in things if one.account == account and user in (None, one.user)]
         return [one for one in mine if meter in one.gains]
 
-    def standing(self, account, user, held, gains=None, at=None, settled=None, anyway=False, then=None):
+    def standing(
+        self, account, user, held, gains=None, at=None, settled=None, anyway=False, then=None, unsaid=()
+    ):
         """All limits, or those of the meters that gain something, in the windows that hold `at`; of a reservation
         that is `settled`, in those it was made in. `anyway` it is counted, also beyond a limit. `then` is what was
-        held when it happened."""
+        held when it happened. Of what is `unsaid` one must fit."""
         if held is None:
             return {}
         rows, at, rhythm = {}, at or self.now, (settled or held).rhythm
@@ -63,14 +65,15 @@ class Counting:
                 pots = self.accounts.pots(account, user, (meter, window, scope), here, at)
             own, maximum = maximum, raised(maximum, pots, sums[0], charged if terms else 0, window)
             most = ceiling(maximum, terms)
-            over = most is not UNLIMITED and sum(sums) + gain > most
+            need = gain or int(meter in unsaid)
+            over = most is not UNLIMITED and sum(sums) + need > most
             if length is not None:
                 coming = [(one.used_at + length, one.gains[meter]) for one in used]
                 coming += [(one.ends, one.gains[meter]) for one in kept if over]
                 mine = [(min(at, self.now) + length, gain)] if anyway or not over else []
-                room = (maximum if mine else maximum - gain) if over else sum(sums) + gain
+                room = maximum - (need - gain if mine else need) if over else sum(sums) + gain
                 end = back_at(coming + mine, room) or self.now + length
-            refused = over and gain > 0
+            refused = over and need > 0
             row = [maximum, *sums, start, end, refused, terms and [charged, *terms], (own, pots, here)]
             rows[meter, window, scope] = row
         return rows

@@ -44,6 +44,7 @@ EVENTS = (
     ("llm_call", {"provider": "openai", "model": "gpt", "input_tokens": 51, "output_tokens": 13}),
     ("llm_call", {"model": "gpt", "input_tokens": 99, "output_tokens": 13}),
     ("llm_call", {"model": "image", "input_tokens": 1}),
+    ("llm_call", {"provider": "gemini", "model": "flash"}),
     ("tool_call", {"tool": "search"}),
     ("tool_call", {}),
     ("tool_call", {}),

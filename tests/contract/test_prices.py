@@ -34,15 +34,15 @@ SEARCH = UnitPrice("catalog", "USD", per_unit=1_000, unit="search")
 CALL = {"provider": "gemini", "model": "gemini-2.5-pro"}
 
 
-def priced_catalog() -> Catalog:
+def priced_catalog(more: str = "") -> Catalog:
     return parse_catalog(
-        """
+        f"""
 name = "test"
 title = "Test"
 currency = "USD"
 default_plan = "basic"
 [events.api_call]
-attributes = { provider = "text", input_tokens = "integer", output_tokens = "integer", cache_read_tokens = "integer", audio_seconds = "integer" }
+attributes = {{ provider = "text", input_tokens = "integer", output_tokens = "integer", cache_read_tokens = "integer", audio_seconds = "integer" }}
 [events.message]
 [meters.calls]
 unit = "call"
@@ -60,14 +60,14 @@ aggregate = "cost"
 unit = "Gemini call"
 event = "api_call"
 aggregate = "count"
-where = { provider = "gemini" }
+where = {{ provider = "gemini" }}
 [meters.messages]
 unit = "message"
 event = "message"
 [plans.basic]
 title = "Basic"
-price = { monthly = "0" }
-limits = [{ meter = "cost", window = "month", limit = "1.00" }, { meter = "calls", window = "day", limit = 1_000_000 }]
+price = {{ monthly = "0" }}
+limits = [{{ meter = "cost", window = "month", limit = "1.00" }}, {{ meter = "calls", window = "day", limit = 1_000_000 }}{more}]
 """,
         source="test.toml",
     )
@@ -210,6 +210,73 @@ async def test_what_nobody_knows_the_price_of_is_told_and_counted(tmp_path: Path
         totals = {row.meter: row.quantity for row in rows}
         assert (totals["cost:unpriced"], totals["tokens"], totals["cost"]) == (1, 1_000, 0)
         assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_a_call_that_says_no_tokens_is_not_free_without_a_word(tmp_path: Path) -> None:
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        silent = a_record("bob", "api_call", attributes=CALL, price=PRO)
+        said = decision_of(await ledger.submit_one(silent))
+        assert (said.code, said.unpriced) == ("ok", True)
+        found = [alert.meter for _, alert in await ledger.query(AlertPage(Whose("acme"), 100))]
+        assert found == ["cost:unpriced"]
+        # None at all is something else than nothing said
+        assert not decision_of(await ledger.submit_one(a_call(0, 0))).unpriced
+        assert [event.price for event in await events_of(ledger)] == [PRO, None]
+        assert (await ledger.engine.verify()).differences == ()
+
+
+async def test_without_room_nothing_begins_whose_cost_is_still_to_be_known(tmp_path: Path) -> None:
+    check = CheckUsage(a_subject(), "api_call", 1, CALL, PRO)
+    reserve = a_reserve("bob", "api_call", attributes=CALL, price=PRO)
+    silent = a_record("bob", "api_call", attributes=CALL, price=PRO)
+    refused = "Basic plan: 1.00 of 1.00 USD used this month. Resets 2026-12-01 00:00 UTC."
+    async with a_ledger(tmp_path, catalog=priced_catalog()) as ledger:
+        await ledger.submit_one(a_call(799_998))
+        # A little is left: that there is any is all there is to know, and what it costs the record will say
+        before = decision_of(await ledger.rehearse(check))
+        assert (before.code, before.unpriced, before.affordable and before.affordable.cost_micros) == (
+            "ok",
+            False,
+            2,
+        )
+        held = await ledger.submit_one(reserve)
+        assert (decision_of(held).code, decision_of(held).unpriced) == ("ok", False)
+        await ledger.submit_one(a_settle(held, attributes={"input_tokens": 1}))
+        for asked in (await ledger.rehearse(check), *await ledger.submit([reserve, silent])):
+            decision = decision_of(asked)
+            assert (decision.code, decision.sentence) == ("quota_exceeded", refused)
+            assert [state.meter for state in decision.limits if state.refused] == ["cost"]
+            assert [unlock.action for unlock in decision.unlocks] == ["wait"]
+        left = decision_of(await ledger.rehearse(check)).affordable
+        assert left is not None and (left.calls, left.output_tokens, left.cost_micros) == (0, 0, 0)
+        # What really happened goes on; what costs nothing, and what nobody knows the price of, does, too
+        went_on = decision_of(await ledger.submit_one(replace(silent, enforce=False)))
+        assert (went_on.code, went_on.event_id is not None) == ("quota_exceeded", True)
+        assert decision_of(await ledger.submit_one(a_call(0, 0))).allowed
+        assert decision_of(await ledger.submit_one(a_call(9, price=None))).allowed
+        assert decision_of(await ledger.submit_one(a_record("bob", "message"))).allowed
+        assert (await ledger.engine.verify()).differences == ()
+
+
+@pytest.mark.parametrize("window", ["month", "rolling:PT2H"])
+async def test_a_limit_of_tokens_that_is_used_up_refuses_what_says_none(tmp_path: Path, window: str) -> None:
+    bare = {"provider": "gemini"}
+    limit = f', {{ meter = "tokens", window = "{window}", limit = 10 }}'
+    async with a_ledger(tmp_path, catalog=priced_catalog(limit)) as ledger:
+        assert decision_of(await ledger.submit_one(a_call(9, price=None))).allowed
+        check = CheckUsage(a_subject(), "api_call", 1, bare, None)
+        assert decision_of(await ledger.rehearse(check)).allowed
+        await ledger.submit_one(a_call(1, price=None))
+        refused = decision_of(await ledger.rehearse(check))
+        assert [state.meter for state in refused.limits if state.refused] == ["tokens"]
+        assert [unlock.action for unlock in refused.unlocks] == ["wait"]
+        # A search has none, as its price says; one that says it has none, neither
+        assert decision_of(await ledger.rehearse(replace(check, price=SEARCH))).allowed
+        assert decision_of(await ledger.submit_one(a_call(0, 0, price=None))).allowed
+        # Where there is never any room, waiting does not help
+        await ledger.submit_one(a_limit_set(0, meter="tokens", window=window))
+        never = decision_of(await ledger.rehearse(check))
+        assert (never.code, never.unlocks) == ("quota_exceeded", [])
 
 
 async def test_it_is_told_and_alerted_also_where_the_subscription_stands_still(tmp_path: Path) -> None:

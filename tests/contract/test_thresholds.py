@@ -397,7 +397,8 @@ async def test_a_model_without_a_price_is_told_once_a_day_and_a_cost_as_money(tm
         ("acme", "", "cost:unpriced", "critical")
     ] * 2
     assert found[0].message == (
-        "Calls of the model gemini-2.5-pro are counted as if they cost nothing: no price for them is known."
+        "Calls of the model gemini-2.5-pro are counted as if they cost nothing: no price for them is "
+        "known, or they say no tokens."
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from subscription_mcp.domain.catalog import UNLIMITED, Attributes, Catalog, Limit, ModelPrice
 from subscription_mcp.domain.decisions import Affordable, LimitState
 from subscription_mcp.domain.pricing import OUTPUT_TOKENS, UnitPrice, unit_price_of
-from subscription_mcp.domain.usage import gains_of
+from subscription_mcp.domain.usage import gains_of, unsaid_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,15 @@ class Call:
 
 
 Fits = Callable[[Mapping[str, int]], bool]
-"""Whether the limits leave room for what meters would gain."""
+"""Whether the limits leave so much room for meters."""
 
 
 def affordable(catalog: Catalog, call: Call, states: Sequence[LimitState], fits: Fits) -> Affordable:
     """What is affordable as the limits stand before the call."""
     limited = [state for state in states if state.maximum is not UNLIMITED]
     calls = {id(state): state.room // state.gain for state in limited if state.gain > 0}
+    # How many more that say nothing would fit nobody knows, unless there is no room at all.
+    calls |= {id(state): 0 for state in limited if state.is_unsaid and state.room == 0}
     fewest = min(calls.values(), default=None)
     lengths = {
         id(state): tokens for state in limited if (tokens := _output_tokens(catalog, call, state)) is not None
@@ -70,7 +72,10 @@ def _cheaper(catalog: Catalog, call: Call, fits: Fits) -> ModelPrice | None:
         if cost >= asked:
             continue
         attributes = {**call.attributes, "provider": line.provider, "model": line.model or ""}
-        if fits(gains_of(catalog, call.event, call.quantity, attributes, unit_price_of(line))):
+        price = unit_price_of(line)
+        gains = gains_of(catalog, call.event, call.quantity, attributes, price)
+        unsaid = unsaid_of(catalog, call.event, gains, attributes, price)
+        if fits({**gains, **dict.fromkeys(unsaid, 1)}):
             return line
     return None
 

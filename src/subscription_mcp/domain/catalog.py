@@ -95,6 +95,15 @@ class Meter:
             return 0 if price is None else price.cost_micros(quantity, attributes)
         return quantity
 
+    def is_said(self, attributes: Attributes, price: "UnitPrice | None") -> bool:
+        """Whether an event says how much it adds, be it 0. Where nobody knows its price, no attribute would say what it
+        costs."""
+        if self.aggregate == "sum_of":
+            if any(name in attributes for name in self.attributes):
+                return True
+            return price is not None and price.rules_out(self.attributes)
+        return not self.is_cost or price is None or price.is_said(attributes)
+
     @property
     def is_level(self) -> bool:
         return self.aggregate == "level"

@@ -3,7 +3,7 @@
 `decide` looks at every limit the event touches; it is a function of values and reads no clock or ledger.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,8 @@ class LimitState:
     """Of what is used, the units that are charged beyond the plan."""
     overage_gain: int = 0
     """How many of those the event adds."""
+    is_unsaid: bool = False
+    """The event does not say how much it adds: it needs some room, however little."""
 
     @property
     def meter(self) -> str:
@@ -108,6 +110,11 @@ class LimitState:
         if maximum is UNLIMITED:
             return None
         return 1000 if maximum == 0 else (self.used + self.held) * 1000 // maximum
+
+    @property
+    def needed(self) -> int:
+        """How much room there must be for the event."""
+        return self.gain or int(self.is_unsaid)
 
     @property
     def resets_at(self) -> Instant | None:
@@ -313,17 +320,28 @@ def unit_of(catalog: Catalog, meter: str) -> str:
     return unit_of(catalog, base) if what in (OVERAGE, ESTIMATED) else UNKNOWN_UNIT
 
 
-def state_of(limit: Limit, unit: str, total: Total, gain: int, *, anyway: bool = False) -> LimitState:
+def state_of(
+    limit: Limit, unit: str, total: Total, gain: int, *, anyway: bool = False, is_unsaid: bool = False
+) -> LimitState:
     """How one limit stands before an event. One that fits, or is counted `anyway`, is among what comes back."""
     period = total.period
     if isinstance(limit.window, Rolling):
         now = period.start + limit.window.length
-        excess = total.used + total.held + gain - limit.ceiling
+        excess = total.used + total.held + (gain or int(is_unsaid)) - limit.ceiling
         others = list(total.holds) if excess > 0 else []
         if gain and period.end is not None and (anyway or excess <= 0):
             others.append((period.end, gain))
         period = Period(period.start, back_at(total.cells, limit.window.length, now, excess, others))
-    return LimitState(limit, unit, total.used, total.held, period, gain, overage_used=total.overage_used)
+    return LimitState(
+        limit,
+        unit,
+        total.used,
+        total.held,
+        period,
+        gain,
+        overage_used=total.overage_used,
+        is_unsaid=is_unsaid,
+    )
 
 
 def decide(
@@ -337,6 +355,7 @@ def decide(
     quantity: int,
     gains: Mapping[str, int],
     now: Instant,
+    unsaid: Collection[str] = (),
     trial_ends_at: Instant | None = None,
     ends_at: Instant | None = None,
 ) -> Decision:
@@ -345,7 +364,8 @@ def decide(
     Every limit of every meter the event moves is looked at, so that a refusal names all that stand in the way.
     Without a plan nothing may happen. For what would help, `limits_of` gives the limits of any plan with this
     account's overrides in them. Where it is allowed the states are left in their order: most callers change them
-    first (`count_in`, `sort_states`).
+    first (`count_in`, `sort_states`). Of the meters in `unsaid` any room is enough, as nobody knows yet how much is
+    needed; where there is none it is not.
     """
     if plan is None:
         return Decision("payment_required", None, event, quantity, [], now, plans_to_begin_with(catalog))
@@ -354,14 +374,15 @@ def decide(
         end = state.period.end
         state.is_over = end is not None and end <= now
         # What adds nothing is never in the way, also where a limit is passed already; nor is a level that falls.
-        if state.gain > 0 and state.used + state.held + state.gain > state.limit.ceiling:
+        needed = state.gain or int(state.is_unsaid)
+        if needed > 0 and state.used + state.held + needed > state.limit.ceiling:
             state.refused = any_refused = True
     if not any_refused:
         return Decision("ok", plan, event, quantity, states, now, trial_ends_at=trial_ends_at)
     sort_states(states)
     refused = [state for state in states if state.refused]
     unlocks = []
-    next_plan = next_plan_allowing(catalog, plan, limits_of, totals, gains)
+    next_plan = next_plan_allowing(catalog, plan, limits_of, totals, {**gains, **dict.fromkeys(unsaid, 1)})
     if next_plan is not None:
         unlocks.append(Unlock("upgrade_tier", plan=next_plan.key))
     until = waiting_helps_until(refused, now)
@@ -521,7 +542,7 @@ def waiting_helps_until(refused: Sequence[LimitState], now: Instant) -> Instant 
     for state in refused:
         if state.period.end is None or state.period.end <= now:
             return None
-        if state.maximum is UNLIMITED or state.gain > state.limit.ceiling:
+        if state.maximum is UNLIMITED or state.needed > state.limit.ceiling:
             return None
         ends.append(state.period.end)
     return max(ends)

@@ -5,7 +5,7 @@ happened. Tokens are priced by the million and everything else by the piece; a c
 costs something never costs nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,6 +35,7 @@ PRICED_BY_MILLION = (*WHOLE_OF, *COUNTED_BESIDE_TOKENS)
 """Attributes that may have a price for a million of them, besides all tokens."""
 PRICED_BY = (INPUT_TOKENS, OUTPUT_TOKENS, *PRICED_BY_MILLION)
 """All attributes that a cost may follow from."""
+_PRICED_BY = frozenset(PRICED_BY)
 MILLION = 1_000_000
 
 Rates = tuple[tuple[str, int], ...]
@@ -78,6 +79,39 @@ class UnitPrice:
         parts = {name: rate - wholes.get(WHOLE_OF.get(name, ""), 0) for name, rate in self.per_million}
         return tuple((name, rate) for name, rate in {**wholes, **parts}.items() if rate)
 
+    @cached_property
+    def _goes_by(self) -> frozenset[str]:
+        """The attributes it goes by, in any of its tiers; where it has a price for tokens, those of both directions."""
+        names = {name for level in self._levels for name, _ in level.per_million}
+        by_tokens = any(
+            rate is not None
+            for level in self._levels
+            for rate in (level.input_per_million_tokens, level.output_per_million_tokens)
+        )
+        return frozenset({*names, *PARTS_OF_TOKENS} if by_tokens else names)
+
+    @cached_property
+    def _costs_without_attributes(self) -> bool:
+        """Whether what a call costs is known without any: each piece has a price, or nothing costs anything."""
+        return bool(self.per_unit) or not any(
+            level.input_per_million_tokens
+            or level.output_per_million_tokens
+            or any(rate for _, rate in level.per_million)
+            for level in self._levels
+        )
+
+    @property
+    def _levels(self) -> "tuple[UnitPrice | Tier, ...]":
+        return self, *self.tiers
+
+    def is_said(self, attributes: Attributes) -> bool:
+        """Whether a call says anything of what it is priced by, be it 0."""
+        return self._costs_without_attributes or not self._goes_by.isdisjoint(attributes)
+
+    def rules_out(self, names: Collection[str]) -> bool:
+        """Whether a call of that price has nothing of some attributes, as it is priced by something else."""
+        return _PRICED_BY.issuperset(names) and self._goes_by.isdisjoint(names)
+
     def for_call(self, attributes: Attributes) -> "UnitPrice":
         """The price as it holds for one call: that of its tier."""
         if not self.tiers:
@@ -98,7 +132,10 @@ class UnitPrice:
 
     def covers(self, attributes: Attributes) -> bool:
         """Whether it prices what a call used: where it is by tokens, it must have a price for those of each direction
-        that there are; where it is by something else, the call must say how much of that there was."""
+        that there are; where it is by something else, the call must say how much of that there was. Of a call that says
+        nothing it goes by it prices nothing."""
+        if not self.is_said(attributes):
+            return False
         if self.per_unit is not None:
             return True
         wholes = (

@@ -1,7 +1,7 @@
 """Usage: what one event says, and what every meter gains from it."""
 
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -17,7 +17,7 @@ from subscription_mcp.domain.catalog import (
     derived,
 )
 from subscription_mcp.domain.errors import FieldProblem, Refusal
-from subscription_mcp.domain.pricing import WHOLE_OF, UnitPrice, too_many_parts, without
+from subscription_mcp.domain.pricing import PRICED_BY, WHOLE_OF, UnitPrice, too_many_parts, without
 
 TEXT_LENGTH_MAX = 256
 _HIDING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -42,17 +42,21 @@ def gains_of(
     attributes: Attributes,
     price: UnitPrice | None = None,
     estimated: Collection[str] = (),
+    *,
+    has_happened: bool = True,
 ) -> dict[str, int]:
     """What each meter the event concerns gains, by meter name; nothing where the catalog has no such event any more.
 
     Beside them it says that a cost is not known in full (`cost:unpriced`; then nothing is added to it), and what of a gain comes from attributes, or a
-    quantity, that were only `estimated` (`tokens:estimated`).
+    quantity, that were only `estimated` (`tokens:estimated`). Of a call that has not happened yet, and says nothing of what
+    it is priced by, the cost is still to be known.
     """
     names = catalog.meters_of_quantity.get(event)
     if names is not None and not estimated:  # most events, and looked up for each of them
         return dict.fromkeys(names, quantity)
     if price is not None and not price.covers(attributes):
-        price = None
+        is_to_be_known = not has_happened and not any(name in attributes for name in PRICED_BY)
+        price = price if is_to_be_known else None
     gains: dict[str, int] = {}
     for meter in catalog.meters_of_event.get(event, ()):
         gain = meter.gain(event, quantity, attributes, price)
@@ -64,6 +68,19 @@ def gains_of(
         if estimated and (part := _estimated_part(meter, gain, quantity, attributes, price, estimated)):
             gains[derived(meter.name, ESTIMATED)] = part
     return gains
+
+
+def unsaid_of(
+    catalog: Catalog, event: str, gains: Mapping[str, int], attributes: Attributes, price: UnitPrice | None
+) -> Collection[str]:
+    """Of the meters an event moves, those it does not say by how much: the tokens of a call that is not over yet."""
+    if event in catalog.meters_of_quantity or 0 not in gains.values():
+        return ()
+    return [
+        meter.name
+        for meter in catalog.meters_of_event.get(event, ())
+        if gains.get(meter.name) == 0 and not meter.is_said(attributes, price)
+    ]
 
 
 def _estimated_part(

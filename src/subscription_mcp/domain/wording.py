@@ -80,8 +80,8 @@ def pricing_note(cost_meter: str | None, asks_library: bool) -> str:
     unpriced = "No meter adds up what calls cost."
     if cost_meter is not None:
         unpriced = (
-            "A call without a price, or with tokens its price says nothing about, adds nothing to the cost and is "
-            f"counted as {cost_meter}:unpriced; tokens that are not said to be cached, audio and the like cost what all "
+            "A call without a price, with tokens its price says nothing about, or that says none, adds nothing to the cost "
+            f"and is counted as {cost_meter}:unpriced; tokens that are not said to be cached, audio and the like cost what all "
             "others do."
         )
     return f"{library if asks_library else ''}{unpriced}"

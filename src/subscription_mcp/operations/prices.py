@@ -87,7 +87,9 @@ class Prices:
             return None
         provider, model = _text(attributes, "provider"), _text(attributes, "model")
         price = self.find(provider, model, at)
-        if event is not None and (price is None or not price.covers(attributes)):
+        if event is not None and (
+            price is None or (price.is_said(attributes) and not price.covers(attributes))
+        ):
             self._tell_unpriced(provider, model)
         return price
 

@@ -351,8 +351,8 @@ def _unpriced(calls: str, subject: str) -> ServiceTrouble:
         UNPRICED_MODEL,
         Day(),
         "critical",
-        f"Calls {calls} are counted as if they cost nothing: no price for them is known.",
-        "Add one to [[prices]] of the catalog, or correct the provider and model the events name.",
+        f"Calls {calls} are counted as if they cost nothing: no price for them is known, or they say no tokens.",
+        "Add one to [[prices]] of the catalog, or correct the provider, model and tokens the events name.",
         subject,
     )
 

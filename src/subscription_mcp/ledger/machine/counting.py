@@ -175,7 +175,13 @@ class Tally:
     """Those of `checked` that may alert, once worked out."""
 
     def states(
-        self, gains: Mapping[str, int], at: Instant, now: Instant, *, anyway: bool
+        self,
+        gains: Mapping[str, int],
+        at: Instant,
+        now: Instant,
+        *,
+        anyway: bool,
+        unsaid: Collection[str] = (),
     ) -> list[LimitState]:
         """How the limits stand before something that happened at `at`, and is counted `anyway`."""
         states = []
@@ -185,10 +191,14 @@ class Tally:
                 states.append(LimitState(limit, unit, counter.used, held, period, gains[counter.meter]))
                 if limit.overage is not None:
                     states[-1].overage_used = self._charged_under(limit)
+                if unsaid:
+                    states[-1].is_unsaid = limit.meter in unsaid
                 continue
             total = total_of(counter, limit.window, period, at, now)
             if total.counts:
-                states.append(state_of(limit, unit, total, gains[limit.meter], anyway=anyway))
+                is_unsaid = limit.meter in unsaid
+                gain = gains[limit.meter]
+                states.append(state_of(limit, unit, total, gain, anyway=anyway, is_unsaid=is_unsaid))
         return states
 
     def _charged_under(self, limit: Limit) -> int:

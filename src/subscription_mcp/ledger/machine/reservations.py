@@ -91,11 +91,12 @@ def reserve(turn: Turn, command: Reserve) -> Decided | None:
         command.attributes,
         command.price,
         command.estimated,
+        has_happened=False,
     )
     tally = tally_for(turn, located, gains, now)
     if tally is None:
         return None
-    decision = decided(turn, located, tally, command.event, command.quantity, gains, now)
+    decision = decided(turn, located, tally, command, gains, now)
     must_have_room(turn, located)
     read_tenant(turn, located, decision)
     if not turn.may_write:

@@ -37,7 +37,13 @@ from subscription_mcp.domain.errors import FieldProblem
 from subscription_mcp.domain.instants import Instant
 from subscription_mcp.domain.money import MICROS
 from subscription_mcp.domain.pricing import UnitPrice
-from subscription_mcp.domain.usage import attribute_problems, event_type_of, gains_of, token_problems
+from subscription_mcp.domain.usage import (
+    attribute_problems,
+    event_type_of,
+    gains_of,
+    token_problems,
+    unsaid_of,
+)
 from subscription_mcp.domain.windows import Period, quarter_of, window_of_key
 from subscription_mcp.ledger.commands import (
     Actor,
@@ -46,6 +52,7 @@ from subscription_mcp.ledger.commands import (
     Grant,
     Keyed,
     RecordUsage,
+    Reserve,
     UsageEvent,
     refused,
 )
@@ -84,14 +91,19 @@ def check(turn: Turn, command: CheckUsage) -> Decided | None:
     if located is None:
         return None
     gains = gains_or_refuse(
-        turn.facts.catalog, command.event, command.quantity, command.attributes, command.price
+        turn.facts.catalog,
+        command.event,
+        command.quantity,
+        command.attributes,
+        command.price,
+        has_happened=False,
     )
     tally = tally_for(turn, located, gains, turn.now)
     if tally is None:
         return None
     if command.quantity < 0:
         gains = gains_in(tally, gains)
-    decision = decided(turn, located, tally, command.event, command.quantity, gains, turn.now)
+    decision = decided(turn, located, tally, command, gains, turn.now)
     sort_states(decision.limits)
     say_if_near(decision, turn.facts.catalog, limits_in_effect(totals_of(turn, located, turn.now), located))
     if tally.beyond and decision.allowed and passed_by(located, tally, decision, gains).charged:
@@ -146,7 +158,7 @@ def record(turn: Turn, command: RecordUsage) -> Decided | None:
     if command.quantity < 0:
         gains = gains_in(tally, gains)
     anyway = not command.enforce
-    decision = decided(turn, located, tally, command.event, command.quantity, gains, at, anyway=anyway)
+    decision = decided(turn, located, tally, command, gains, at, anyway=anyway)
     if located.terms is not None and (decision.allowed or anyway):
         decision.plan_held = located.terms
     dimensions = dimensions_counted(
@@ -322,6 +334,8 @@ def gains_or_refuse(
     attributes: Attributes,
     price: UnitPrice | None = None,
     estimated: Collection[str] = (),
+    *,
+    has_happened: bool = True,
 ) -> dict[str, int]:
     """What each meter gains. Raises Refusal where the event could not have happened like that."""
     if not 1 <= quantity <= QUANTITY_MAX:
@@ -333,7 +347,7 @@ def gains_or_refuse(
             problems = token_problems(attributes)
         if problems:
             raise refused("invalid_request", f"{problems[0].field} {problems[0].rule}", *problems)
-    gains = gains_of(catalog, event, quantity, attributes, price, estimated)
+    gains = gains_of(catalog, event, quantity, attributes, price, estimated, has_happened=has_happened)
     for meter in catalog.cost_meters_of_event.get(event, ()):
         if gains.get(meter.name, 0) > QUANTITY_MAX:
             rule = f"costs more than {QUANTITY_MAX // MICROS:,} {catalog.currency}, the most one event can"
@@ -367,8 +381,7 @@ def decided(
     turn: Turn,
     located: Located,
     tally: Tally,
-    event: str,
-    quantity: int,
+    command: CheckUsage | RecordUsage | Reserve,
     gains: Mapping[str, int],
     at: Instant,
     *,
@@ -376,7 +389,9 @@ def decided(
 ) -> Decision:
     """The decision on something that happened, or would happen, at `at`; `anyway` it is counted."""
     now, catalog = turn.now, turn.facts.catalog
-    states = tally.states(gains, at, now, anyway=anyway)
+    event, quantity = command.event, command.quantity
+    unsaid = unsaid_of(catalog, event, gains, command.attributes, command.price)
+    states = tally.states(gains, at, now, anyway=anyway, unsaid=unsaid)
     if located.standstill is not None:
         assert located.plan is not None and located.subscription is not None
         users = located.seats_used or 1
@@ -396,6 +411,7 @@ def decided(
             quantity=quantity,
             gains=gains,
             now=now,
+            unsaid=unsaid,
             trial_ends_at=located.trial_ends_at,
             ends_at=located.ends_at,
         )
