@@ -214,8 +214,13 @@ async def test_a_limit_of_money_is_set_as_money(place: Place, server: Server) ->
         assert "0.00 of 150.00 USD used this month" in done["text"]
         limits = {one["meter"]: one["limit"] for one in done["result"]["limits"]}
         assert limits["cost"] == 150_000_000
-        same = (await manage("set", limit=150_000_000)).json()
+        same = (await manage("set", limit="150")).json()
         assert "150.00 USD -> 150.00 USD" in same["text"]
+        # Of 5 nobody knows whether it is 5.00 USD or five millionths of one.
+        for action, given in (("set", {"limit": 5}), ("grant", {"quantity": 5})):
+            problem = problem_of(await manage(action, **given), 422, "invalid_request")
+            said = f'{next(iter(given))} must be an amount in quotes, like "5.00": cost is money.'
+            assert problem["detail"] == said
         assert "1.50 USD more" in (await manage("grant", quantity="1.5")).json()["text"]
         assert "-> unlimited" in (await manage("set", limit="unlimited")).json()["text"]
         for given, said in (
@@ -237,7 +242,7 @@ async def test_money_granted_is_told_as_money(place: Place, server: Server) -> N
         server.api(place.token("tara", role="tenant_admin")) as tara,
     ):
         await api.call("get_tier_info")
-        more = {"meter": "cost", "window": "month", "quantity": 1_500_000, "reason": "sorry"}
+        more = {"meter": "cost", "window": "month", "quantity": "1.50", "reason": "sorry"}
         granted = await tara.call("manage_limits", action="grant", user_id="generous", **more)
         assert "limit.grant cost per month: 1.50 USD more. sorry" in granted.json()["text"]
         stands = (await tara.call("manage_limits", action="list", user_id="generous")).json()["text"]

@@ -44,7 +44,7 @@ def list_limits(ctx: click.Context, /, as_json: bool, **target: str | None) -> N
     "--limit",
     required=True,
     type=IntegerOrText(),
-    help="An integer, unlimited, or of a cost an amount like 150.00.",
+    help="An integer, of a cost an amount like 150.00, or unlimited.",
 )
 @reason_option
 @click.option("--expires-at", help="When the plan's limit applies again: RFC 3339, or a day in UTC.")
@@ -63,7 +63,7 @@ def set_limit(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     "--quantity",
     required=True,
     type=IntegerOrText(),
-    help="How much more, in all; of a cost also an amount like 25.00.",
+    help="How much more, in all; of a cost an amount like 25.00.",
 )
 @click.option("--starts-at", help="RFC 3339, or a day in UTC; now unless given.")
 @click.option("--expires-at", help="When it ends, like 2027-01-01 for the whole of 2026; never unless given.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from subscription_mcp.domain.catalog import UNLIMITED
 from subscription_mcp.domain.catalog_file import KEY
 from subscription_mcp.domain.decisions import Decision
 from subscription_mcp.domain.errors import FieldProblem, Refusal
@@ -303,16 +304,19 @@ async def manage_plans(do: Operations, caller: Caller, given: wire.ManagePlansAr
 
 
 def _units_of(do: Operations, given: wire.ManageLimitsArguments, field: str) -> Any:
-    """What an argument says in the units of its meter; an amount is only for one of money. Raises Refusal
+    """What an argument says in the units of its meter: of money it is an amount, of anything else never. Raises Refusal
     `invalid_request`."""
     value = getattr(given, field)
-    if not isinstance(value, Amount):
-        return value
     meter = do.plans.catalog.meters.get(given.meter)
-    if meter is not None and not meter.is_cost:
+    if meter is None or value is UNLIMITED:
+        return value.micros if isinstance(value, Amount) else value
+    if isinstance(value, Amount) is not meter.is_cost:
+        # An integer would be in millionths, and whoever means 5.00 by 5 would not see it.
         rule = f"must be an integer: {meter.name} is no amount of money"
+        if meter.is_cost:
+            rule = f'must be an amount in quotes, like "5.00": {meter.name} is money'
         raise Refusal("invalid_request", f"{field} {rule}.", fields=[FieldProblem(field, rule)])
-    return value.micros
+    return value.micros if isinstance(value, Amount) else value
 
 
 def _key_and_table(given: wire.ManagePlansArguments) -> tuple[str, dict[str, Any]]:

@@ -304,8 +304,8 @@ class ManageLimitsArguments(TargetArguments):
     action: Literal["list", "set", "grant", "clear", "clear_rate", "correct", "history"]
     meter: Word = left_out()
     window: Word = left_out("As the plan limits it.")
-    limit: LimitValue = left_out('For set. An integer, "unlimited", or of a cost an amount: "150.00".')
-    quantity: Extra = left_out("To grant; of a cost also an amount.")
+    limit: LimitValue = left_out('For set. An integer, of a cost an amount: "150.00", or "unlimited".')
+    quantity: Extra = left_out('To grant; of a cost an amount: "5.00".')
     starts_at: Instant = left_out()
     expires_at: Instant = left_out()
     grant_id: Word = left_out("To clear.")
