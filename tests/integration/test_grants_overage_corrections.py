@@ -27,6 +27,11 @@ limits = [{ meter = "images", window = "month", limit = 5 }]
 title = "Pro"
 price = { monthly = "10.00" }
 limits = [{ meter = "images", window = "month", limit = 10, overage = "0.005", overage_max = 20 }]
+
+[plans.max]
+title = "Max"
+price = { monthly = "30.00", yearly = "300.00" }
+limits = [{ meter = "images", window = "billing_period", limit = 1_000 }]
 """
 combinations = pytest.mark.parametrize(
     ("transport", "era"), [(transport, era) for transport in ("stdio", "http") for era in ERAS]
@@ -87,6 +92,24 @@ async def test_what_is_beyond_a_plan_is_told_with_its_price(
         assert [(one["meter"], one["quantity"]) for one in beyond["totals"]] == [("images:overage", 4)]
         refused = await pia.refusal("get_usage_analytics", meters=["images:underage"])
         assert refused["code"] == "invalid_request"
+
+
+@combinations
+async def test_who_would_pay_by_the_year_is_told_that_a_billing_period_is_one(
+    place: Place, server: Server, transport: str, era: str
+) -> None:
+    user = f"yara.{transport}.{era}"
+    async with talking(place, server, transport, place.token(user), ERAS[era]) as yara:
+        offered = (await yara.call("list_plans"))["text"]
+        assert "1,000 images a billing period (a year when billed yearly)" in offered
+        assert offered.count("a year when billed yearly") == 1
+        month = (await yara.call("upgrade_tier", plan="max", dry_run=True))["text"]
+        assert "A billing period is a year" not in month
+        year = (await yara.call("upgrade_tier", plan="max", interval="yearly", dry_run=True))["text"]
+        assert "A billing period is a year then, and so is what may be used in it." in year
+        await yara.buy("max")
+        scheduled = (await yara.call("upgrade_tier", plan="max", interval="yearly", dry_run=True))["text"]
+        assert "A billing period is a year then" in scheduled
 
 
 @combinations

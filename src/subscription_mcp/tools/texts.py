@@ -19,6 +19,7 @@ from subscription_mcp.domain.errors import Refusal
 from subscription_mcp.domain.instants import SECOND, format_instant
 from subscription_mcp.domain.money import currency_of, format_amount
 from subscription_mcp.domain.outlook import TrendLine
+from subscription_mcp.domain.windows import BillingPeriod
 from subscription_mcp.domain.wording import (
     clock_time,
     counted,
@@ -56,6 +57,8 @@ from subscription_mcp.operations.plans import FeatureAnswer
 from subscription_mcp.operations.reports import Outlook, UsageReportAnswer
 
 LINES_MAX = 20
+YEAR_WHEN_YEARLY = " (a year when billed yearly)"
+A_YEAR = " A billing period is a year then, and so is what may be used in it."
 STEPS_MAX = 13
 """Steps of a series that are told one by one: a year of months."""
 OUTLOOK_MAX = 8
@@ -133,6 +136,7 @@ def plans(offered: list[Plan], catalog: Catalog) -> str:
     for plan in offered:
         limits = ", ".join(
             _granted(limit, unit_of(catalog, limit.meter))
+            + (YEAR_WHEN_YEARLY if _may_be_a_year(limit, plan) else "")
             + (" for the whole account" if limit.scope == "account" else "")
             + overage_text(limit)
             for limit in plan.limits
@@ -153,6 +157,13 @@ def _granted(limit: Limit, unit: str) -> str:
     of = " of" if currency_of(unit) else ""
     words = f"{maximum_text(limit.maximum, unit)}{of} {meter_words(limit.meter, unit)}"
     return f"{words} {per_window(limit.window)}"
+
+
+def _may_be_a_year(limit: Limit, plan: Plan) -> bool:
+    """Whether a limit counts in a billing period of which nothing is said yet: it is as long as it is paid for."""
+    return (
+        limit.window.name == BillingPeriod.name and plan.price.yearly is not None and not plan.price.is_free
+    )
 
 
 def plan_records(records: list[PlanRecord]) -> str:
@@ -307,7 +318,10 @@ def _then(changed: PlanChanged) -> str:
         else ""
     )
     then = f" Then: {limits}." if limits and changed.change.to_plan is not None else ""
-    return then + ends + not_back
+    after, scheduled = changed.change.after, changed.change.after.scheduled
+    interval = after.interval if scheduled is None else scheduled.interval or after.interval
+    is_a_year = interval == "yearly" and any(state.window == BillingPeriod.name for state in states)
+    return then + (A_YEAR if then and is_a_year else "") + ends + not_back
 
 
 def _title(key: str | None, catalog: Catalog) -> str:
