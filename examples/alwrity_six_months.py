@@ -120,7 +120,7 @@ async def march(cast: Cast) -> None:
         action="grant",
         meter="cost",
         window="month",
-        quantity=10_000_000,  # millionths of a dollar
+        quantity="10.00",
         expires_at=MARCH["end"],
         reason="the spring catalogue",
         **OF_WREN,
