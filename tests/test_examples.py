@@ -174,7 +174,7 @@ HALF_A_YEAR = [
     "What it costs is not known",
     "Free plan: 0.035 of 2.00 USD used this month, and 2.00 more would pass the limit.",
     "Done: the plan is Pro since 2026-01-12",
-    "Affordable: 36 calls like this, or 9,800,000 output tokens in this one; what binds this one is Gemini tokens a month.",
+    "Affordable: 36 calls like this, or 9,800,000 output tokens in this one; what binds is Gemini tokens a month.",
     "--- 2026-02-20",
     "At the pace of the last 14 days 42.56 USD by 2026-03-01 00:00 UTC, 28 % of 150.00.",
     "--- 2026-03-20",

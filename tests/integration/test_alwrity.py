@@ -56,10 +56,15 @@ async def test_the_story_of_a_writer(place: Place, server: Server, transport: st
             "calls": 100,
             "output_tokens": 199_875,
             "cost": {"amount": "2.00", "currency": "USD"},
-            "binds": {"meter": "cost", "window": "month"},
+            "binds": {"meter": "gemini_calls", "window": "month"},
+            "binds_calls": {"meter": "gemini_calls", "window": "month"},
+            "binds_output_tokens": {"meter": "cost", "window": "month"},
             "cheaper": None,
         }
-        assert "Affordable: 100 calls like this" in before["text"]
+        assert before["text"].endswith(
+            "Affordable: 100 calls like this, or 199,875 output tokens in this one; what binds the calls is Gemini calls "
+            "a month, and what binds this one is cost a month."
+        )
         # The cost after it: called under its alias, counted and kept under its one name
         said = tokens(1_000, 500, provider="google", endpoint="/v1/write", response_ms=820, status="200")
         after = await app.call("record_usage", attributes=said, **call)
@@ -136,11 +141,61 @@ async def test_an_answer_is_affordable_by_a_limit_of_tokens_also_where_none_are_
         checked = (await app.call("check_quota", **asked)).json()
         # 10,000 tokens of OpenAI a month, though the money would be enough for 200,000
         assert checked["result"]["affordable"]["output_tokens"] == 10_000
-        assert checked["result"]["affordable"]["binds"] == {"meter": "openai_tokens", "window": "month"}
+        affordable = checked["result"]["affordable"]
+        assert affordable["binds_calls"] == {"meter": "openai_calls", "window": "month"}
+        assert affordable["binds_output_tokens"] == {"meter": "openai_tokens", "window": "month"}
         assert checked["text"].endswith(
             "Affordable: 10 calls like this, or 10,000 output tokens in this one; "
-            "what binds this one is OpenAI tokens a month."
+            "what binds the calls is OpenAI calls a month, and what binds this one is OpenAI tokens a month."
         )
+
+
+@pytest.mark.parametrize(
+    ("spent_micros", "tokens_out", "calls", "would"),
+    [
+        (1_000_000, 80_000, 1, "would cost less"),  # a second one does not fit
+        (1_850_000, 100, 99, "would cost less"),  # less than a tenth is left
+        (1_000_000, 120_000, 0, "would fit"),
+        (1_000_000, 100, 99, None),
+    ],
+)
+async def test_a_cheaper_model_is_named_while_there_is_money_for_it(
+    place: Place, server: Server, spent_micros: int, tokens_out: int, calls: int, would: str | None
+) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        call = {"user_id": f"thrifty.{spent_micros}.{tokens_out}", "event": "api_call"}
+        await app.call("record_usage", attributes=tokens(0, spent_micros // 10), enforce=False, **call)
+        checked = (await app.call("check_quota", attributes=tokens(0, tokens_out), **call)).json()
+        affordable = checked["result"]["affordable"]
+        said = {"provider": "gemini", "model": "gemini-2.5-flash"} if would else None
+        assert (affordable["calls"], affordable["cheaper"]) == (calls, said)
+        assert checked["text"].endswith(f" {would}.") if would else "would" not in checked["text"]
+
+
+async def test_at_the_cap_no_call_begins_whose_tokens_are_not_known_yet(place: Place, server: Server) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        call = {"user_id": "spent", "event": "api_call"}
+        await app.call("record_usage", attributes=tokens(0, 200_000), enforce=False, **call)
+        unknown = {**call, "attributes": {"model": "gemini-2.5-pro"}}
+        checked = (await app.call("check_quota", **unknown)).json()["result"]
+        assert (checked["allowed"], checked["code"]) == (False, "quota_exceeded")
+        assert (checked["affordable"]["calls"], checked["affordable"]["output_tokens"]) == (0, 0)
+        assert checked["affordable"]["binds_calls"] == {"meter": "cost", "window": "month"}
+        for tool in ("reserve_usage", "record_usage"):
+            problem_of(await app.call(tool, **unknown), 429, "quota_exceeded")
+
+
+async def test_a_wrong_kind_of_attribute_is_told_as_what_it_must_be(place: Place, server: Server) -> None:
+    async with server.api(place.token("app", role="service")) as app:
+        asked = {"user_id": "kinds", "event": "api_call", "attributes": {**PRO_MODEL, "input_tokens": True}}
+        problem = problem_of(await app.call("record_usage", **asked), 422, "invalid_request")
+        assert problem["fields"] == [
+            {"field": "attributes.input_tokens", "rule": "must be an integer or a text"}
+        ]
+        twice = (await app.call("get_usage_analytics", user_id="kinds", group_by=["model", "model"])).json()
+        once = (await app.call("get_usage_analytics", user_id="kinds", group_by=["model"])).json()
+        assert twice["result"]["series"] == once["result"]["series"]
+        assert twice["text"] == once["text"]
 
 
 CACHED = {"model": "claude-sonnet-4-5", "input_tokens": 1_000, "output_tokens": 10}

@@ -36,17 +36,31 @@ def affordable(catalog: Catalog, call: Call, states: Sequence[LimitState], fits:
     longest = None
     if call.price.for_call(call.attributes).output_per_million_tokens is not None:
         longest = 0 if fewest == 0 else min(lengths.values(), default=None)
-    told = calls if longest is None or fewest == 0 else lengths
-    binding = min((state for state in limited if id(state) in told), key=lambda s: told[id(s)], default=None)
-    costs = [state.room for state in limited if _is_cost(catalog, state.limit)]
+    binds_length = None
+    if longest is not None:
+        binds_length = _least(limited, calls if fewest == 0 else lengths)
+    costs = [state for state in limited if _is_cost(catalog, state.limit)]
+    is_short = fewest == 0 or any(_is_nearly_spent(state) for state in costs)
     return Affordable(
         calls=fewest,
         output_tokens=longest,
-        cost_micros=min(costs, default=None),
+        cost_micros=min((state.room for state in costs), default=None),
         currency=call.price.currency,
-        binding=None if binding is None else binding.limit,
-        cheaper=_cheaper(catalog, call, fits) if fewest == 0 else None,
+        binds_calls=_least(limited, calls),
+        binds_output_tokens=binds_length,
+        cheaper=_cheaper(catalog, call, fits) if is_short else None,
     )
+
+
+def _least(states: Sequence[LimitState], numbers: Mapping[int, int]) -> Limit | None:
+    """The limit of which the least is left, by one number for each state."""
+    told = [state for state in states if id(state) in numbers]
+    return min(told, key=lambda state: numbers[id(state)]).limit if told else None
+
+
+def _is_nearly_spent(state: LimitState) -> bool:
+    """Whether a second call would not fit, or less than a tenth is left."""
+    return state.gain > 0 and (state.room < 2 * state.gain or state.room * 10 < state.limit.ceiling)
 
 
 def _output_tokens(catalog: Catalog, call: Call, state: LimitState) -> int | None:

@@ -174,26 +174,34 @@ class Unlock:
 @dataclass(frozen=True, slots=True)
 class Affordable:
     """What the limits leave room for, besides what is held: `calls` like the one that was asked for, and how many
-    `output_tokens` it may have; None is no limit, or that it is not priced by them. `binding` is the limit that says so.
-    Where not even one call fits, `cheaper` is a model of the price book that would."""
+    `output_tokens` it may have; None is no limit, or that it is not priced by them. `binds_calls` and `binds_output_tokens`
+    are the limits that say so. Where the money is nearly spent, or not even one call fits, `cheaper` is a model of the price
+    book that costs less, and fits."""
 
     calls: int | None
     output_tokens: int | None
     cost_micros: int | None
     currency: str
-    binding: Limit | None
+    binds_calls: Limit | None
+    binds_output_tokens: Limit | None
     cheaper: ModelPrice | None
 
     def as_dict(self) -> dict[str, Any]:
-        cost, binding, cheaper = self.cost_micros, self.binding, self.cheaper
+        cost, cheaper = self.cost_micros, self.cheaper
         amount = None if cost is None else format_amount(cost, self.currency)
         return {
             "calls": self.calls,
             "output_tokens": self.output_tokens,
             "cost": None if amount is None else {"amount": amount, "currency": self.currency},
-            "binds": None if binding is None else {"meter": binding.meter, "window": binding.window.name},
+            "binds": _binding(self.binds_calls or self.binds_output_tokens),
+            "binds_calls": _binding(self.binds_calls),
+            "binds_output_tokens": _binding(self.binds_output_tokens),
             "cheaper": None if cheaper is None else {"provider": cheaper.provider, "model": cheaper.model},
         }
+
+
+def _binding(limit: Limit | None) -> dict[str, str] | None:
+    return None if limit is None else {"meter": limit.meter, "window": limit.window.name}
 
 
 @dataclass(slots=True)

@@ -10,7 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from subscription_mcp.domain.catalog import Attributes, ModelPrice, Money
-from subscription_mcp.domain.providers import canonical_provider, names_of_model, provider_of_model
+from subscription_mcp.domain.providers import (
+    canonical_provider,
+    names_of_model,
+    provider_of_model,
+    unversioned,
+)
 
 CATALOG_SOURCE = "catalog"
 """The source of a price of the catalog's own book."""
@@ -212,7 +217,8 @@ class PriceBook:
 
     def provider_of(self, model: str) -> str | None:
         """The only provider that has a model in the book; None where there is none, or more than one."""
-        found = self._providers.get(model.lower(), ())
+        name = model.lower()
+        found = self._providers.get(name) or self._providers.get(unversioned(name) or "") or ()
         return next(iter(found)) if len(found) == 1 else None
 
     def find(self, provider: str | None, model: str | None) -> ModelPrice | None:
@@ -227,6 +233,10 @@ class PriceBook:
                 line = self._lines.get((provider, name))
                 if line is not None:
                     return line
+            plain = unversioned(names_of_model(model)[-1])
+            line = None if plain is None else self._lines.get((provider, plain))
+            if line is not None:
+                return line
         return self._lines.get((provider, None))
 
 

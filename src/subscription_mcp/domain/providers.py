@@ -28,7 +28,7 @@ _ALSO_CALLED = {
     "stability": ("stability-ai", "stabilityai"),
     "tavily": (),
     "together": ("together-ai", "togetherai"),
-    "vertex": ("google-vertex", "google-vertex-ai", "vertex-ai", "vertexai"),
+    "vertex": ("gcp-vertex", "gcp-vertex-ai", "google-vertex", "google-vertex-ai", "vertex-ai", "vertexai"),
     "x-ai": ("grok", "xai"),
 }
 PROVIDERS = frozenset(_ALSO_CALLED)
@@ -67,15 +67,18 @@ _PROVIDER_OF_MODEL = tuple(
         *((name, rf"{name}(-|$)") for name in ("tavily", "serper", "exa", "firecrawl")),
     )
 )
+_VERSION = re.compile(r"-\d{3}$")
 _BEDROCK_ARN = re.compile(r"arn:aws[a-z-]*:bedrock:")
 
 
 @lru_cache(4096)
 def canonical_provider(provider: str) -> str:
-    """The one name of a provider: `Google` is gemini; one that is not known stays as it is written."""
-    lower = provider.lower().replace("_", "-").replace(" ", "-")
+    """The one name of a provider: `Google` is gemini; one that is not known stays as it is written, without
+    blanks around it."""
+    trimmed = provider.strip()
+    lower = trimmed.lower().replace("_", "-").replace(" ", "-")
     name = PROVIDER_ALIASES.get(lower, lower)
-    return name if name in PROVIDERS else provider
+    return name if name in PROVIDERS else trimmed or provider
 
 
 @lru_cache(4096)
@@ -102,6 +105,13 @@ def names_of_model(model: str) -> tuple[str, ...]:
         names.append(name)
         owner, _, name = name.partition("/")
     return tuple(names)
+
+
+def unversioned(model: str) -> str | None:
+    """A model's name without the number of its version: `gemini-2.5-flash` of `gemini-2.5-flash-001`; None where it has
+    none."""
+    name = _VERSION.sub("", model)
+    return name if name and name != model else None
 
 
 def _owner_and_name(model: str) -> tuple[str | None, str]:

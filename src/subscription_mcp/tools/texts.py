@@ -486,24 +486,28 @@ def checked(decision: Decision) -> str:
     left = decision.affordable
     if left is None:
         return decision.message
+    cheaper, instead = left.cheaper, ""
+    if cheaper is not None:
+        would = "would fit" if left.calls == 0 else "would cost less"
+        instead = f" {cheaper.title} ({cheaper.provider} {cheaper.model}) {would}."
     if left.calls == 0:
-        cheaper = left.cheaper
-        fits = (
-            f" {cheaper.title} ({cheaper.provider} {cheaper.model}) would fit." if cheaper is not None else ""
-        )
-        return f"{decision.message}{fits}"
+        return f"{decision.message}{instead}"
     said = []
     if left.calls is not None:
         said.append(counted(left.calls, "call") + " like this")
     if left.output_tokens is not None:
         said.append(f"{counted(left.output_tokens, 'output token')} in this one")
-    if left.binding is None or not said:
-        return decision.message
     units = {state.meter: state.unit for state in decision.limits}
-    meter = left.binding.meter
-    binding = f"{meter_words(meter, units.get(meter, ''))} {per_window(left.binding.window)}"
-    binds = "binds" if left.output_tokens is None else "binds this one"
-    return f"{decision.message} Affordable: {', or '.join(said)}; what {binds} is {binding}."
+    # The calls' first, as the numbers are; where one limit binds both it is said once.
+    limits = [limit for limit in (left.binds_calls, left.binds_output_tokens) if limit is not None]
+    bound = dict.fromkeys(
+        f"{meter_words(one.meter, units.get(one.meter, ''))} {per_window(one.window)}" for one in limits
+    )
+    if not bound:
+        return f"{decision.message}{instead}"
+    names = ("the calls is ", "this one is ") if len(bound) == 2 else ("is ",)
+    binds = ", and ".join(f"what binds {name}{words}" for name, words in zip(names, bound, strict=True))
+    return f"{decision.message} Affordable: {', or '.join(said)}; {binds}.{instead}"
 
 
 def quota_prompt(view: AccountView) -> str:

@@ -71,6 +71,8 @@ def _problem(detail: Any, model: type[Arguments]) -> FieldProblem:
         return FieldProblem(path[0], _UNIONS[path[0]])
     if path and path[0] == "estimate_from" and len(path) > 1 and kind in _TYPES:
         return FieldProblem(".".join(_shown(part) for part in path[:2]), "must be a text or its size")
+    if kind in _TYPES and "attributes" in path[:-2]:  # which of the two the catalog says
+        return FieldProblem(field, "must be an integer or a text")
     if kind == "missing":
         return FieldProblem(field, "is required")
     if kind in _TYPES:

@@ -474,7 +474,7 @@ class DecisionResult(Result):
 
 class CheckedResult(DecisionResult):
     affordable: dict[str, Any] | None = Field(
-        description="Of what has a price: calls, output_tokens, cost, binds (meter, window), cheaper."
+        description="Of what has a price: calls, output_tokens, cost, binds_calls, binds_output_tokens, cheaper."
     )
 
 
