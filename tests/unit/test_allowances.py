@@ -102,6 +102,15 @@ class Month:
 GAINS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 
+def test_nobody_pays_for_a_unit_that_a_grant_has_room_for_again() -> None:
+    month = Month(0, Overage(1, "USD", 1), {"g0": 1, "g1": 3})
+    first, second, _ = month.add(2), month.add(2), month.add(3)
+    month.add(-2, first)
+    month.add(1)
+    month.add(-2, second)
+    assert (month.used, month.charged) == (4, 0)
+
+
 @given(
     included=st.integers(0, 60),
     most=st.none() | st.integers(1, 30),

@@ -92,9 +92,10 @@ def refund_of(units: int, own: Sum, charged: Sum) -> int:
 
 def _given_back(most: int, beyond: int, pots: Sequence[Pot], given: int, charged: int, own: Shares) -> Shares:
     """What goes back where only so much is `beyond` the plan's allowance any more, and at the least the event's `own`:
-    first what was charged, then what was granted, to its own grants and then to the one that lasts longest. At `most`
-    what is taken back: a larger plan since then does not forgive what was sold."""
-    refunded = min(most, charged, max(own.overage, charged - max(0, beyond - given)))
+    first what was charged for as grants have room, then what was granted, to its own grants and then to the one that
+    lasts longest. At `most` what is taken back: a larger plan since then does not forgive what was sold."""
+    room = given + sum(pot.left for pot in pots)
+    refunded = min(most, charged, max(own.overage, charged - max(0, beyond - room)))
     excess = min(most - refunded, given, max(sum(own.granted.values()), given - beyond))
     granted: dict[str, int] = {}
     for pot, wanted in (
