@@ -198,16 +198,16 @@ def _still_enough(plan: Plan, state: LimitState, need: Need) -> str:
 def _what_else(state: LimitState, *, is_reached: bool) -> str:
     """What helps where no other plan does."""
     limit, end = state.limit, state.period.end
-    ask = "sk the operator of this service for a higher limit"
+    ask = "ask the operator of this service for a higher limit"
     if limit.overage is not None:
-        return f"What goes beyond this one is allowed{overage_text(limit)}; or a{ask}."
+        return f"What goes beyond this one is allowed{overage_text(limit)}; or {ask}."
     if not is_reached:
-        return f"A{ask} before it is reached."
+        return f"{ask.capitalize()} before it is reached."
     if isinstance(limit.window, Level):
-        return f"Use less, or a{ask}."
+        return f"Use less, or {ask}."
     if end is None or isinstance(limit.window, Lifetime):
-        return f"A{ask}: it never resets."
-    return f"Wait until {clock_time(end, state.timezone)}, or a{ask}."
+        return f"{ask.capitalize()}: it never resets."
+    return f"Wait until {clock_time(end, state.timezone)}, or {ask}."
 
 
 def _when(state: LimitState) -> str:

@@ -47,9 +47,9 @@ def gains_of(
 ) -> dict[str, int]:
     """What each meter the event concerns gains, by meter name; nothing where the catalog has no such event any more.
 
-    Beside them it says that a cost is not known in full (`cost:unpriced`; then nothing is added to it), and what of a gain comes from attributes, or a
-    quantity, that were only `estimated` (`tokens:estimated`). Of a call that has not happened yet, and says nothing of what
-    it is priced by, the cost is still to be known.
+    Beside them it says that a cost is not known in full (`cost:unpriced`; then nothing is added to it), and what of a gain
+    comes from attributes, or a quantity, that were only `estimated` (`tokens:estimated`). Of a call that has not happened
+    yet, and says nothing of what it is priced by, the cost is still to be known.
     """
     names = catalog.meters_of_quantity.get(event)
     if names is not None and not estimated:  # most events, and looked up for each of them
